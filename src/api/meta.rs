@@ -1,0 +1,83 @@
+//! Object metadata, and the labels and annotations that mean something here.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+/// The part of `ObjectMeta` that decisions are made from. Everything else stays in the raw value.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata {
+    /// Name within the namespace.
+    pub name: String,
+    /// Namespace; `default` when the manifest names none; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Labels as written.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations as written.
+    pub annotations: BTreeMap<String, String>,
+    /// Identity of this object's life, given by the store.
+    pub uid: String,
+    /// Counts changes of the desired state, given by the store.
+    pub generation: i64,
+    /// When the object was first seen, given by the store.
+    pub creation_timestamp: Option<Timestamp>,
+}
+
+impl Metadata {
+    /// Returns the value of an annotation.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.annotations.get(key).map(String::as_str)
+    }
+
+    /// Returns the value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str)
+    }
+}
+
+/// API group of KServe's kinds.
+pub const GROUP: &str = "serving.kserve.io";
+/// Namespace of manifests that name none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// KServe's system namespace, where `inferenceservice-config` lives.
+pub const SYSTEM_NAMESPACE: &str = "kserve";
+
+/// Name of the container that serves (upstream `pkg/constants`).
+pub const KSERVE_CONTAINER: &str = "kserve-container";
+/// Name of a transformer collocated with its predictor.
+pub const TRANSFORMER_CONTAINER: &str = "transformer-container";
+/// Where a model is mounted in every container that reads it.
+pub const MODEL_MOUNT_PATH: &str = "/mnt/models";
+/// Port a container listens on when it declares none.
+pub const DEFAULT_CONTAINER_PORT: u16 = 8080;
+
+/// `Standard` or `Knative`; older spellings `RawDeployment` and `Serverless`.
+pub const DEPLOYMENT_MODE: &str = "serving.kserve.io/deploymentMode";
+/// `"true"` (any case) stops the service and keeps the object.
+pub const STOP: &str = "serving.kserve.io/stop";
+/// Standard mode's autoscaler: `hpa`, `keda`, `external`, `none`.
+pub const AUTOSCALER_CLASS: &str = "serving.kserve.io/autoscalerClass";
+/// Knative's autoscaler class.
+pub const KNATIVE_AUTOSCALER_CLASS: &str = "autoscaling.knative.dev/class";
+/// On a runtime's metadata: which server it is; drives defaults, image suffixes and readiness.
+pub const SERVER_TYPE: &str = "serving.kserve.io/server-type";
+/// `"false"` makes the model mount writable.
+pub const MODEL_READONLY: &str = "storage.kserve.io/readonly";
+/// Names the one Secret with storage credentials.
+pub const STORAGE_SECRET_NAME: &str = "serving.kserve.io/storageSecretName";
+/// Adds the `latest` tag host.
+pub const ENABLE_TAG_ROUTING: &str = "serving.kserve.io/enable-tag-routing";
+/// Extra GPU resource names, a JSON array.
+pub const GPU_RESOURCE_TYPES: &str = "serving.kserve.io/gpu-resource-types";
+/// Label `cluster-local` keeps a service off the public addresses (Standard mode).
+pub const VISIBILITY: &str = "networking.kserve.io/visibility";
+/// The same in Knative mode.
+pub const KNATIVE_VISIBILITY: &str = "networking.knative.dev/visibility";
+/// Written by defaulting; read by `kserve-predictiveserver`'s template.
+pub const MODEL_FORMAT: &str = "modelFormat";
+/// Label of everything that belongs to an InferenceService.
+pub const INFERENCE_SERVICE_LABEL: &str = "serving.kserve.io/inferenceservice";
+/// Label naming the component.
+pub const COMPONENT_LABEL: &str = "component";
+/// Prefix of our own annotations.
+pub const OWN_PREFIX: &str = "kserve-local/";

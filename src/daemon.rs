@@ -1,0 +1,1 @@
+//! Builds every room, hands each its ends of the channels, runs, shuts down.

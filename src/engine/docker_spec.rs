@@ -1,0 +1,1 @@
+//! A create request to the engine, as a value.

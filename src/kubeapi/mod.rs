@@ -1,0 +1,1 @@
+//! What the command line, kubectl and SDKs talk to.

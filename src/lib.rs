@@ -1,0 +1,41 @@
+//! KServe on one machine, without Kubernetes.
+//!
+//! This file is the map. The house is built in floors; a room imports only rooms on lower floors
+//! (`tests/architecture.rs` checks it).
+//!
+//! | floor | room | what it is for |
+//! |---|---|---|
+//! | 0 | [`api`] | objects exactly as users write them |
+//! | 1 | [`manifest`] | text to objects, with positions and diagnostics |
+//! | 2 | [`runtimes`] | which runtime serves which model, and why not |
+//! | 3 | [`workload`] | what should run, in no engine's words |
+//! | 4 | [`plan`] | what to do next, from a snapshot and the time |
+//! | | | ── everything above this line is pure: no clock, no files, no sockets, no environment ── |
+//! | 5 | [`telemetry`], [`tasks`] | logs, metrics, events; tracked tasks |
+//! | 6 | [`store`], [`storage`], [`engine`], [`probe`], [`traffic`] | objects now; model bytes; containers; checks; the notice board |
+//! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder; the loop; the data path |
+//! | 8 | [`kubeapi`] | what the command line, kubectl and SDKs talk to |
+//! | 9 | [`config`], [`daemon`] | settings; builds every room and runs it |
+//! | 10 | [`cli`] | one file per verb |
+//!
+//! Two walks through it are in `ARCHITECTURE.md`.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod engine;
+pub mod gateway;
+pub mod kubeapi;
+pub mod manifest;
+pub mod plan;
+pub mod probe;
+pub mod reconcile;
+pub mod runtimes;
+pub mod source;
+pub mod storage;
+pub mod store;
+pub mod tasks;
+pub mod telemetry;
+pub mod traffic;
+pub mod workload;

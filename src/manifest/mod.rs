@@ -1,0 +1,13 @@
+//! Text to objects, with positions: parsing, legacy conversion, defaults, validation.
+//!
+//! **Invariant:** decoding never fails as a whole. Good documents of a file come out as objects, bad ones as diagnostics,
+//! every violation at once, each with file, line, column and field path.
+
+pub mod decode;
+pub mod defaults;
+pub mod diagnostic;
+pub mod validate;
+pub mod yaml;
+
+pub use decode::{Decoded, DecodedObject, decode, decode_value};
+pub use diagnostic::{Diagnostic, Position, Severity};

@@ -1,0 +1,3 @@
+//! What to do next, from a snapshot and the time.
+
+pub mod routes;

@@ -1,0 +1,79 @@
+//! The route table: what the proxy may do with each request, decided here and only carried out by the gateway.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::{ComponentKind, ServiceKey};
+use crate::workload::UpstreamProtocol;
+
+/// Everything the gateway knows. Swapped as a whole; read without locks.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RouteTable {
+    /// Domains under which services are addressed, lower case, without leading dot: `example.com`, `localhost`, ….
+    pub domains: Vec<String>,
+    /// Every known service, stopped and failing ones included.
+    pub services: BTreeMap<ServiceKey, Arc<ServiceRoute>>,
+}
+
+/// How one InferenceService is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceRoute {
+    /// Whose route this is.
+    pub key: ServiceKey,
+    /// Its components. Requests to the service itself go to the transformer if there is one, else the predictor;
+    /// `^/v1/models/[\w-]+:explain$` goes to the explainer if there is one (§4.2).
+    pub components: BTreeMap<ComponentKind, ComponentRoute>,
+    /// Names under which the service's models are called on the bare address (`localhost:8080`).
+    pub model_names: Vec<String>,
+}
+
+/// How one component is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComponentRoute {
+    /// Component service name, `{isvc}-predictor` or `{isvc}-{name}-predictor`.
+    pub service_name: String,
+    /// Open, or why not.
+    pub state: RouteState,
+    /// Longest time from the request's last byte to the answer's first; none means no limit.
+    pub timeout: Option<Duration>,
+}
+
+/// What may be done with a request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RouteState {
+    /// Forward to one of these. Never empty.
+    Open(Vec<Backend>),
+    /// Known, not ready: 503 with `Retry-After` and the reason.
+    NotReady {
+        /// One CamelCase word, for example `ModelPulling`.
+        reason: String,
+        /// A sentence for a person.
+        message: String,
+        /// Seconds after which trying again makes sense.
+        retry_after: Duration,
+    },
+}
+
+/// One place a request can go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Names the replica in leases and metrics.
+    pub replica: ReplicaName,
+    /// Socket address for HTTP.
+    pub address: SocketAddr,
+    /// How it is spoken to.
+    pub protocol: UpstreamProtocol,
+    /// Socket address for gRPC when the container declares a port of its own for it.
+    pub grpc_address: Option<SocketAddr>,
+    /// Most requests in flight at once; none means no limit.
+    pub concurrency: Option<u32>,
+    /// Share of traffic in relation to the other backends; 0 means none.
+    pub weight: u32,
+    /// Revision name, `{service_name}-00001`.
+    pub revision: Arc<str>,
+}
+
+/// Names one replica: the container name of its serving container.
+pub type ReplicaName = Arc<str>;

@@ -1,0 +1,1 @@
+//! The YAML in `/runtimes`, compiled in and parsed once.

@@ -1,0 +1,12 @@
+//! Which runtime serves which model: the catalogue, automatic and explicit selection with reasons for every loser, and
+//! the template language of runtime containers (§2.2 to §2.6 of KServe's behaviour).
+//!
+//! **Invariant:** pure. Selection depends on the model, the namespace and the catalogue only.
+
+pub mod builtin;
+pub mod catalog;
+pub mod select;
+pub mod template;
+
+pub use catalog::{Catalog, Runtime};
+pub use select::{Choice, NoRuntime, NoRuntimeReason, Verdict, select};

@@ -1,0 +1,1 @@
+//! `{{.Name}}` and friends in the containers of runtimes (§2.6).

@@ -1,0 +1,1 @@
+//! Local folders and files, mounted in place.

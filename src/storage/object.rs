@@ -1,0 +1,1 @@
+//! S3, GCS and HTTP through object_store.

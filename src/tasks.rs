@@ -1,0 +1,51 @@
+//! Tracked tasks: spawned by name, cancelled as a tree, waited for at the end.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument, debug, debug_span, warn};
+
+/// A group of tasks that ends together.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl Tasks {
+    /// Makes an empty group.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns a token that is cancelled when the group shuts down.
+    pub fn token(&self) -> CancellationToken {
+        self.cancel.child_token()
+    }
+
+    /// Spawns a named task. It must end when its token is cancelled.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+    pub fn spawn<F>(&self, name: &'static str, task: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let traced = async move {
+            let output = task.await;
+            debug!("task ended");
+            output
+        };
+        tokio::spawn(self.tracker.track_future(traced.instrument(debug_span!("task", name))))
+    }
+
+    /// Cancels every task and waits for them, up to `deadline`.
+    pub async fn shut_down(&self, deadline: Duration) {
+        self.cancel.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(deadline, self.tracker.wait()).await.is_err() {
+            warn!(remaining = self.tracker.len(), "tasks did not end in time");
+        }
+    }
+}

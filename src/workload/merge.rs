@@ -1,0 +1,1 @@
+//! Runtime container plus overrides: strategic-merge rules (§2.5).

@@ -1,0 +1,58 @@
+//! Container names, labels, host names and URLs; both directions.
+
+use crate::api::{ComponentKind, ServiceKey};
+
+/// Which instance of kserve-local a container belongs to.
+pub const INSTANCE_LABEL: &str = "kserve-local/instance";
+/// Namespace of the InferenceService.
+pub const NAMESPACE_LABEL: &str = "kserve-local/namespace";
+/// Name of the InferenceService.
+pub const SERVICE_LABEL: &str = "kserve-local/service";
+/// Component: `predictor`, `transformer`, `explainer`.
+pub const COMPONENT_LABEL: &str = "kserve-local/component";
+/// Revision number.
+pub const REVISION_LABEL: &str = "kserve-local/revision";
+/// Fingerprint of the workload.
+pub const FINGERPRINT_LABEL: &str = "kserve-local/fingerprint";
+/// Ordinal of the replica within its revision.
+pub const REPLICA_LABEL: &str = "kserve-local/replica";
+/// Name of the container within the replica.
+pub const CONTAINER_LABEL: &str = "kserve-local/container";
+
+/// Returns the name of a component's service and workload (§0.1).
+pub fn component_service_name(service: &str, component: ComponentKind, predictor_name: Option<&str>) -> String {
+    match (component, predictor_name) {
+        (ComponentKind::Predictor, Some(name)) if !name.is_empty() => {
+            format!("{service}-{name}-predictor")
+        }
+        _ => format!("{service}-{component}"),
+    }
+}
+
+/// Returns a revision's name, as Knative names it.
+pub fn revision_name(service_name: &str, revision: u32) -> String {
+    format!("{service_name}-{revision:05}")
+}
+
+/// Returns the name of a replica's pod-like unit.
+pub fn replica_name(namespace: &str, service_name: &str, revision: u32, ordinal: u32) -> String {
+    format!("{service_name}-{revision:05}-{ordinal}.{namespace}")
+}
+
+/// Returns the engine's name of one container of a replica: unique per instance, readable in `docker ps`.
+pub fn container_name(instance: &str, replica: &str, container: &str) -> String {
+    match container {
+        crate::api::meta::KSERVE_CONTAINER => format!("kserve-local.{instance}.{replica}"),
+        other => format!("kserve-local.{instance}.{replica}.{other}"),
+    }
+}
+
+/// Returns the public host of a service in Standard mode: `{isvc}-{ns}.{domain}`.
+pub fn standard_host(service: &ServiceKey, domain: &str) -> String {
+    format!("{}-{}.{domain}", service.name, service.namespace)
+}
+
+/// Returns the public host of a service in Knative mode: `{isvc}.{ns}.{domain}`.
+pub fn knative_host(service: &ServiceKey, domain: &str) -> String {
+    format!("{}.{}.{domain}", service.name, service.namespace)
+}
