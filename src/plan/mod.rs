@@ -1,3 +1,4 @@
 //! What to do next, from a snapshot and the time.
 
+pub mod pods;
 pub mod routes;

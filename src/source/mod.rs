@@ -1,1 +1,12 @@
-//! The manifest folder.
+//! The manifest folder: the desired state.
+//!
+//! Everything that writes (API, command line) ends as a file here; everything that reads reads the whole folder.
+//! **Invariant:** a folder that cannot be read changes nothing; a document that stops parsing keeps its last good object.
+
+pub mod load;
+pub mod scan;
+pub mod watch;
+pub mod write;
+
+pub use load::{FileProblems, Loader};
+pub use write::WriteError;

@@ -1,0 +1,1 @@
+//! The whole folder to files; an error is not emptiness.

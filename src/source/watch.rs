@@ -1,0 +1,1 @@
+//! "Something changed", debounced; falls back to polling.
