@@ -18,6 +18,7 @@ mod docker_logs;
 mod docker_network;
 pub mod docker_spec;
 pub mod memory;
+pub mod memory_script;
 mod memory_server;
 
 use std::collections::BTreeMap;
