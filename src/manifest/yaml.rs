@@ -83,6 +83,29 @@ pub fn to_yaml(value: &Value) -> String {
     serde_yaml::to_string(value).expect("a JSON value has only text keys and finite numbers, which YAML can hold")
 }
 
+/// Settings that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsError {
+    /// Where, when known.
+    pub position: Option<Position>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Reads one document of settings; an empty text gives the defaults.
+///
+/// # Errors
+/// The text is not YAML, or does not fit the type.
+pub fn from_yaml<T: serde::de::DeserializeOwned + Default>(text: &str) -> Result<T, SettingsError> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(T::default());
+    }
+    serde_yaml::from_str(text).map_err(|error| SettingsError {
+        position: error.location().map(|place| Position { line: place.line(), column: place.column() }),
+        message: error.to_string(),
+    })
+}
+
 /// A part of a text, and where it begins.
 #[derive(Clone, Copy, Debug)]
 struct Chunk<'a> {
