@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::server::Api;
-use crate::manifest::{Diagnostic, Severity};
+use crate::manifest::Diagnostic;
 use crate::source::FileProblems;
 
 /// Answers `/apis/kserve-local/v1/problems`.
@@ -27,7 +27,7 @@ fn file(problems: &FileProblems) -> Value {
 
 fn diagnostic(diagnostic: &Diagnostic) -> Value {
     json!({
-        "severity": match diagnostic.severity { Severity::Error => "error", Severity::Warning => "warning" },
+        "severity": diagnostic.severity.to_string(),
         "line": diagnostic.position.map(|position| position.line),
         "column": diagnostic.position.map(|position| position.column),
         "field": diagnostic.field,

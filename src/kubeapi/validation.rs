@@ -6,7 +6,7 @@ use super::failure::{Failure, sentence};
 use super::query::FieldValidation;
 use super::resource::Resource;
 use crate::api::{Kind, Object};
-use crate::manifest::{self, Diagnostic, Severity};
+use crate::manifest::{self, Diagnostic, DiagnosticCode};
 
 /// Metadata that the store gives; a body's own is not written.
 const STORE_OWNED: [&str; 8] = [
@@ -117,8 +117,7 @@ pub fn admit(mut raw: Value, place: Place<'_>, unknown_fields: FieldValidation) 
     strip_store_owned(&mut raw);
     let mut decoded = manifest::decode_value(&raw);
     let mut warnings = Vec::new();
-    let unknown: Vec<String> =
-        decoded.diagnostics.iter().filter(|d| is_unknown_field(d)).filter_map(|d| d.field.clone()).collect();
+    let unknown: Vec<String> = decoded.diagnostics.iter().filter_map(unknown_field).map(str::to_owned).collect();
     if !unknown.is_empty() {
         match unknown_fields {
             FieldValidation::Strict => return Err(strict_decoding_error(place, &unknown)),
@@ -130,7 +129,7 @@ pub fn admit(mut raw: Value, place: Place<'_>, unknown_fields: FieldValidation) 
         }
         decoded = manifest::decode_value(&raw);
     }
-    let errors: Vec<&Diagnostic> = decoded.diagnostics.iter().filter(|d| d.severity == Severity::Error).collect();
+    let errors: Vec<&Diagnostic> = decoded.diagnostics.iter().filter(|d| d.is_error()).collect();
     let name = raw["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     if !errors.is_empty() {
         return Err(Failure::invalid(place.resource(), &name, &errors));
@@ -151,11 +150,9 @@ fn strict_decoding_error(place: Place<'_>, unknown: &[String]) -> Failure {
     ))
 }
 
-/// Whether a diagnostic is about a field nobody knows.
-fn is_unknown_field(diagnostic: &Diagnostic) -> bool {
-    diagnostic.severity == Severity::Error
-        && diagnostic.field.is_some()
-        && diagnostic.message.starts_with("unknown field")
+/// Returns the path of a field nobody knows, when the diagnostic is about one.
+fn unknown_field(diagnostic: &Diagnostic) -> Option<&str> {
+    diagnostic.field.as_deref().filter(|_| diagnostic.code == DiagnosticCode::UnknownField)
 }
 
 /// Removes a field by its path, for example `spec.predictor.containers[0].imagee`.

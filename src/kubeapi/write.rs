@@ -20,7 +20,7 @@ use super::server::Api;
 use super::validation::{Admitted, Place, admit, fit, strip_store_owned};
 use super::watch::Scope;
 use crate::api::{Kind, ObjectKey, meta};
-use crate::manifest::{Diagnostic, Severity};
+use crate::manifest::Diagnostic;
 use crate::source::WriteError;
 use crate::store::{Origin, Stored};
 
@@ -219,7 +219,7 @@ fn refused(key: &ObjectKey, error: &WriteError) -> Failure {
     let resource = Resource::Object(key.kind);
     match error {
         WriteError::Invalid(diagnostics) => {
-            let errors: Vec<&Diagnostic> = diagnostics.iter().filter(|d| d.severity == Severity::Error).collect();
+            let errors: Vec<&Diagnostic> = diagnostics.iter().filter(|d| d.is_error()).collect();
             Failure::invalid(resource, &key.name, &errors)
         }
         WriteError::NotFound(_) => Failure::not_found(resource, &key.name),
