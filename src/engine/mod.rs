@@ -7,8 +7,19 @@
 //! **Invariant:** an engine touches only containers that carry this instance's label.
 
 pub mod docker;
+mod docker_credentials;
+mod docker_error;
+mod docker_events;
+mod docker_exec;
+pub mod docker_find;
+mod docker_image;
+mod docker_list;
+mod docker_logs;
+mod docker_network;
 pub mod docker_spec;
 pub mod memory;
+pub mod memory_script;
+mod memory_server;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

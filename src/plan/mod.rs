@@ -1,4 +1,28 @@
-//! What to do next, from a snapshot and the time.
+//! What to do next: one pure function from a snapshot and the time to actions, routes, statuses and the next wake-up.
+//!
+//! ```text
+//! replica:  absent ──create──▶ created ──start──▶ running ──probe──▶ ready ──route──▶ serving
+//!                                 ▲                  │ exits            │ fails        │ replaced or unwanted
+//!                                 └──── back-off ◀───┘ ◀────────────────┘              ▼
+//!                                                                        draining ──last lease──▶ stop ──▶ remove
+//! ```
+//!
+//! **Invariant:** nothing here waits, reads a clock or touches the machine; planning twice from the same world gives the
+//! same plan. Orders that are under way are part of the world and are never given twice.
 
+pub mod action;
+pub mod backoff;
+pub mod memory;
+pub mod planner;
 pub mod pods;
+pub mod record;
+pub mod replica;
+pub mod rollout;
 pub mod routes;
+pub mod status;
+pub mod world;
+
+pub use action::{Action, ActionKey};
+pub use memory::Memory;
+pub use planner::{Plan, plan};
+pub use world::{Now, World};

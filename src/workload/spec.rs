@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::api::{ComponentKind, ServiceKey, StorageUri};
 
@@ -94,7 +94,7 @@ pub struct ModelRef {
 }
 
 /// Where requests to a component go.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EntryPoint {
     /// Port within the shared network namespace (§4.4: first declared port of `transformer-container`, else of the first
     /// container, else 8080).
@@ -106,7 +106,7 @@ pub struct EntryPoint {
 }
 
 /// How a container port is spoken to (§4.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UpstreamProtocol {
     /// HTTP/1.1.
     Http1,
@@ -115,7 +115,7 @@ pub enum UpstreamProtocol {
 }
 
 /// What proves that a component answers (§4.5; never an open port alone when the server is known).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Readiness {
     /// The probe of the serving container, as written in the manifest or runtime.
     Declared,
@@ -282,7 +282,7 @@ pub struct Security {
 }
 
 /// The three probes of Kubernetes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Probes {
     /// Until it passes, the others wait.
     pub startup: Option<Probe>,
@@ -293,7 +293,7 @@ pub struct Probes {
 }
 
 /// One probe with Kubernetes' defaults filled in (period 10 s, timeout 1 s, success 1, failure 3).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Probe {
     /// What is asked.
     pub check: Check,
@@ -310,7 +310,7 @@ pub struct Probe {
 }
 
 /// What a probe asks.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Check {
     /// `GET`, success is 200 to 399.
     Http {
@@ -343,7 +343,7 @@ pub enum Check {
 }
 
 /// What runs before the stop signal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Hook {
     /// A command inside the container.
     Exec {

@@ -1,0 +1,184 @@
+//! The actions: what the executor does, each with its key and a one-line description.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::StorageUri;
+use crate::workload::{Check, Hook, Readiness, Workload};
+
+/// What an action works on. Two actions with equal keys never run at the same time.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ActionKey {
+    /// A container, by name.
+    Container(String),
+    /// A check of a container, by name and kind.
+    Probe(String, ProbeKind),
+    /// A model.
+    Model(StorageUri),
+    /// An image.
+    Image(String),
+}
+
+/// Which of a container's checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProbeKind {
+    /// Until it passes, the others wait.
+    Startup,
+    /// Its failure restarts the container.
+    Liveness,
+    /// Its failure takes the replica out of routing.
+    Readiness,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Fetch a model into the cache.
+    PullModel {
+        /// The model.
+        uri: StorageUri,
+    },
+    /// Find out whether an image is on this machine.
+    CheckImage {
+        /// The image.
+        image: String,
+    },
+    /// Pull an image.
+    PullImage {
+        /// The image.
+        image: String,
+    },
+    /// Make and start a container.
+    Create(Box<CreateOrder>),
+    /// Start a container that is made or has ended.
+    Start {
+        /// The engine's id.
+        id: String,
+        /// Its name.
+        name: String,
+    },
+    /// Run the pre-stop hook, then stop: signal, grace, kill.
+    Stop {
+        /// The engine's id.
+        id: String,
+        /// Its name.
+        name: String,
+        /// Between signal and kill.
+        grace: Duration,
+        /// Run first.
+        pre_stop: Option<Hook>,
+        /// Socket address base of the replica, for an HTTP hook.
+        why: String,
+    },
+    /// Remove a container that does not run.
+    Remove {
+        /// The engine's id.
+        id: String,
+        /// Its name.
+        name: String,
+        /// Name of the replica; its scratch folders go with its last container.
+        replica: Arc<str>,
+    },
+    /// Check a container once.
+    Probe(Box<ProbeOrder>),
+}
+
+/// Everything the executor needs to make a container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreateOrder {
+    /// The engine's name of it.
+    pub name: String,
+    /// The replica it belongs to.
+    pub replica: Arc<str>,
+    /// Revision number.
+    pub revision: u32,
+    /// Ordinal of the replica.
+    pub ordinal: u32,
+    /// Fingerprint of the workload.
+    pub fingerprint: String,
+    /// The workload it is part of.
+    pub workload: Arc<Workload>,
+    /// Which container of it.
+    pub position: ContainerPosition,
+    /// Container whose network is joined; its own when none.
+    pub join: Option<String>,
+}
+
+/// Which container of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ContainerPosition {
+    /// Of the init containers.
+    Init(usize),
+    /// Of the containers.
+    Main(usize),
+}
+
+/// One check of one container.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeOrder {
+    /// The engine's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Which check.
+    pub kind: ProbeKind,
+    /// What is asked.
+    pub what: ProbeWhat,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+}
+
+/// What a check asks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ProbeWhat {
+    /// A probe as written.
+    Check(Check),
+    /// The readiness of the replica, on its entry port.
+    Readiness(Readiness, u16),
+}
+
+impl Action {
+    /// Returns what the action works on.
+    pub fn key(&self) -> ActionKey {
+        match self {
+            Self::PullModel { uri } => ActionKey::Model(uri.clone()),
+            Self::CheckImage { image } | Self::PullImage { image } => ActionKey::Image(image.clone()),
+            Self::Create(order) => ActionKey::Container(order.name.clone()),
+            Self::Start { name, .. } | Self::Stop { name, .. } | Self::Remove { name, .. } => {
+                ActionKey::Container(name.clone())
+            }
+            Self::Probe(order) => ActionKey::Probe(order.name.clone(), order.kind),
+        }
+    }
+
+    /// Whether the action starts a container; engines do few of these at once.
+    pub fn is_start(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Start { .. })
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PullModel { uri } => write!(f, "pull model {uri}"),
+            Self::CheckImage { image } => write!(f, "look for image {image}"),
+            Self::PullImage { image } => write!(f, "pull image {image}"),
+            Self::Create(order) => write!(f, "create {}", order.name),
+            Self::Start { name, .. } => write!(f, "start {name}"),
+            Self::Stop { name, why, .. } => write!(f, "stop {name}: {why}"),
+            Self::Remove { name, .. } => write!(f, "remove {name}"),
+            Self::Probe(order) => write!(f, "check {} of {}", order.kind, order.name),
+        }
+    }
+}
+
+impl fmt::Display for ProbeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Startup => "startup",
+            Self::Liveness => "liveness",
+            Self::Readiness => "readiness",
+        })
+    }
+}

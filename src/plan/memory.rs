@@ -1,0 +1,242 @@
+//! What passes remember: failures, checks, revisions. Written only by the methods here, from facts.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::action::ProbeKind;
+use super::backoff;
+use super::world::{ExitFact, Now};
+use crate::workload::{ComponentKey, Fingerprint, Probe};
+
+/// Everything remembered.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// Per container name.
+    pub containers: HashMap<String, ContainerMemory>,
+    /// Per component.
+    pub revisions: BTreeMap<ComponentKey, Revisions>,
+    /// Engine calls that failed, per container name.
+    pub refusals: HashMap<String, Refusal>,
+    /// When a replica was first found unwanted, by name.
+    pub draining: HashMap<String, Duration>,
+}
+
+/// What is remembered of one container.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ContainerMemory {
+    /// Ends that count towards back-off.
+    pub failures: u32,
+    /// Restarts in all.
+    pub restarts: u32,
+    /// The last end.
+    pub last_exit: Option<ExitFact>,
+    /// Last lines of output before the last end.
+    pub last_words: Vec<String>,
+    /// When the last end was noticed.
+    pub ended: Option<Duration>,
+    /// When it was last seen to begin running.
+    pub started: Option<Duration>,
+    /// Its checks.
+    pub probes: HashMap<ProbeKind, ProbeMemory>,
+    /// Set when a liveness check failed often enough: the container is to be stopped and started again.
+    pub unhealthy: Option<String>,
+}
+
+/// What is remembered of one check.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProbeMemory {
+    /// Successes in a row.
+    pub successes: u32,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Attempts since the container started.
+    pub attempts: u32,
+    /// When the last ended.
+    pub last: Option<Duration>,
+    /// The verdict: passed, after thresholds.
+    pub passing: bool,
+    /// Whether it ever passed since the container started.
+    pub ever_passed: bool,
+    /// Words of the last failure.
+    pub message: String,
+}
+
+/// An engine call that failed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Refusal {
+    /// In words for a person.
+    pub message: String,
+    /// Whether the manifest must change first.
+    pub permanent: bool,
+    /// Failures in a row.
+    pub failures: u32,
+    /// Time of the last.
+    pub at: Duration,
+}
+
+/// Revisions of one component.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Revisions {
+    /// Highest number ever given.
+    pub highest: u32,
+    /// The one that is wanted.
+    pub target: u32,
+    /// The last that had all traffic.
+    pub rolled_out: Option<u32>,
+    /// The one before.
+    pub previous: Option<u32>,
+    /// Fingerprint and age by number, the newest few.
+    pub known: BTreeMap<u32, RevisionNote>,
+}
+
+/// One revision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RevisionNote {
+    /// Fingerprint of its workload.
+    pub fingerprint: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// Revisions remembered by number; older ones are forgotten.
+const REVISIONS_KEPT: usize = 10;
+
+impl Memory {
+    /// Makes `fingerprint` the wanted revision of a component. A revision that is still known is taken up again, so that
+    /// undoing an edit finds its containers still there. Returns true when anything changed.
+    pub fn want(&mut self, component: &ComponentKey, fingerprint: &Fingerprint, now: Now) -> bool {
+        let revisions = self.revisions.entry(component.clone()).or_default();
+        let current = revisions.known.get(&revisions.target);
+        if current.is_some_and(|note| note.fingerprint == fingerprint.0) {
+            return false;
+        }
+        let known = revisions.known.iter().rev().find(|(_, note)| note.fingerprint == fingerprint.0);
+        if let Some((number, _)) = known {
+            revisions.target = *number;
+            return true;
+        }
+        revisions.highest += 1;
+        revisions.target = revisions.highest;
+        let note = RevisionNote { fingerprint: fingerprint.0.clone(), created_at: now.wall };
+        revisions.known.insert(revisions.highest, note);
+        while revisions.known.len() > REVISIONS_KEPT {
+            revisions.known.pop_first();
+        }
+        true
+    }
+
+    /// Takes over what a container's labels say, for components whose ledger was lost.
+    pub fn adopt(&mut self, component: &ComponentKey, revision: u32, fingerprint: &str, now: Now) {
+        let revisions = self.revisions.entry(component.clone()).or_default();
+        revisions.highest = revisions.highest.max(revision);
+        revisions
+            .known
+            .entry(revision)
+            .or_insert_with(|| RevisionNote { fingerprint: fingerprint.to_owned(), created_at: now.wall });
+    }
+
+    /// Notes that a revision has all traffic now. Returns true when that is news.
+    pub fn rolled_out(&mut self, component: &ComponentKey, revision: u32) -> bool {
+        let revisions = self.revisions.entry(component.clone()).or_default();
+        if revisions.rolled_out == Some(revision) {
+            return false;
+        }
+        revisions.previous = revisions.rolled_out.replace(revision);
+        true
+    }
+
+    /// Notes that a container runs. A new start forgets the checks of the old one.
+    pub fn note_running(&mut self, name: &str, now: Now) {
+        self.refusals.remove(name);
+        let memory = self.containers.entry(name.to_owned()).or_default();
+        if memory.started.is_none() {
+            memory.started = Some(now.tick);
+            memory.probes.clear();
+            memory.unhealthy = None;
+        }
+    }
+
+    /// Notes that a container ended. The same end counts once. Returns true when it is news.
+    pub fn note_exit(&mut self, name: &str, exit: &ExitFact, now: Now) -> bool {
+        let memory = self.containers.entry(name.to_owned()).or_default();
+        if memory.started.is_none() && memory.last_exit.as_ref() == Some(exit) {
+            return false;
+        }
+        let lived = memory.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started));
+        memory.failures = if lived >= backoff::RESTART_RESET { 1 } else { memory.failures + 1 };
+        memory.last_exit = Some(exit.clone());
+        memory.ended = Some(now.tick);
+        memory.started = None;
+        memory.probes.clear();
+        memory.unhealthy = None;
+        true
+    }
+
+    /// Notes that a container is being started again after it had ended.
+    pub fn note_restart(&mut self, name: &str) {
+        self.containers.entry(name.to_owned()).or_default().restarts += 1;
+    }
+
+    /// Notes the result of a check, applying the probe's thresholds. Returns true when the verdict changed.
+    pub fn note_probe(
+        &mut self,
+        name: &str,
+        kind: ProbeKind,
+        probe: &Probe,
+        result: Result<(), String>,
+        now: Now,
+    ) -> bool {
+        let memory = self.containers.entry(name.to_owned()).or_default();
+        let state = memory.probes.entry(kind).or_default();
+        let before = state.passing;
+        state.attempts = state.attempts.saturating_add(1);
+        state.last = Some(now.tick);
+        match result {
+            Ok(()) => {
+                state.successes = state.successes.saturating_add(1);
+                state.failures = 0;
+                if state.successes >= probe.success_threshold.max(1) {
+                    state.passing = true;
+                    state.ever_passed = true;
+                    state.message.clear();
+                }
+            }
+            Err(message) => {
+                state.failures = state.failures.saturating_add(1);
+                state.successes = 0;
+                state.message = message;
+                if state.failures >= probe.failure_threshold.max(1) {
+                    state.passing = false;
+                }
+            }
+        }
+        let (failures, passing, message) = (state.failures, state.passing, state.message.clone());
+        // Startup and liveness failures restart the container, as in Kubernetes; readiness failures do not.
+        if kind != ProbeKind::Readiness && !passing && failures >= probe.failure_threshold.max(1) {
+            memory.unhealthy = Some(format!("{kind} probe failed {failures} times: {message}"));
+            return true;
+        }
+        before != passing
+    }
+
+    /// Notes that the engine refused to make or start a container.
+    pub fn note_refusal(&mut self, name: &str, message: String, permanent: bool, now: Now) {
+        let refusal = self.refusals.entry(name.to_owned()).or_default();
+        *refusal = Refusal { message, permanent, failures: refusal.failures + 1, at: now.tick };
+    }
+
+    /// Forgets a container that is gone.
+    pub fn forget_container(&mut self, name: &str) {
+        self.containers.remove(name);
+    }
+
+    /// Returns a check's memory.
+    pub fn probe(&self, name: &str, kind: ProbeKind) -> Option<&ProbeMemory> {
+        self.containers.get(name).and_then(|memory| memory.probes.get(&kind))
+    }
+}

@@ -1,0 +1,138 @@
+//! `plan()`: walks the services in order and collects the parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::action::{Action, ActionKey};
+use super::pods::PodView;
+use super::routes::{ReplicaName, RouteTable, ServiceRoute};
+use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
+use super::{replica, rollout, status};
+use crate::api::{ComponentKind, InferenceServiceStatus, ServiceKey, meta};
+use crate::workload::ComponentKey;
+
+/// What is to be done, shown and waited for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// To be done now; none of them is under way.
+    pub actions: Vec<Action>,
+    /// What the proxy may do from now on.
+    pub routes: RouteTable,
+    /// Statuses of every InferenceService.
+    pub statuses: Vec<(ServiceKey, InferenceServiceStatus)>,
+    /// What runs, for people.
+    pub pods: Vec<PodView>,
+    /// Revisions that have all traffic from now on.
+    pub rolled_out: Vec<(ComponentKey, u32)>,
+    /// Replicas on their way out.
+    pub draining: Vec<ReplicaName>,
+    /// When to plan again although nothing happened, in ticks.
+    pub wake_at: Option<Duration>,
+}
+
+/// A plan in the making.
+pub(super) struct Draft<'w> {
+    pub(super) world: &'w World,
+    pub(super) now: Now,
+    pub(super) plan: Plan,
+    starts: usize,
+}
+
+impl Draft<'_> {
+    /// Orders an action unless it is under way.
+    pub(super) fn act(&mut self, action: Action) {
+        let key = action.key();
+        if self.world.in_flight.contains(&key) || self.plan.actions.iter().any(|other| other.key() == key) {
+            return;
+        }
+        // Without an engine only what does not need it is done.
+        let engine_is_up = self.world.engine == EngineState::Up;
+        if !engine_is_up && !matches!(action, Action::PullModel { .. } | Action::Probe(_)) {
+            return;
+        }
+        if action.is_start() {
+            if self.starts >= self.world.config.starts_at_once {
+                return;
+            }
+            self.starts += 1;
+        }
+        self.plan.actions.push(action);
+    }
+
+    /// Whether `at` has come; otherwise the plan wakes then.
+    pub(super) fn due(&mut self, at: Duration) -> bool {
+        if at <= self.now.tick {
+            return true;
+        }
+        self.wake(at);
+        false
+    }
+
+    /// Makes the plan wake at `at` at the latest.
+    pub(super) fn wake(&mut self, at: Duration) {
+        self.plan.wake_at = Some(self.plan.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// Decides what to do next for every service, from a snapshot and the time.
+pub fn plan(world: &World, now: Now) -> Plan {
+    let starts = world.in_flight.iter().filter(|key| matches!(key, ActionKey::Container(_))).count();
+    let mut draft = Draft { world, now, plan: Plan::default(), starts };
+    draft.plan.routes.domains.clone_from(&world.config.domains);
+    let mut by_component: BTreeMap<&ComponentKey, Vec<&ContainerFact>> = BTreeMap::new();
+    for fact in world.containers.values() {
+        by_component.entry(&fact.component).or_default().push(fact);
+    }
+    if !world.desired_known {
+        // Nothing is known of what is wanted: what runs is left alone, and nothing is served that may have been deleted.
+        return draft.plan;
+    }
+    for service in world.services.values() {
+        plan_service(&mut draft, service, &by_component);
+    }
+    for (component, facts) in &by_component {
+        if !world.services.contains_key(&component.service) {
+            retire_all(&mut draft, facts, "its InferenceService was deleted");
+        }
+    }
+    draft.plan
+}
+
+fn plan_service<'w>(
+    draft: &mut Draft<'w>,
+    service: &'w Arc<DesiredService>,
+    by_component: &BTreeMap<&'w ComponentKey, Vec<&'w ContainerFact>>,
+) {
+    let stopped = service.meta.annotation(meta::STOP).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let mut reports = Vec::new();
+    for kind in ComponentKind::ALL {
+        let key = ComponentKey { service: service.key.clone(), component: kind };
+        let facts = by_component.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let wanted = service.resolution.as_ref().ok().and_then(|all| all.iter().find(|r| r.workload.component == key));
+        if stopped {
+            retire_all(draft, facts, "the service is stopped");
+        } else if wanted.is_some() || (service.resolution.is_err() && !facts.is_empty()) {
+            reports.push(rollout::advance(draft, &key, wanted, facts));
+        } else {
+            retire_all(draft, facts, "the component was removed");
+        }
+    }
+    let route = ServiceRoute {
+        key: service.key.clone(),
+        components: reports.iter().map(|report| (report.key.component, report.route.clone())).collect(),
+        model_names: rollout::model_names(service, &reports),
+    };
+    let route = status::close_when_empty(route, service, stopped);
+    draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));
+    let status = status::of_service(draft.world, service, &reports, stopped);
+    draft.plan.statuses.push((service.key.clone(), status));
+    draft.plan.pods.extend(reports.into_iter().flat_map(|report| report.pods));
+}
+
+fn retire_all(draft: &mut Draft<'_>, facts: &[&ContainerFact], why: &str) {
+    let names: BTreeSet<&ReplicaName> = facts.iter().map(|fact| &fact.replica).collect();
+    for name in names {
+        replica::retire(draft, name, facts.iter().copied().filter(|fact| &fact.replica == name), why);
+    }
+}

@@ -1,0 +1,69 @@
+//! What a replica's containers carry in a label, so that a running replica can be served, checked and stopped in order
+//! without the manifest that made it: after a restart of the daemon, or as an older revision.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::workload::{ContainerSpec, EntryPoint, Hook, Probes, Readiness, Workload};
+
+/// Label the record is kept under, as JSON.
+pub const RECORD_LABEL: &str = "kserve-local/record";
+
+/// What must be known of a replica as long as it runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaRecord {
+    /// Where requests go.
+    pub entry: EntryPoint,
+    /// What proves that it answers.
+    pub readiness: Readiness,
+    /// Between the stop signal and the kill.
+    pub grace: Duration,
+    /// Most requests in flight.
+    pub concurrency: Option<u32>,
+    /// Longest time a request may take.
+    pub timeout: Option<Duration>,
+    /// Containers in order: network owner first.
+    pub containers: Vec<ContainerRecord>,
+    /// Containers that run to completion first, in order.
+    pub init: Vec<String>,
+    /// How many models are mounted; for people.
+    pub models: Vec<String>,
+}
+
+/// What must be known of one container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Name within the replica.
+    pub name: String,
+    /// Its probes.
+    pub probes: Probes,
+    /// Run before the stop signal.
+    pub pre_stop: Option<Hook>,
+}
+
+impl ReplicaRecord {
+    /// Records a workload.
+    pub fn of(workload: &Workload) -> Self {
+        let container = |spec: &ContainerSpec| ContainerRecord {
+            name: spec.name.clone(),
+            probes: spec.probes.clone(),
+            pre_stop: spec.pre_stop.clone(),
+        };
+        Self {
+            entry: workload.entry.clone(),
+            readiness: workload.readiness.clone(),
+            grace: workload.termination_grace,
+            concurrency: workload.container_concurrency,
+            timeout: workload.timeout,
+            containers: workload.containers.iter().map(container).collect(),
+            init: workload.init_containers.iter().map(|spec| spec.name.clone()).collect(),
+            models: workload.models.iter().map(|model| model.written.clone()).collect(),
+        }
+    }
+
+    /// Returns the record of one container.
+    pub fn container(&self, name: &str) -> Option<&ContainerRecord> {
+        self.containers.iter().find(|container| container.name == name)
+    }
+}

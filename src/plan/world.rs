@@ -1,0 +1,277 @@
+//! The snapshot everything is decided from.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::memory::Memory;
+use super::record::ReplicaRecord;
+use super::{ActionKey, routes::ReplicaName};
+use crate::api::{Metadata, ServiceKey, StorageUri};
+use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload};
+
+/// The time of a pass: monotonic for arithmetic, wall for people.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Now {
+    /// Since the daemon started; never goes back, whatever the clock does.
+    pub tick: Duration,
+    /// The wall clock.
+    pub wall: Timestamp,
+}
+
+impl Now {
+    /// Returns the time `seconds` after a fixed origin, for tests.
+    pub fn at(seconds: f64) -> Self {
+        let tick = Duration::from_secs_f64(seconds);
+        Self { tick, wall: Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(tick).unwrap_or_default() }
+    }
+}
+
+/// Everything that is known.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Name of this instance; in container names and labels.
+    pub instance: String,
+    /// What is wanted.
+    pub services: BTreeMap<ServiceKey, Arc<DesiredService>>,
+    /// False until the folder was read once: nothing is removed before.
+    pub desired_known: bool,
+    /// Containers that are ours, by name.
+    pub containers: BTreeMap<String, ContainerFact>,
+    /// False until the engine listed its containers once, and while it does not answer.
+    pub engine: EngineState,
+    /// Models that were asked for.
+    pub models: HashMap<StorageUri, ModelState>,
+    /// Images that were asked for.
+    pub images: HashMap<String, ImageState>,
+    /// Requests in flight per replica.
+    pub leases: HashMap<ReplicaName, u64>,
+    /// Actions under way.
+    pub in_flight: HashSet<ActionKey>,
+    /// What passes remember.
+    pub memory: Memory,
+    /// Settings.
+    pub config: PlanConfig,
+}
+
+/// Settings of the planner.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanConfig {
+    /// Domains of public hosts; the first is used in `status.url`.
+    pub domains: Vec<String>,
+    /// Port of the data plane, for URLs; left out when 80.
+    pub data_port: u16,
+    /// Containers started at once.
+    pub starts_at_once: usize,
+    /// Longest wait for requests in flight before a replica is stopped all the same.
+    pub drain_deadline: Duration,
+    /// Deployment mode of services that name none.
+    pub default_mode: String,
+}
+
+impl Default for PlanConfig {
+    fn default() -> Self {
+        Self {
+            domains: vec!["example.com".to_owned(), "localhost".to_owned()],
+            data_port: 8080,
+            starts_at_once: 4,
+            drain_deadline: Duration::from_secs(300),
+            default_mode: "Knative".to_owned(),
+        }
+    }
+}
+
+/// One InferenceService as wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredService {
+    /// Its name.
+    pub key: ServiceKey,
+    /// Its metadata.
+    pub meta: Metadata,
+    /// Its components, or why they cannot be.
+    pub resolution: Result<Vec<ResolvedWorkload>, ResolveError>,
+}
+
+/// A component with its fingerprint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResolvedWorkload {
+    /// The component.
+    pub workload: Arc<Workload>,
+    /// What its containers would be.
+    pub fingerprint: Fingerprint,
+}
+
+/// Whether the engine answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum EngineState {
+    /// Not asked yet.
+    #[default]
+    Unknown,
+    /// It answered the last question.
+    Up,
+    /// It does not; what was known stays known.
+    Down {
+        /// In words for a person.
+        message: String,
+    },
+}
+
+/// One container of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerFact {
+    /// The engine's id.
+    pub id: String,
+    /// The engine's name.
+    pub name: String,
+    /// Component it serves.
+    pub component: ComponentKey,
+    /// Name of the replica.
+    pub replica: ReplicaName,
+    /// KServe's name of the component's service.
+    pub service_name: String,
+    /// Revision number.
+    pub revision: u32,
+    /// Ordinal of the replica.
+    pub ordinal: u32,
+    /// Fingerprint of its workload.
+    pub fingerprint: String,
+    /// Name within the replica.
+    pub container: String,
+    /// Image.
+    pub image: String,
+    /// What it is doing.
+    pub state: FactState,
+    /// How its ports are reached.
+    pub reach: FactReach,
+    /// When it was made.
+    pub created_at: Option<Timestamp>,
+    /// What must be known of its replica.
+    pub record: Arc<ReplicaRecord>,
+}
+
+/// What a container is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FactState {
+    /// Made, not started.
+    Created,
+    /// Running.
+    Running {
+        /// Since when, if the engine told.
+        started_at: Option<Timestamp>,
+    },
+    /// Paused by someone.
+    Paused,
+    /// Ended.
+    Exited(ExitFact),
+    /// On its way out.
+    Removing,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ExitFact {
+    /// Exit code; 128 + signal when killed.
+    pub code: i64,
+    /// Whether it, or a child of it, was killed for memory.
+    pub out_of_memory: bool,
+    /// The engine's words when it could not be started.
+    pub error: String,
+    /// When.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// How a container's ports are reached from here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum FactReach {
+    /// Not at all.
+    #[default]
+    None,
+    /// At its own address.
+    Address(IpAddr),
+    /// At loopback ports: container port to host port.
+    Published(BTreeMap<u16, u16>),
+}
+
+impl FactReach {
+    /// Returns the socket address that leads to a container port.
+    pub fn to(&self, port: u16) -> Option<SocketAddr> {
+        match self {
+            Self::None => None,
+            Self::Address(address) => Some(SocketAddr::new(*address, port)),
+            Self::Published(ports) => ports.get(&port).map(|host| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), *host)),
+        }
+    }
+}
+
+impl ContainerFact {
+    /// Whether it runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, FactState::Running { .. })
+    }
+}
+
+/// What is known of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelState {
+    /// Not in the cache.
+    Absent,
+    /// Being fetched; how far is for people.
+    Pulling(PullNote),
+    /// Whole.
+    Present {
+        /// Bytes.
+        size: u64,
+    },
+    /// The last pull failed.
+    Failed {
+        /// In words for a person, cause included.
+        message: String,
+        /// Whether trying again is any use.
+        transient: bool,
+        /// Failures in a row.
+        failures: u32,
+        /// Time of the last.
+        at: Duration,
+    },
+}
+
+/// How far a pull is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullNote {
+    /// Bytes so far.
+    pub done: u64,
+    /// Bytes in all; 0 while unknown.
+    pub total: u64,
+    /// A word, for example `downloading`.
+    pub phase: String,
+}
+
+/// What is known of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ImageState {
+    /// On this machine.
+    Present {
+        /// When it was last pulled by us, for policy `Always`.
+        pulled_at: Option<Duration>,
+    },
+    /// Not on this machine.
+    Absent,
+    /// Being pulled.
+    Pulling(PullNote),
+    /// The last pull failed.
+    Failed {
+        /// In words for a person.
+        message: String,
+        /// Whether trying again is any use soon.
+        transient: bool,
+        /// Failures in a row.
+        failures: u32,
+        /// Time of the last.
+        at: Duration,
+        /// Whether an older copy is on this machine.
+        present: bool,
+    },
+}
