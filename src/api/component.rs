@@ -206,6 +206,7 @@ pub struct ComponentSpec {
 #[serde(rename_all = "camelCase")]
 pub struct StorageUriEntry {
     /// Where it comes from.
+    #[serde(default)]
     pub uri: String,
     /// Where it goes; `/mnt/models` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
