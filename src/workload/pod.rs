@@ -107,8 +107,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
 
     let written: Vec<Container> = pod.containers.iter().map(|placed| placed.container.clone()).collect();
     let entry = readiness::entry(&written);
-    let args: Vec<_> = containers.iter().map(|spec| (spec.name.as_str(), &spec.args[..], &spec.env[..])).collect();
-    let model_name = readiness::model_name(&args, &scope.key.name);
+    let model_name = readiness::model_name(&containers, &scope.key.name);
     let known = Known {
         containers: &written,
         server_type: pod.runtime.as_ref().and_then(|runtime| runtime.server_type.as_deref()),

@@ -22,7 +22,7 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort};
 
-use super::{EntryPoint, Readiness, UpstreamProtocol, env, probes};
+use super::{ContainerSpec, EntryPoint, Readiness, UpstreamProtocol, env, probes};
 use crate::api::meta;
 
 /// Finds where requests go (§4.4): the first declared port of `transformer-container`, else of the first container, else
@@ -54,14 +54,15 @@ fn speaks_h2c(port: &ContainerPort) -> bool {
 
 /// Finds the name under which the server knows the model (§6.3): the collocated transformer's argument, the variable
 /// `MLSERVER_MODEL_NAME`, the serving container's argument, else the service's name.
-pub(super) fn model_name(containers: &[(&str, &[String], &[(String, String)])], service: &str) -> String {
-    let transformer = containers.iter().find(|(name, ..)| *name == meta::TRANSFORMER_CONTAINER);
+pub(super) fn model_name(containers: &[ContainerSpec], service: &str) -> String {
+    let transformer = containers.iter().find(|spec| spec.name == meta::TRANSFORMER_CONTAINER);
     let serving = containers.first();
+    let of_serving = |flag: &str| serving.and_then(|spec| argument(&spec.args, flag));
     transformer
-        .and_then(|(_, args, _)| argument(args, "--model_name"))
-        .or_else(|| serving.and_then(|(.., env)| env::get(env, "MLSERVER_MODEL_NAME")).filter(|name| !name.is_empty()))
-        .or_else(|| serving.and_then(|(_, args, _)| argument(args, "--model_name")))
-        .or_else(|| serving.and_then(|(_, args, _)| argument(args, "--served-model-name")))
+        .and_then(|spec| argument(&spec.args, "--model_name"))
+        .or_else(|| serving.and_then(|spec| env::get(&spec.env, "MLSERVER_MODEL_NAME")).filter(|name| !name.is_empty()))
+        .or_else(|| of_serving("--model_name"))
+        .or_else(|| of_serving("--served-model-name"))
         .unwrap_or(service)
         .to_owned()
 }
@@ -72,7 +73,7 @@ fn argument<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
         "" => args.get(index + 1).map(String::as_str).filter(|value| !value.starts_with("--")),
         rest => rest.strip_prefix('='),
     };
-    args.iter().enumerate().filter_map(at).filter(|value| !value.is_empty()).next_back()
+    args.iter().enumerate().filter_map(at).rfind(|value| !value.is_empty())
 }
 
 /// What is known about a component when its readiness is decided.
@@ -209,27 +210,25 @@ mod tests {
 
     #[test]
     fn the_models_name_comes_from_arguments_or_environment() {
-        let name = |containers: &[(&str, &[&str], &[(&str, &str)])]| {
-            let owned: Vec<_> = containers
-                .iter()
-                .map(|(name, args, env)| {
-                    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-                    let env: Vec<_> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-                    (*name, args, env)
-                })
-                .collect();
-            let borrowed: Vec<_> = owned.iter().map(|(name, args, env)| (*name, &args[..], &env[..])).collect();
-            model_name(&borrowed, "iris")
+        let name = |args: &[&str], env: &[(&str, &str)], transformer: Option<&str>| {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let mut containers = vec![ContainerSpec { args: owned(args), env, ..ContainerSpec::default() }];
+            containers.extend(transformer.map(|arg| ContainerSpec {
+                name: meta::TRANSFORMER_CONTAINER.to_owned(),
+                args: owned(&[arg]),
+                ..ContainerSpec::default()
+            }));
+            model_name(&containers, "iris")
         };
-        let k = "kserve-container";
-        assert_eq!(name(&[(k, &[], &[])]), "iris");
-        assert_eq!(name(&[(k, &["--model_name", "a"], &[])]), "a");
-        assert_eq!(name(&[(k, &["--model_name=a", "--model_name=b"], &[])]), "b");
-        assert_eq!(name(&[(k, &["--model_name_or_path=a"], &[])]), "iris");
-        assert_eq!(name(&[(k, &["--model_name", "--http_port"], &[])]), "iris");
-        assert_eq!(name(&[(k, &["--served-model-name=a"], &[])]), "a");
-        assert_eq!(name(&[(k, &["--model_name=a"], &[("MLSERVER_MODEL_NAME", "m")])]), "m");
-        assert_eq!(name(&[(k, &["--model_name=a"], &[]), ("transformer-container", &["--model_name=t"], &[])]), "t");
+        assert_eq!(name(&[], &[], None), "iris");
+        assert_eq!(name(&["--model_name", "a"], &[], None), "a");
+        assert_eq!(name(&["--model_name=a", "--model_name=b"], &[], None), "b");
+        assert_eq!(name(&["--model_name_or_path=a"], &[], None), "iris");
+        assert_eq!(name(&["--model_name", "--http_port"], &[], None), "iris");
+        assert_eq!(name(&["--served-model-name=a"], &[], None), "a");
+        assert_eq!(name(&["--model_name=a"], &[("MLSERVER_MODEL_NAME", "m")], None), "m");
+        assert_eq!(name(&["--model_name=a"], &[], Some("--model_name=t")), "t");
     }
 
     #[test]

@@ -32,13 +32,14 @@ pub(super) fn resources(
     let limits = reader.read("limits", written.limits.as_ref().unwrap_or(&empty), &mut resolved.warnings)?;
     let requests = reader.read("requests", written.requests.as_ref().unwrap_or(&empty), &mut resolved.warnings)?;
     let exceeds = |key: &str, request: Option<u64>, limit: Option<u64>| match (request, limit) {
-        (Some(request), Some(limit)) if request > limit => Err(ResolveError::invalid(
-            origin.field(&["resources", "requests", key]),
-            format!(
-                "must be less than or equal to {key} limit of {}",
-                written.limits.as_ref().and_then(|limits| limits.get(key)).map_or("", |limit| &limit.0)
-            ),
-        )),
+        (Some(request), Some(limit)) if request > limit => {
+            let limit = written.limits.as_ref().and_then(|limits| limits.get(key)).map_or("", |limit| &limit.0);
+            let field = origin.field(&["resources", "requests", key]);
+            Err(ResolveError::invalid(field, format!("must be less than or equal to {key} limit of {limit}"))
+                .with_help(format!(
+                    "a runtime's requests stay when only a limit is written; add `requests: {{ {key}: {limit} }}`"
+                )))
+        }
         _ => Ok(()),
     };
     exceeds("cpu", requests.cpu, limits.cpu)?;
@@ -95,7 +96,7 @@ impl Reader<'_> {
             match name.as_str() {
                 "cpu" => amounts.cpu = Some(milli(text).map_err(|problem| ResolveError::invalid(field(), problem))?),
                 "memory" => {
-                    amounts.memory = Some(whole(text).map_err(|problem| ResolveError::invalid(field(), problem))?)
+                    amounts.memory = Some(whole(text).map_err(|problem| ResolveError::invalid(field(), problem))?);
                 }
                 "ephemeral-storage" => {
                     whole(text).map_err(|problem| ResolveError::invalid(field(), problem))?;
