@@ -511,10 +511,7 @@ async fn a_command_inside_tells_its_exit_code(rig: Rig) {
 
 async fn a_change_is_hinted_at(rig: Rig) {
     let mut changes = rig.engine.changes();
-    if rig.is_docker() {
-        // The first hint says that the ear is open.
-        tokio::time::timeout(DEADLINE, changes.next()).await.unwrap().unwrap();
-    }
+    tokio::time::timeout(DEADLINE, changes.next()).await.expect("a hint that the ear is open").unwrap();
     let id = rig.create("iris", Role::Exits).await;
     tokio::time::timeout(DEADLINE, changes.next()).await.expect("a hint of the creation").unwrap();
     rig.engine.start(&id).await.unwrap();
@@ -683,6 +680,58 @@ mod only_docker {
         assert!(!permanent, "{message}");
         assert!(message.contains("the registry `localhost:9` does not answer"), "{message}");
         assert!(message.contains("docker load"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_reply_that_is_lost_on_the_way_makes_no_second_container() {
+        let Some(rig) = stub("a_reply_that_is_lost_on_the_way").await else { return };
+        let info = rig.engine.info().await.unwrap();
+        let Some(socket) = info.endpoint.strip_prefix("unix://").and_then(|rest| rest.split(' ').next()) else {
+            return;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let between = folder.path().join("engine.sock");
+        let tasks = kserve_local::tasks::Tasks::new();
+        let listener = tokio::net::UnixListener::bind(&between).unwrap();
+        tasks.spawn("cutter", cut_first_creation(listener, socket.to_owned()));
+        let config = DockerConfig {
+            instance: rig.instance.clone(),
+            endpoint: Some(format!("unix://{}", between.display())),
+            ..DockerConfig::default()
+        };
+        let engine = DockerEngine::connect(config).unwrap();
+        let request = rig.request("iris", Role::Serves);
+        let error = engine.create(&request).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unreachable { .. }), "{error}");
+        let made = rig.engine.list().await.unwrap();
+        assert_eq!(made.len(), 1, "it was made, only nobody heard");
+        assert_eq!(engine.create(&request).await.unwrap(), made[0].id);
+        assert_eq!(rig.engine.list().await.unwrap().len(), 1);
+    }
+
+    /// Stands between, and cuts the connection when the first container has been made.
+    async fn cut_first_creation(listener: tokio::net::UnixListener, engine: String) {
+        let mut cut = false;
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut engine = tokio::net::UnixStream::connect(&engine).await.unwrap();
+            let mut head = vec![0; 64 * 1024];
+            let length = client.read(&mut head).await.unwrap();
+            engine.write_all(&head[..length]).await.unwrap();
+            let creation = String::from_utf8_lossy(&head[..length]).contains("/containers/create");
+            if creation && !cut {
+                cut = true;
+                // Head and body may come apart; the reply, which nobody gets, only comes when both are there.
+                let (reply, mut rest) = engine.into_split();
+                tokio::select! {
+                    _ = tokio::io::copy(&mut client, &mut rest) => {}
+                    _ = reply.readable() => {}
+                }
+            } else {
+                // One request per connection: when it is answered, the connection ends.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+            }
+        }
     }
 
     fn open_to_all(folder: &std::path::Path) {
