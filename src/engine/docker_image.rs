@@ -10,7 +10,7 @@ use camino::Utf8Path;
 use futures::StreamExt;
 use tokio::sync::watch;
 
-use super::docker::{Connection, QUICK};
+use super::docker_connection::{Connection, QUICK};
 use super::docker_error::{refused, status, translate, words};
 use super::docker_spec::ImageFacts;
 use super::{Blame, EngineError, PullProgress, docker_credentials};
@@ -188,7 +188,9 @@ fn is_permanent(words: &str) -> bool {
 
 fn is_network(words: &str) -> bool {
     let words = words.to_lowercase();
-    TRANSIENT.iter().any(|word| words.contains(word)) && !words.contains("toomanyrequests") && !words.contains("no space left")
+    TRANSIENT.iter().any(|word| words.contains(word))
+        && !words.contains("toomanyrequests")
+        && !words.contains("no space left")
 }
 
 #[cfg(test)]

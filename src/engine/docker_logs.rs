@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
-use super::docker::Connection;
+use super::docker_connection::Connection;
 use super::docker_error::translate;
 use super::{ContainerId, EngineError, LogLine, LogOptions};
 
@@ -145,11 +145,14 @@ mod tests {
     fn a_line_has_its_time_and_stream() {
         let mut assembly = Assembly::default();
         let lines = assembly.add(err("2026-11-22T10:00:00.123456789Z model  loaded\n"), false);
-        assert_eq!(lines, [LogLine {
-            at: Some("2026-11-22T10:00:00.123456789Z".parse().unwrap()),
-            stderr: true,
-            text: "model  loaded".to_owned(),
-        }]);
+        assert_eq!(
+            lines,
+            [LogLine {
+                at: Some("2026-11-22T10:00:00.123456789Z".parse().unwrap()),
+                stderr: true,
+                text: "model  loaded".to_owned(),
+            }]
+        );
         assert_eq!(texts(&assembly.add(out("no time here\n"), false)), ["no time here"]);
     }
 
