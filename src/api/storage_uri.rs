@@ -184,7 +184,8 @@ fn pvc(rest: &str) -> Result<StorageUri, String> {
     if claim.is_empty() {
         return Err("it names no claim".to_owned());
     }
-    if claim.len() > 253 || !claim.chars().all(allowed) || claim.starts_with(['-', '.']) || claim.ends_with(['-', '.']) {
+    if claim.len() > 253 || !claim.chars().all(allowed) || claim.starts_with(['-', '.']) || claim.ends_with(['-', '.'])
+    {
         return Err(format!("`{claim}` is no name of a PersistentVolumeClaim"));
     }
     if path.split('/').any(|part| part == "..") {
@@ -278,10 +279,7 @@ mod tests {
             ("https://host/a/model.joblib", "http https://host/a/model.joblib"),
             ("http://127.0.0.1:9000/m.tar.gz?sig=1", "http http://127.0.0.1:9000/m.tar.gz?sig=1"),
             ("http://[::1]:9000/m", "http http://[::1]:9000/m"),
-            (
-                "https://raw.githubusercontent.com/o/r/m.joblib",
-                "http https://raw.githubusercontent.com/o/r/m.joblib",
-            ),
+            ("https://raw.githubusercontent.com/o/r/m.joblib", "http https://raw.githubusercontent.com/o/r/m.joblib"),
             ("https://me.github.io/m.onnx", "http https://me.github.io/m.onnx"),
             ("https://host/owner/repo.git", "unsupported git"),
             ("https://me@host/owner/repo.git", "unsupported git"),

@@ -26,7 +26,7 @@ use super::docker_error::{refused, status, translate, unreachable, words};
 use super::docker_find::{Address, Endpoint, FindError, Places, first_answering};
 use super::docker_list::{Ending, from_inspect, from_summary};
 use super::docker_network::leads_here;
-use super::docker_spec::{Abilities, ReachBy, create_body, seconds};
+use super::docker_spec::{Abilities, ReachBy, check_label, create_body, seconds};
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
     LogOptions, Network, PullProgress, docker_events, docker_exec, docker_image, docker_logs, docker_network,
@@ -221,6 +221,7 @@ impl DockerEngine {
     }
 
     async fn create_on(&self, connection: &Connection, request: &CreateContainer) -> Result<ContainerId, EngineError> {
+        check_label(request, &self.inner.instance)?;
         let image = docker_image::facts(connection, &request.spec.image).await?;
         let reach = match &request.network {
             Network::Own => self.ensure_network(connection).await?,

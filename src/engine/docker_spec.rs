@@ -10,8 +10,9 @@ use bollard::models::{
     MountBindOptionsPropagationEnum, MountType, PortBinding, PortMap, RestartPolicy, RestartPolicyNameEnum,
 };
 
-use super::{Bind, CreateContainer, Network};
+use super::{Bind, Blame, CreateContainer, EngineError, Network};
 use crate::workload::ContainerSpec;
+use crate::workload::names::INSTANCE_LABEL;
 
 /// Most processes and threads of one container: far above what model servers use, far below what starves a machine.
 const PIDS_LIMIT: i64 = 4096;
@@ -79,6 +80,19 @@ pub enum SpecRefusal {
     /// A mount that must never be made.
     #[error("`{0}` may not be mounted into a container")]
     ForbiddenMount(String),
+}
+
+/// Fails unless the request carries the label of its instance: what we make without it we could never touch again.
+pub(super) fn check_label(request: &CreateContainer, instance: &str) -> Result<(), EngineError> {
+    if request.labels.get(INSTANCE_LABEL).is_some_and(|label| label == instance) {
+        return Ok(());
+    }
+    Err(EngineError::Refused {
+        verb: "create",
+        name: request.name.clone(),
+        message: format!("the request lacks the label `{INSTANCE_LABEL}={instance}`"),
+        blame: Blame::Machine,
+    })
 }
 
 /// Returns the request body for `request`, or why it may not be made.

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::docker_spec::{Abilities, ImageFacts, ReachBy, create_body};
+use super::docker_spec::{Abilities, ImageFacts, ReachBy, check_label, create_body};
 pub use super::memory_script::{Behaviour, Command, Fault, Remote, Serves, Verb};
 use super::memory_script::Script;
 use super::memory_server::Server;
@@ -143,6 +143,13 @@ impl MemoryEngine {
         self.ring();
     }
 
+    /// Makes a container of somebody else: with whatever labels it has, and no questions asked.
+    pub fn plant(&self, request: &CreateContainer) -> ContainerId {
+        let id = self.state().make(request);
+        self.ring();
+        id
+    }
+
     /// Removes a container from outside.
     pub fn lose(&self, name: &str) {
         self.state().containers.retain(|_, cell| cell.request.name != name);
@@ -254,6 +261,7 @@ impl MemoryEngine {
     }
 
     fn create_now(&self, state: &mut State, request: &CreateContainer) -> Result<ContainerId, EngineError> {
+        check_label(request, &self.instance)?;
         if !state.present.contains(&request.spec.image) {
             return Err(EngineError::ImageAbsent(request.spec.image.clone()));
         }
@@ -268,12 +276,7 @@ impl MemoryEngine {
             let same = taken.is_some_and(|labels| request.labels.iter().all(|(name, value)| labels.get(name) == Some(value)));
             return if same { Ok(ContainerId(id)) } else { Err(EngineError::NameTaken(request.name.clone())) };
         }
-        state.made += 1;
-        let id = format!("{:064x}", state.made);
-        let made_at = Instant::now();
-        let cell = Cell { request: request.clone(), made_at, life: Life::Created, log: Vec::new(), server: None };
-        state.containers.insert(id.clone(), cell);
-        Ok(ContainerId(id))
+        Ok(state.make(request))
     }
 
     fn start_now(&self, state: &mut State, id: &ContainerId) -> Result<(), EngineError> {
@@ -537,6 +540,15 @@ impl ContainerEngine for MemoryEngine {
 impl State {
     fn behaviour(&self, image: &str) -> Behaviour {
         self.behaviours.get(image).cloned().unwrap_or_default()
+    }
+
+    fn make(&mut self, request: &CreateContainer) -> ContainerId {
+        self.made += 1;
+        let id = format!("{:064x}", self.made);
+        let made_at = Instant::now();
+        let cell = Cell { request: request.clone(), made_at, life: Life::Created, log: Vec::new(), server: None };
+        self.containers.insert(id.clone(), cell);
+        ContainerId(id)
     }
 
     /// Returns the id of a container given by id or name.

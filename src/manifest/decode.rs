@@ -253,10 +253,13 @@ impl<'de> Deserialize<'de> for IgnoredStatus {
 }
 
 fn read_object(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<Object> {
-    let (metadata, mut typed) = read_typed(kind, value, report)?;
-    let mut metadata = to_metadata(kind, &metadata, value, report)?;
+    let (written, mut typed) = read_typed(kind, value, report)?;
+    let mut metadata = to_metadata(kind, &written, value, report);
     defaults::normalise_mode(&mut metadata);
     validate::check(kind, &metadata, &typed, value, report);
+    if report.has_errors() {
+        return None;
+    }
     defaults::apply(&mut metadata, &mut typed);
     let key = ObjectKey { kind, namespace: metadata.namespace.clone(), name: metadata.name.clone() };
     Some(Object { key, meta: metadata, typed, raw: value.clone() })
@@ -294,29 +297,28 @@ fn read<T: DeserializeOwned>(value: &Value, report: &mut Report<'_>) -> Option<T
     read
 }
 
-/// Takes the metadata that decisions are made from; reports a missing name.
-fn to_metadata(kind: Kind, written: &ObjectMeta, value: &Value, report: &mut Report<'_>) -> Option<Metadata> {
+/// Takes the metadata that decisions are made from; reports a missing name and leaves it empty.
+fn to_metadata(kind: Kind, written: &ObjectMeta, value: &Value, report: &mut Report<'_>) -> Metadata {
     let path = FieldPath::of(&["metadata"]);
     let namespace = written.namespace.as_deref().filter(|namespace| !namespace.is_empty());
     if namespace.is_some() && !kind.is_namespaced() {
         let message = format!("a {kind} belongs to no namespace; this one is ignored");
         report.warning(&path.key("namespace"), DiagnosticCode::Ignored, message);
     }
-    let Some(name) = written.name.clone().filter(|name| !name.is_empty()) else {
-        // A name of the wrong type has been told already.
-        if value["metadata"].get("name").is_none_or(|name| name.is_null() || name == "") {
-            report.error(&path.key("name"), DiagnosticCode::Required, "field `metadata.name` is required");
-            if written.generate_name.is_some() {
-                report.help("`generateName` is for the API; an object in a file needs a name that stays");
-            }
+    let name = written.name.clone().unwrap_or_default();
+    // A name of the wrong type has been told already.
+    let told = path.key("name").find(value).is_some_and(|name| !name.is_null() && name != "");
+    if name.is_empty() && !told {
+        report.error(&path.key("name"), DiagnosticCode::Required, "field `metadata.name` is required");
+        if written.generate_name.is_some() {
+            report.help("`generateName` is for the API; an object in a file needs a name that stays");
         }
-        return None;
-    };
-    Some(Metadata {
+    }
+    Metadata {
         name,
         namespace: namespace_of(kind, namespace),
         labels: written.labels.clone().unwrap_or_default(),
         annotations: written.annotations.clone().unwrap_or_default(),
         ..Metadata::default()
-    })
+    }
 }

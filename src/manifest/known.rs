@@ -1,6 +1,8 @@
 //! What is known of fields beyond what the types say: where each belongs, which must be written, what was likely meant.
 
 use super::path::FieldPath;
+use super::strict::fields_of;
+use crate::api::{ComponentSpec, ModelSpec};
 
 /// Fields of a predictor only (CRD `predictor` without `transformer`).
 const PREDICTOR_ONLY: [&str; 14] = [
@@ -96,11 +98,12 @@ pub(super) fn suggest(owner: &str, key: &str, fields: &[&'static str], path: &Fi
     if let Some(field) = nearest(key, fields) {
         return Some(format!("did you mean `{field}`?"));
     }
-    let parent = path.last_key().unwrap_or_default();
+    let of_component = fields_of::<ComponentSpec>().contains(&key);
+    let of_model = fields_of::<ModelSpec>().contains(&key);
+    let place = path.last_key().unwrap_or_default();
     let hint = match (owner, key) {
         ("InferenceServiceSpec", "default") => "`spec.default` is the old v1alpha2 form; write `spec.predictor`".into(),
-        ("InferenceServiceSpec", "canaryTrafficPercent") => "it belongs to `spec.predictor`".into(),
-        ("InferenceServiceSpec", _) if PREDICTOR_ONLY.contains(&key) => "it belongs to `spec.predictor`".into(),
+        ("InferenceServiceSpec", _) if of_component || of_model => "it belongs to `spec.predictor`".into(),
         ("ComponentSpec", "custom") => {
             "`custom` is the old v1alpha2 form; list the container under `containers`".into()
         }
@@ -109,47 +112,19 @@ pub(super) fn suggest(owner: &str, key: &str, fields: &[&'static str], path: &Fi
         }
         ("ComponentSpec", "art") => "it belongs to `spec.explainer`".into(),
         ("ComponentSpec", _) if PREDICTOR_ONLY.contains(&key) => "it belongs to `spec.predictor`".into(),
-        ("ComponentSpec", _) if is_model_field(key) && parent == "predictor" => "it belongs to `model`".into(),
-        ("ComponentSpec", _) if is_model_field(key) => "it belongs to a container under `containers`".into(),
+        ("ComponentSpec", _) if of_model && place == "predictor" => "it belongs to `model`".into(),
+        ("ComponentSpec", _) if of_model => "it belongs to a container under `containers`".into(),
         ("ModelSpec", "modelFormat" | "runtime") => {
-            format!("it belongs to `model`; write `model` with `modelFormat.name` instead of `{parent}`")
+            format!("it belongs to `model`; write `model` with `modelFormat.name` instead of `{place}`")
         }
-        ("ModelSpec", _) if is_extension_field(key) => "it belongs one level up, beside `model`".into(),
+        ("ModelSpec" | "Container", _) if of_component => "it belongs one level up, to the component".into(),
+        ("InferenceServiceManifest", _) if of_component => "it belongs to `spec.predictor`".into(),
+        ("InferenceServiceManifest" | "ServingRuntimeManifest", "name" | "namespace" | "labels" | "annotations") => {
+            "it belongs to `metadata`".into()
+        }
         _ => return None,
     };
     Some(hint)
-}
-
-fn is_model_field(key: &str) -> bool {
-    let fields =
-        ["storageUri", "modelFormat", "runtime", "runtimeVersion", "protocolVersion", "storage", "confidential"];
-    fields.contains(&key) || ["args", "command", "env", "envFrom", "image", "ports", "volumeMounts"].contains(&key)
-}
-
-fn is_extension_field(key: &str) -> bool {
-    [
-        "minReplicas",
-        "maxReplicas",
-        "scaleTarget",
-        "scaleMetric",
-        "autoScaling",
-        "containerConcurrency",
-        "timeout",
-        "canaryTrafficPercent",
-        "logger",
-        "batcher",
-        "serviceAccountName",
-        "nodeSelector",
-        "tolerations",
-        "affinity",
-        "volumes",
-        "imagePullSecrets",
-        "containers",
-        "storageUris",
-        "labels",
-        "annotations",
-    ]
-    .contains(&key)
 }
 
 /// Returns the candidate that is most like a text, when one is like it at all.

@@ -148,6 +148,16 @@ impl<'a> Report<'a> {
         self.diagnostics.iter().any(Diagnostic::is_error)
     }
 
+    /// Whether something at or below a path is wrong.
+    pub(super) fn has_error_below(&self, path: &FieldPath) -> bool {
+        let path = path.to_string();
+        let below =
+            |field: &str| field.strip_prefix(&path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        self.diagnostics
+            .iter()
+            .any(|diagnostic| diagnostic.is_error() && diagnostic.field.as_deref().is_some_and(below))
+    }
+
     pub(super) fn into_diagnostics(self) -> Vec<Diagnostic> {
         self.diagnostics
     }

@@ -68,6 +68,14 @@ pub(super) fn read<T: DeserializeOwned>(value: &Value, root: &FieldPath) -> (Opt
     }
 }
 
+/// Returns the names of a struct's fields, as the struct itself tells its deserializer.
+pub(super) fn fields_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut told: &'static [&'static str] = &[];
+    // Nothing can be read from here; what counts is what the struct asked for.
+    drop(T::deserialize(Listener { told: &mut told }));
+    told
+}
+
 /// One reading of a document.
 struct Pass<'a> {
     left_out: &'a BTreeSet<FieldPath>,
@@ -410,5 +418,33 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         let (key, value) = self.entries[self.next];
         self.next += 1;
         self.pass.below(Step::Key(key.clone()), value, seed)
+    }
+}
+
+/// Listens for the names of a struct's fields, and gives nothing.
+struct Listener<'a> {
+    told: &'a mut &'static [&'static str],
+}
+
+impl<'de> Deserializer<'de> for Listener<'_> {
+    type Error = ReadError;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, ReadError> {
+        Err(ReadError::Other("not a struct".to_owned()))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
+        *self.told = fields;
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct
+        seq tuple tuple_struct map enum identifier ignored_any
     }
 }

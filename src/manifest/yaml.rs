@@ -6,8 +6,11 @@
 
 mod locator;
 mod reader;
+mod writer;
 
 use serde_json::Value;
+
+pub use writer::to_yaml;
 
 use super::Position;
 use super::locate::{Below, Located};
@@ -18,6 +21,7 @@ use super::scalar::kubernetes_reading;
 pub const MAX_TEXT_BYTES: usize = 4 * 1024 * 1024;
 /// Deepest nesting taken.
 const MAX_DEPTH: usize = 100;
+const TOO_DEEP: &str = "nested more than 100 levels deep";
 /// Most nodes of one document after anchors are expanded.
 const MAX_NODES: usize = 200_000;
 
@@ -78,9 +82,28 @@ pub(super) fn parse(text: &str) -> Vec<Document> {
     chunks(text).into_iter().flat_map(|chunk| parse_chunk(&chunk)).collect()
 }
 
-/// Writes a value as YAML.
-pub fn to_yaml(value: &Value) -> String {
-    serde_yaml::to_string(value).expect("a JSON value has only text keys and finite numbers, which YAML can hold")
+
+/// Settings that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsError {
+    /// Where, when known.
+    pub position: Option<Position>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Reads one document of settings; an empty text gives the defaults.
+///
+/// # Errors
+/// The text is not YAML, or does not fit the type.
+pub fn from_yaml<T: serde::de::DeserializeOwned + Default>(text: &str) -> Result<T, SettingsError> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(T::default());
+    }
+    serde_yaml::from_str(text).map_err(|error| SettingsError {
+        position: error.location().map(|place| Position { line: place.line(), column: place.column() }),
+        message: error.to_string(),
+    })
 }
 
 /// A part of a text, and where it begins.
@@ -264,7 +287,8 @@ fn parse_json(text: &str) -> Option<Vec<Document>> {
         let value = value.ok()?;
         let chunk = json_chunk(text, begin, stream.byte_offset());
         begin = stream.byte_offset();
-        let located = locator::locate(&chunk).ok();
+        let text = without_surrogates(chunk.text);
+        let located = locator::locate(&Chunk { text: &text, ..chunk }).ok();
         let located = located.as_ref().and_then(|documents| documents.first());
         documents.push(Document {
             value: Some(value),
@@ -274,6 +298,24 @@ fn parse_json(text: &str) -> Option<Vec<Document>> {
         });
     }
     Some(documents)
+}
+
+/// Writes other escapes for those of JSON that YAML does not have. Positions stay; the text is used for nothing else.
+fn without_surrogates(text: &str) -> String {
+    let mut parts = text.split("\\u");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.get(..2).unwrap_or_default().to_ascii_lowercase();
+        clean.push_str("\\u");
+        match part.get(2..) {
+            Some(rest) if digits.starts_with('d') && digits.as_str() >= "d8" => {
+                clean.push_str("00");
+                clean.push_str(rest);
+            }
+            _ => clean.push_str(part),
+        }
+    }
+    clean
 }
 
 fn json_chunk(text: &str, begin: usize, end: usize) -> Chunk<'_> {

@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::world::FactReach;
 use crate::api::StorageUri;
-use crate::workload::{Check, Hook, Readiness, Workload};
+use crate::workload::{Check, Hook, Probe, Readiness, Workload};
 
 /// What an action works on. Two actions with equal keys never run at the same time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +30,8 @@ pub enum ProbeKind {
     Liveness,
     /// Its failure takes the replica out of routing.
     Readiness,
+    /// As readiness, but of the model itself: the check that is made although nobody declared it.
+    Model,
 }
 
 /// One thing to do.
@@ -68,7 +71,9 @@ pub enum Action {
         grace: Duration,
         /// Run first.
         pre_stop: Option<Hook>,
-        /// Socket address base of the replica, for an HTTP hook.
+        /// How the replica's ports are reached, for an HTTP hook.
+        reach: FactReach,
+        /// In words for a person.
         why: String,
     },
     /// Remove a container that does not run.
@@ -125,8 +130,14 @@ pub struct ProbeOrder {
     pub kind: ProbeKind,
     /// What is asked.
     pub what: ProbeWhat,
+    /// How the replica's ports are reached: that of the container whose network is shared.
+    pub reach: FactReach,
     /// Longest wait for an answer.
     pub timeout: Duration,
+    /// Its schedule and thresholds, to judge the result by.
+    pub probe: Probe,
+    /// Which run of the container this is: when it was noted to begin.
+    pub run: Option<Duration>,
 }
 
 /// What a check asks.
@@ -149,6 +160,15 @@ impl Action {
                 ActionKey::Container(name.clone())
             }
             Self::Probe(order) => ActionKey::Probe(order.name.clone(), order.kind),
+        }
+    }
+
+    /// Whether the action can only be done by the engine.
+    pub fn needs_engine(&self) -> bool {
+        match self {
+            Self::PullModel { .. } => false,
+            Self::Probe(order) => matches!(order.what, ProbeWhat::Check(Check::Exec { .. })),
+            _ => true,
         }
     }
 
@@ -179,6 +199,7 @@ impl fmt::Display for ProbeKind {
             Self::Startup => "startup",
             Self::Liveness => "liveness",
             Self::Readiness => "readiness",
+            Self::Model => "model",
         })
     }
 }

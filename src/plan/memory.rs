@@ -1,13 +1,14 @@
 //! What passes remember: failures, checks, revisions. Written only by the methods here, from facts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::action::ProbeKind;
+use super::action::{Action, ProbeKind, ProbeOrder};
 use super::backoff;
+use super::planner::Plan;
 use super::world::{ExitFact, Now};
 use crate::workload::{ComponentKey, Fingerprint, Probe};
 
@@ -18,8 +19,10 @@ pub struct Memory {
     pub containers: HashMap<String, ContainerMemory>,
     /// Per component.
     pub revisions: BTreeMap<ComponentKey, Revisions>,
-    /// Engine calls that failed, per container name.
+    /// Attempts to make or start a container that failed, per container name.
     pub refusals: HashMap<String, Refusal>,
+    /// Attempts to stop or remove a container that failed, per container name.
+    pub stuck: HashMap<String, Refusal>,
     /// When a replica was first found unwanted, by name.
     pub draining: HashMap<String, Duration>,
 }
@@ -43,6 +46,10 @@ pub struct ContainerMemory {
     pub probes: HashMap<ProbeKind, ProbeMemory>,
     /// Set when a liveness check failed often enough: the container is to be stopped and started again.
     pub unhealthy: Option<String>,
+    /// Why we ended it ourselves the last time, if we did: the words of `unhealthy`.
+    pub stopped_for: Option<String>,
+    /// Set while a start after an end is under way: the next end is a new one, even if it looks the same.
+    pub restarting: bool,
 }
 
 /// What is remembered of one check.
@@ -124,20 +131,30 @@ impl Memory {
         revisions.target = revisions.highest;
         let note = RevisionNote { fingerprint: fingerprint.0.clone(), created_at: now.wall };
         revisions.known.insert(revisions.highest, note);
-        while revisions.known.len() > REVISIONS_KEPT {
-            revisions.known.pop_first();
-        }
+        revisions.forget_oldest();
         true
     }
 
-    /// Takes over what a container's labels say, for components whose ledger was lost.
-    pub fn adopt(&mut self, component: &ComponentKey, revision: u32, fingerprint: &str, now: Now) {
+    /// Takes over what a container's labels say, for components whose ledger was lost or is older than the containers.
+    /// The labels are right: a number that the ledger gave to something else is given anew. Returns true when anything
+    /// changed.
+    pub fn adopt(&mut self, component: &ComponentKey, revision: u32, fingerprint: &str, now: Now) -> bool {
         let revisions = self.revisions.entry(component.clone()).or_default();
+        let known = revisions.known.get(&revision).map(|note| note.fingerprint.as_str());
+        if known == Some(fingerprint) {
+            return false;
+        }
+        let note = RevisionNote { fingerprint: fingerprint.to_owned(), created_at: now.wall };
         revisions.highest = revisions.highest.max(revision);
-        revisions
-            .known
-            .entry(revision)
-            .or_insert_with(|| RevisionNote { fingerprint: fingerprint.to_owned(), created_at: now.wall });
+        if let Some(other) = revisions.known.insert(revision, note) {
+            revisions.renumber(revision, other);
+        }
+        // The wanted workload already runs under this number: nothing needs to be started for it.
+        let target = revisions.known.get(&revisions.target);
+        if revision > revisions.target && target.is_some_and(|note| note.fingerprint == fingerprint) {
+            revisions.target = revision;
+        }
+        true
     }
 
     /// Notes that a revision has all traffic now. Returns true when that is news.
@@ -155,31 +172,50 @@ impl Memory {
         self.refusals.remove(name);
         let memory = self.containers.entry(name.to_owned()).or_default();
         if memory.started.is_none() {
+            memory.restarts += u32::from(memory.last_exit.is_some());
+            memory.begin();
             memory.started = Some(now.tick);
-            memory.probes.clear();
-            memory.unhealthy = None;
         }
     }
 
-    /// Notes that a container ended. The same end counts once. Returns true when it is news.
+    /// Notes that a container ended. The same end counts once: ends are told apart by their time, or, when the engine
+    /// does not tell it, by the start between them. Returns true when it is news.
     pub fn note_exit(&mut self, name: &str, exit: &ExitFact, now: Now) -> bool {
         let memory = self.containers.entry(name.to_owned()).or_default();
-        if memory.started.is_none() && memory.last_exit.as_ref() == Some(exit) {
+        let looks_the_same = memory.last_exit.as_ref() == Some(exit);
+        let ran_since = memory.started.is_some() || memory.restarting;
+        if looks_the_same && (exit.finished_at.is_some() || !ran_since) {
             return false;
         }
+        // Started and ended again before anyone saw it run.
+        memory.restarts += u32::from(memory.started.is_none() && memory.last_exit.is_some());
         let lived = memory.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started));
-        memory.failures = if lived >= backoff::RESTART_RESET { 1 } else { memory.failures + 1 };
+        memory.failures = if lived >= backoff::RESTART_RESET { 1 } else { memory.failures.saturating_add(1) };
         memory.last_exit = Some(exit.clone());
+        memory.last_words.clear();
         memory.ended = Some(now.tick);
-        memory.started = None;
-        memory.probes.clear();
-        memory.unhealthy = None;
+        let stopped_for = memory.unhealthy.take();
+        memory.begin();
+        memory.stopped_for = stopped_for;
+        self.stuck.remove(name);
         true
     }
 
-    /// Notes that a container is being started again after it had ended.
+    /// Notes that a container is being started again after it had ended: what is known of its checks is over. Restarts
+    /// are not counted here but when they are seen to have worked.
     pub fn note_restart(&mut self, name: &str) {
-        self.containers.entry(name.to_owned()).or_default().restarts += 1;
+        let memory = self.containers.entry(name.to_owned()).or_default();
+        let stopped_for = memory.stopped_for.take();
+        memory.begin();
+        memory.stopped_for = stopped_for;
+        memory.restarting = true;
+    }
+
+    /// Notes the result of a check that was ordered. One of an earlier run of the container says nothing of this one and
+    /// is dropped. Returns true when the verdict changed.
+    pub fn note_check(&mut self, order: &ProbeOrder, result: Result<(), String>, now: Now) -> bool {
+        let started = self.containers.get(&order.name).and_then(|memory| memory.started);
+        started.is_some() && started == order.run && self.note_probe(&order.name, order.kind, &order.probe, result, now)
     }
 
     /// Notes the result of a check, applying the probe's thresholds. Returns true when the verdict changed.
@@ -217,7 +253,8 @@ impl Memory {
         }
         let (failures, passing, message) = (state.failures, state.passing, state.message.clone());
         // Startup and liveness failures restart the container, as in Kubernetes; readiness failures do not.
-        if kind != ProbeKind::Readiness && !passing && failures >= probe.failure_threshold.max(1) {
+        let restarts = matches!(kind, ProbeKind::Startup | ProbeKind::Liveness);
+        if restarts && !passing && failures >= probe.failure_threshold.max(1) {
             memory.unhealthy = Some(format!("{kind} probe failed {failures} times: {message}"));
             return true;
         }
@@ -227,16 +264,81 @@ impl Memory {
     /// Notes that the engine refused to make or start a container.
     pub fn note_refusal(&mut self, name: &str, message: String, permanent: bool, now: Now) {
         let refusal = self.refusals.entry(name.to_owned()).or_default();
-        *refusal = Refusal { message, permanent, failures: refusal.failures + 1, at: now.tick };
+        *refusal = Refusal { message, permanent, failures: refusal.failures.saturating_add(1), at: now.tick };
+    }
+
+    /// Notes that an action on a container failed; it is tried again later and later. An engine that does not answer is
+    /// no failure of the action: do not note it.
+    pub fn note_failure(&mut self, action: &Action, message: String, permanent: bool, now: Now) {
+        match action {
+            Action::Create(order) => self.note_refusal(&order.name, message, permanent, now),
+            Action::Start { name, .. } => self.note_refusal(name, message, permanent, now),
+            Action::Stop { name, .. } | Action::Remove { name, .. } => {
+                let stuck = self.stuck.entry(name.clone()).or_default();
+                *stuck = Refusal { message, permanent, failures: stuck.failures.saturating_add(1), at: now.tick };
+            }
+            Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {}
+        }
+    }
+
+    /// Notes what a plan says of revisions and of replicas on their way out. Returns true when revisions changed and the
+    /// ledger is to be saved.
+    pub fn note_plan(&mut self, plan: &Plan, now: Now) -> bool {
+        let leaving: HashSet<&str> = plan.draining.iter().map(AsRef::as_ref).collect();
+        self.draining.retain(|name, _| leaving.contains(name.as_str()));
+        for name in &plan.draining {
+            self.draining.entry(name.to_string()).or_insert(now.tick);
+        }
+        let mut news = false;
+        for (component, revision) in &plan.rolled_out {
+            news |= self.rolled_out(component, *revision);
+        }
+        news
     }
 
     /// Forgets a container that is gone.
     pub fn forget_container(&mut self, name: &str) {
         self.containers.remove(name);
+        self.stuck.remove(name);
     }
 
     /// Returns a check's memory.
     pub fn probe(&self, name: &str, kind: ProbeKind) -> Option<&ProbeMemory> {
         self.containers.get(name).and_then(|memory| memory.probes.get(&kind))
+    }
+}
+
+impl ContainerMemory {
+    /// A new run: nothing that was found out about the one before holds.
+    fn begin(&mut self) {
+        self.started = None;
+        self.probes.clear();
+        self.unhealthy = None;
+        self.restarting = false;
+        self.stopped_for = None;
+    }
+}
+
+impl Revisions {
+    /// Gives what the ledger called `taken` the next free number.
+    fn renumber(&mut self, taken: u32, note: RevisionNote) {
+        self.highest += 1;
+        let next = self.highest;
+        self.known.insert(next, note);
+        for number in [Some(&mut self.target), self.rolled_out.as_mut(), self.previous.as_mut()].into_iter().flatten() {
+            if *number == taken {
+                *number = next;
+            }
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let in_use = [Some(self.target), self.rolled_out, self.previous];
+        while self.known.len() > REVISIONS_KEPT {
+            let Some(oldest) = self.known.keys().copied().find(|number| !in_use.contains(&Some(*number))) else {
+                return;
+            };
+            self.known.remove(&oldest);
+        }
     }
 }

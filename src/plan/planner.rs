@@ -1,6 +1,6 @@
 //! `plan()`: walks the services in order and collects the parts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ pub(super) struct Draft<'w> {
     pub(super) world: &'w World,
     pub(super) now: Now,
     pub(super) plan: Plan,
+    ordered: HashSet<ActionKey>,
     starts: usize,
 }
 
@@ -43,12 +44,10 @@ impl Draft<'_> {
     /// Orders an action unless it is under way.
     pub(super) fn act(&mut self, action: Action) {
         let key = action.key();
-        if self.world.in_flight.contains(&key) || self.plan.actions.iter().any(|other| other.key() == key) {
+        if self.world.in_flight.contains(&key) || self.ordered.contains(&key) {
             return;
         }
-        // Without an engine only what does not need it is done.
-        let engine_is_up = self.world.engine == EngineState::Up;
-        if !engine_is_up && !matches!(action, Action::PullModel { .. } | Action::Probe(_)) {
+        if self.world.engine != EngineState::Up && action.needs_engine() {
             return;
         }
         if action.is_start() {
@@ -57,7 +56,13 @@ impl Draft<'_> {
             }
             self.starts += 1;
         }
+        self.ordered.insert(key);
         self.plan.actions.push(action);
+    }
+
+    /// Whether something is being done to a container. Nothing it is seen to be doing can be built on until that ends.
+    pub(super) fn is_busy(&self, name: &str) -> bool {
+        self.world.in_flight.contains(&ActionKey::Container(name.to_owned()))
     }
 
     /// Whether `at` has come; otherwise the plan wakes then.
@@ -77,8 +82,8 @@ impl Draft<'_> {
 
 /// Decides what to do next for every service, from a snapshot and the time.
 pub fn plan(world: &World, now: Now) -> Plan {
-    let starts = world.in_flight.iter().filter(|key| matches!(key, ActionKey::Container(_))).count();
-    let mut draft = Draft { world, now, plan: Plan::default(), starts };
+    let starts = starts_under_way(world);
+    let mut draft = Draft { world, now, plan: Plan::default(), ordered: HashSet::new(), starts };
     draft.plan.routes.domains.clone_from(&world.config.domains);
     let mut by_component: BTreeMap<&ComponentKey, Vec<&ContainerFact>> = BTreeMap::new();
     for fact in world.containers.values() {
@@ -97,6 +102,15 @@ pub fn plan(world: &World, now: Now) -> Plan {
         }
     }
     draft.plan
+}
+
+/// Counts the containers being made or started. What runs and is worked on is being stopped, and that may take long.
+fn starts_under_way(world: &World) -> usize {
+    let starting = |key: &&ActionKey| match key {
+        ActionKey::Container(name) => world.containers.get(name).is_none_or(|fact| !fact.is_running()),
+        _ => false,
+    };
+    world.in_flight.iter().filter(starting).count()
 }
 
 fn plan_service<'w>(

@@ -10,7 +10,7 @@ use super::memory::ProbeMemory;
 use super::planner::Draft;
 use super::record::ReplicaRecord;
 use super::routes::ReplicaName;
-use super::world::{ContainerFact, EngineState, ExitFact, FactState, ImageState, ModelState, PullNote};
+use super::world::{ContainerFact, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote};
 use crate::api::StorageUri;
 use crate::workload::{Check, ContainerSpec, Probe, PullPolicy, Readiness, Workload, names};
 
@@ -35,6 +35,8 @@ pub struct Replica<'w> {
 /// Where a replica is.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Phase {
+    /// The engine was not asked yet.
+    EngineUnknown,
     /// The engine does not answer.
     EngineDown(String),
     /// A model is being fetched.
@@ -68,6 +70,8 @@ pub enum Phase {
     Loading {
         /// Words of the last check.
         message: String,
+        /// Restarts so far.
+        restarts: u32,
     },
     /// It answers.
     Ready,
@@ -97,6 +101,8 @@ pub struct Crash {
     pub restarts: u32,
     /// When it is started again.
     pub retry_in: Duration,
+    /// Why we ended it ourselves, if we did.
+    pub stopped_for: Option<String>,
 }
 
 impl Phase {
@@ -116,62 +122,132 @@ impl Phase {
     }
 }
 
+impl<'w> Replica<'w> {
+    fn owner(&self) -> Option<&'w ContainerFact> {
+        self.record.containers.first().and_then(|owner| self.containers.get(owner.name.as_str()).copied())
+    }
+
+    /// Containers that share the owner's network.
+    fn companions(&self) -> Vec<&'w ContainerFact> {
+        let others = self.record.containers.iter().skip(1);
+        others.filter_map(|container| self.containers.get(container.name.as_str()).copied()).collect()
+    }
+
+    /// Init containers have done their work once the first other container is made: someone may tidy them away then.
+    fn is_initialized(&self) -> bool {
+        self.record.containers.iter().any(|container| self.containers.contains_key(container.name.as_str()))
+    }
+
+    fn is_complete(&self) -> bool {
+        let has = |name: &String| self.containers.contains_key(name.as_str());
+        self.record.containers.iter().all(|container| has(&container.name))
+            && (self.is_initialized() || self.record.init.iter().all(has))
+    }
+}
+
 /// Advances a replica by one step and says where it is.
 pub(super) fn advance(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
     if let Some(phase) = prepare(draft, replica) {
         return phase;
     }
-    for (index, name) in replica.record.init.iter().enumerate() {
-        match keep(draft, replica, name, ContainerPosition::Init(index), None) {
-            Kept::Done => {}
-            Kept::Running => return Phase::Initializing(name.clone()),
-            Kept::Not(phase) => return phase,
-        }
-    }
-    let mut owner: Option<&str> = None;
-    for (index, container) in replica.record.containers.iter().enumerate() {
-        match keep(draft, replica, &container.name, ContainerPosition::Main(index), owner) {
-            Kept::Running | Kept::Done => {}
-            Kept::Not(phase) => {
-                if index == 0 {
-                    stop_companions(draft, replica);
-                }
-                return phase;
+    if !replica.is_initialized() {
+        for (index, name) in replica.record.init.iter().enumerate() {
+            match keep(draft, replica, name, ContainerPosition::Init(index), None) {
+                Kept::Done => {}
+                Kept::Running => return Phase::Initializing(name.clone()),
+                Kept::Not(phase) => return phase,
             }
         }
-        owner = owner.or_else(|| replica.containers.get(container.name.as_str()).map(|fact| fact.name.as_str()));
     }
-    checks(draft, replica)
+    if let Some(phase) = reunite(draft, replica) {
+        return phase;
+    }
+    let owner = replica.owner().map(|fact| fact.name.as_str());
+    let mut trouble = None;
+    for (index, container) in replica.record.containers.iter().enumerate() {
+        let join = owner.filter(|_| index > 0);
+        if let Kept::Not(phase) = keep(draft, replica, &container.name, ContainerPosition::Main(index), join) {
+            trouble = trouble.or(Some(phase));
+            if index == 0 {
+                break;
+            }
+        }
+    }
+    let verdict = checks(draft, replica);
+    trouble.unwrap_or(verdict)
+}
+
+/// Containers that share the network of one that ended have lost it. They are stopped before it is started again, so that
+/// none is ever left behind in a network that is gone; one whose owner was made anew can never join it and is removed.
+fn reunite(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Option<Phase> {
+    let companions = replica.companions();
+    let running = companions.iter().copied().filter(|fact| fact.is_running());
+    let Some(owner) = replica.owner() else {
+        for fact in &companions {
+            if fact.is_running() {
+                stop(draft, fact, "the container whose network it shares is gone".to_owned());
+            } else {
+                remove(draft, fact);
+            }
+        }
+        return (!companions.is_empty()).then_some(Phase::Creating);
+    };
+    match &owner.state {
+        FactState::Exited(exit) => {
+            let mut waiting = false;
+            for fact in running {
+                stop(draft, fact, "the container whose network it shares ended".to_owned());
+                waiting = true;
+            }
+            waiting.then(|| crashed(draft, owner, exit).0)
+        }
+        FactState::Running { .. } => {
+            let memory = &draft.world.memory;
+            let started = |fact: &ContainerFact| memory.containers.get(&fact.name).and_then(|memory| memory.started);
+            let stale: Vec<_> =
+                running.filter(|fact| started(owner) > started(fact) && started(fact).is_some()).collect();
+            for fact in stale {
+                stop(draft, fact, "the container whose network it shares was started again".to_owned());
+            }
+            None
+        }
+        _ => None,
+    }
 }
 
 /// Models and images must be here before the first container is made. Says why not.
 fn prepare(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Option<Phase> {
-    let complete = replica
-        .record
-        .init
-        .iter()
-        .chain(replica.record.containers.iter().map(|container| &container.name))
-        .all(|name| replica.containers.contains_key(name.as_str()));
-    if complete {
+    if replica.is_complete() {
         return None;
     }
     let Some((workload, _)) = replica.source else { return Some(Phase::Gone) };
-    for model in &workload.models {
-        if let Some(phase) = need_model(draft, &model.uri) {
-            return Some(phase);
-        }
-    }
-    if let EngineState::Down { message } = &draft.world.engine {
-        return Some(Phase::EngineDown(message.clone()));
-    }
-    let all = workload.init_containers.iter().chain(&workload.containers);
-    let missing = all.filter(|spec| !replica.containers.contains_key(spec.name.as_str()));
     let mut waiting = None;
+    for model in &workload.models {
+        let phase = need_model(draft, &model.uri);
+        waiting = waiting.or(phase);
+    }
+    if waiting.is_some() {
+        return waiting;
+    }
+    if let Some(phase) = without_engine(draft) {
+        return Some(phase);
+    }
+    let init = workload.init_containers.iter().filter(|_| !replica.is_initialized());
+    let missing = init.chain(&workload.containers).filter(|spec| !replica.containers.contains_key(spec.name.as_str()));
     for spec in missing {
         let phase = need_image(draft, spec);
         waiting = waiting.or(phase);
     }
     waiting
+}
+
+/// Says so when nothing can be asked of the engine.
+fn without_engine(draft: &Draft<'_>) -> Option<Phase> {
+    match &draft.world.engine {
+        EngineState::Up => None,
+        EngineState::Unknown => Some(Phase::EngineUnknown),
+        EngineState::Down { message } => Some(Phase::EngineDown(message.clone())),
+    }
 }
 
 fn need_model(draft: &mut Draft<'_>, uri: &StorageUri) -> Option<Phase> {
@@ -195,42 +271,49 @@ fn need_model(draft: &mut Draft<'_>, uri: &StorageUri) -> Option<Phase> {
 /// What failed for good is looked at again this much later all the same: someone may have mended the other side.
 const PERMANENT_RETRY: Duration = Duration::from_secs(300);
 
+/// How long a pull by policy `Always` serves the containers made after it.
+const PULL_HOLDS: Duration = Duration::from_secs(60);
+/// How often an image that must not be pulled is looked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
 fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
-    let image = spec.image.clone();
-    let pull = |draft: &mut Draft<'_>| draft.act(Action::PullImage { image: image.clone() });
+    let image = &spec.image;
     let pulling = |note| Some(Phase::PullingImage(image.clone(), note));
-    match draft.world.images.get(&image) {
+    match draft.world.images.get(image) {
         None => {
             draft.act(Action::CheckImage { image: image.clone() });
             pulling(PullNote::default())
         }
         Some(ImageState::Pulling(note)) => pulling(note.clone()),
-        Some(ImageState::Present { pulled_at }) => match spec.pull_policy {
-            PullPolicy::Always if pulled_at.is_none() => {
-                pull(draft);
-                pulling(PullNote::default())
+        Some(ImageState::Present { pulled_at }) => {
+            let is_fresh = pulled_at.is_some_and(|at| draft.now.tick.saturating_sub(at) <= PULL_HOLDS);
+            if spec.pull_policy != PullPolicy::Always || is_fresh {
+                return None;
             }
-            _ => None,
-        },
-        Some(ImageState::Absent) => match spec.pull_policy {
-            PullPolicy::Never => Some(Phase::ImageFailed {
-                message: format!("image `{image}` is not on this machine and imagePullPolicy is Never"),
-                transient: false,
-            }),
-            _ => {
-                pull(draft);
-                pulling(PullNote::default())
+            draft.act(Action::PullImage { image: image.clone() });
+            pulling(PullNote::default())
+        }
+        Some(ImageState::Absent { at }) if spec.pull_policy == PullPolicy::Never => {
+            if draft.due(*at + LOOK_AGAIN) {
+                draft.act(Action::CheckImage { image: image.clone() });
             }
-        },
+            let message = format!("image `{image}` is not on this machine and imagePullPolicy is Never");
+            Some(Phase::ImageFailed { message, transient: false })
+        }
+        Some(ImageState::Absent { .. }) => {
+            draft.act(Action::PullImage { image: image.clone() });
+            pulling(PullNote::default())
+        }
         // An older copy is better than none: it is used, and the executor said so.
         Some(ImageState::Failed { present: true, .. }) => None,
         Some(ImageState::Failed { message, transient, failures, at, .. }) => {
-            let (message, transient) = (message.clone(), *transient);
-            let delay = if transient { backoff::restart_delay(failures + 1) } else { PERMANENT_RETRY };
+            let delay = if *transient { backoff::restart_delay(failures.saturating_add(1)) } else { PERMANENT_RETRY };
             if draft.due(*at + delay) {
-                draft.act(Action::CheckImage { image: image.clone() });
+                let image = image.clone();
+                let never = spec.pull_policy == PullPolicy::Never;
+                draft.act(if never { Action::CheckImage { image } } else { Action::PullImage { image } });
             }
-            Some(Phase::ImageFailed { message, transient })
+            Some(Phase::ImageFailed { message: message.clone(), transient: *transient })
         }
     }
 }
@@ -256,21 +339,25 @@ fn keep(
         return Kept::Not(create(draft, replica, container, position, join));
     };
     match &fact.state {
-        FactState::Running { .. } => {
-            match draft.world.memory.containers.get(&fact.name).and_then(|m| m.unhealthy.clone()) {
-                Some(why) => {
-                    stop(draft, fact, why.clone());
-                    Kept::Not(Phase::NotReady { message: why })
-                }
-                None => Kept::Running,
+        // It is being stopped, or has not been seen since its start ended.
+        FactState::Running { .. } if draft.is_busy(&fact.name) => Kept::Not(Phase::Creating),
+        FactState::Running { .. } => match unhealthy(draft, fact) {
+            Some(why) => {
+                stop(draft, fact, why.clone());
+                Kept::Not(Phase::NotReady { message: why })
             }
-        }
+            None => Kept::Running,
+        },
         FactState::Created => Kept::Not(start(draft, fact)),
         FactState::Exited(exit) if matches!(position, ContainerPosition::Init(_)) && exit.code == 0 => Kept::Done,
         FactState::Exited(exit) => Kept::Not(restart(draft, fact, exit)),
         FactState::Paused => Kept::Not(Phase::Paused),
         FactState::Removing => Kept::Not(Phase::Creating),
     }
+}
+
+fn unhealthy(draft: &Draft<'_>, fact: &ContainerFact) -> Option<String> {
+    draft.world.memory.containers.get(&fact.name).and_then(|memory| memory.unhealthy.clone())
 }
 
 fn create(
@@ -299,7 +386,7 @@ fn create(
 }
 
 fn start(draft: &mut Draft<'_>, fact: &ContainerFact) -> Phase {
-    if let Some(phase) = refused(draft, &fact.name) {
+    if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });
@@ -318,101 +405,129 @@ fn refused(draft: &mut Draft<'_>, name: &str) -> Option<Phase> {
 }
 
 fn restart(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> Phase {
+    let (crash, is_due) = crashed(draft, fact, exit);
+    if !is_due {
+        return crash;
+    }
+    if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
+        return phase;
+    }
+    draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });
+    crash
+}
+
+/// Describes a container that ended, and says whether it may be started again.
+fn crashed(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> (Phase, bool) {
     let memory = draft.world.memory.containers.get(&fact.name).cloned().unwrap_or_default();
     let due = memory.ended.unwrap_or(draft.now.tick) + backoff::restart_delay(memory.failures);
-    if draft.due(due) {
-        match refused(draft, &fact.name) {
-            Some(phase) => return phase,
-            None => draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() }),
-        }
-    }
-    Phase::Crashed(Box::new(Crash {
+    let is_due = draft.due(due);
+    let crash = Crash {
         container: fact.container.clone(),
         exit: memory.last_exit.unwrap_or_else(|| exit.clone()),
         last_words: memory.last_words,
         restarts: memory.restarts,
         retry_in: due.saturating_sub(draft.now.tick),
-    }))
+        stopped_for: memory.stopped_for,
+    };
+    (Phase::Crashed(Box::new(crash)), is_due)
 }
 
 fn stop(draft: &mut Draft<'_>, fact: &ContainerFact, why: String) {
+    if is_stuck(draft, &fact.name) {
+        return;
+    }
     draft.act(Action::Stop {
         id: fact.id.clone(),
         name: fact.name.clone(),
         grace: fact.record.grace,
         pre_stop: fact.record.container(&fact.container).and_then(|container| container.pre_stop.clone()),
+        reach: owner_reach(draft, fact),
         why,
     });
 }
 
-/// Containers that share the network of one that ended have lost it: they end too, and start again after it.
-fn stop_companions(draft: &mut Draft<'_>, replica: &Replica<'_>) {
-    let owner_is_down = replica.record.containers.first().is_some_and(|owner| {
-        replica.containers.get(owner.name.as_str()).is_some_and(|fact| matches!(fact.state, FactState::Exited(_)))
-    });
-    if !owner_is_down {
+fn remove(draft: &mut Draft<'_>, fact: &ContainerFact) {
+    if is_stuck(draft, &fact.name) {
         return;
     }
-    for container in replica.record.containers.iter().skip(1) {
-        if let Some(fact) = replica.containers.get(container.name.as_str())
-            && fact.is_running()
-        {
-            stop(draft, fact, "the container whose network it shares ended".to_owned());
-        }
-    }
+    draft.act(Action::Remove { id: fact.id.clone(), name: fact.name.clone(), replica: Arc::clone(&fact.replica) });
+}
+
+/// Whether stopping or removing failed lately and it is too early to try again.
+fn is_stuck(draft: &mut Draft<'_>, name: &str) -> bool {
+    let Some(stuck) = draft.world.memory.stuck.get(name) else { return false };
+    let again = stuck.at + backoff::retry_delay(stuck.failures);
+    !draft.due(again)
+}
+
+/// How the ports of a container's replica are reached: only the owner of the network has an address.
+fn owner_reach(draft: &Draft<'_>, fact: &ContainerFact) -> FactReach {
+    let Some(owner) = fact.record.containers.first().filter(|owner| owner.name != fact.container) else {
+        return fact.reach.clone();
+    };
+    let name = names::container_name(&draft.world.instance, &fact.replica, &owner.name);
+    draft.world.containers.get(&name).map_or(FactReach::None, |owner| owner.reach.clone())
 }
 
 /// Orders the checks that are due and gives the verdict of those that were made.
 fn checks(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
-    let mut ready = true;
-    let mut ever = true;
-    let mut message = String::new();
+    let mut verdict = Verdict { ready: true, ever: true, message: String::new(), restarts: 0 };
     for (index, container) in replica.record.containers.iter().enumerate() {
         let Some(fact) = replica.containers.get(container.name.as_str()) else { continue };
-        let started_up = match &container.probes.startup {
-            Some(probe) => {
-                let passed = check(
-                    draft,
-                    fact,
-                    ProbeKind::Startup,
-                    probe,
-                    ProbeWhat::Check(probe.check.clone()),
-                    Pace::Declared,
-                );
-                passed.map_err(|words| message = words).is_ok()
-            }
-            None => true,
-        };
-        if !started_up {
-            ready = false;
-            ever = false;
+        if !fact.is_running() || draft.is_busy(&fact.name) || unhealthy(draft, fact).is_some() {
             continue;
         }
-        if let Some(probe) = &container.probes.liveness {
-            // Its verdict reaches us as `unhealthy`; here it is only kept going.
-            drop(check(draft, fact, ProbeKind::Liveness, probe, ProbeWhat::Check(probe.check.clone()), Pace::Declared));
-        }
-        let own = readiness(replica, index);
-        let declared =
-            container.probes.readiness.as_ref().map(|probe| (probe.clone(), ProbeWhat::Check(probe.check.clone())));
-        for (probe, what) in declared.into_iter().chain(own) {
-            if let Err(words) = check(draft, fact, ProbeKind::Readiness, &probe, what, Pace::Eager) {
-                ready = false;
-                message = words;
-                let known = draft.world.memory.probe(&fact.name, ProbeKind::Readiness);
-                ever &= known.is_some_and(|memory| memory.ever_passed);
-            }
-        }
+        let memory = draft.world.memory.containers.get(&fact.name);
+        verdict.restarts = verdict.restarts.max(memory.map_or(0, |memory| memory.restarts));
+        check_container(draft, replica, index, fact, &mut verdict);
     }
-    match (ready, ever) {
+    let Verdict { message, restarts, .. } = verdict;
+    match (verdict.ready, verdict.ever) {
         (true, _) => Phase::Ready,
-        (false, false) => Phase::Loading { message },
+        (false, false) => Phase::Loading { message, restarts },
         (false, true) => Phase::NotReady { message },
     }
 }
 
-/// Returns the check that stands in for a readiness probe nobody declared.
-fn readiness(replica: &Replica<'_>, index: usize) -> Option<(Probe, ProbeWhat)> {
+struct Verdict {
+    ready: bool,
+    ever: bool,
+    message: String,
+    restarts: u32,
+}
+
+fn check_container(
+    draft: &mut Draft<'_>,
+    replica: &Replica<'_>,
+    index: usize,
+    fact: &ContainerFact,
+    verdict: &mut Verdict,
+) {
+    let container = &replica.record.containers[index];
+    let as_written = |probe: &Probe| ProbeWhat::Check(probe.check.clone());
+    if let Some(probe) = &container.probes.startup
+        && let Err(words) = check(draft, fact, ProbeKind::Startup, probe, as_written(probe))
+    {
+        (verdict.ready, verdict.ever, verdict.message) = (false, false, words);
+        return;
+    }
+    if let Some(probe) = &container.probes.liveness {
+        // Its verdict reaches us as `unhealthy`; here it is only kept going.
+        drop(check(draft, fact, ProbeKind::Liveness, probe, as_written(probe)));
+    }
+    let declared = container.probes.readiness.as_ref();
+    let declared = declared.map(|probe| (ProbeKind::Readiness, probe.clone(), as_written(probe)));
+    let own = own_check(replica, index).map(|(probe, what)| (ProbeKind::Model, probe, what));
+    for (kind, probe, what) in declared.into_iter().chain(own) {
+        if let Err(words) = check(draft, fact, kind, &probe, what) {
+            (verdict.ready, verdict.message) = (false, words);
+            verdict.ever &= draft.world.memory.probe(&fact.name, kind).is_some_and(|memory| memory.ever_passed);
+        }
+    }
+}
+
+/// Returns the check of the model itself, which is made although nobody declared it.
+fn own_check(replica: &Replica<'_>, index: usize) -> Option<(Probe, ProbeWhat)> {
     if index != 0 || replica.record.readiness == Readiness::Declared {
         return None;
     }
@@ -432,43 +547,55 @@ pub fn derived_probe(port: u16) -> Probe {
     }
 }
 
-/// How often something is checked before it passes for the first time.
-#[derive(Clone, Copy, PartialEq)]
-enum Pace {
-    /// As declared.
-    Declared,
-    /// Within milliseconds at first, then ever slower.
-    Eager,
-}
-
 fn check(
     draft: &mut Draft<'_>,
     fact: &ContainerFact,
     kind: ProbeKind,
     probe: &Probe,
     what: ProbeWhat,
-    pace: Pace,
 ) -> Result<(), String> {
     let memory = draft.world.memory.containers.get(&fact.name);
-    let started = memory.and_then(|memory| memory.started).unwrap_or(draft.now.tick);
-    let probed = memory.and_then(|memory| memory.probes.get(&kind)).cloned().unwrap_or_default();
-    let is_exec = matches!(what, ProbeWhat::Check(Check::Exec { .. }));
-    let eager = pace == Pace::Eager && !is_exec && !probed.ever_passed;
-    if draft.due(next_check(&probed, started, probe, eager)) {
-        let order = ProbeOrder { id: fact.id.clone(), name: fact.name.clone(), kind, what, timeout: probe.timeout };
-        draft.act(Action::Probe(Box::new(order)));
+    let run = memory.and_then(|memory| memory.started);
+    let known = memory.and_then(|memory| memory.probes.get(&kind)).cloned().unwrap_or_default();
+    if kind == ProbeKind::Startup && known.ever_passed {
+        // It has said what it is for.
+        return Ok(());
     }
-    // Liveness counts as passing until it has failed often enough.
-    let passing = probed.passing || (kind == ProbeKind::Liveness && probed.failures < probe.failure_threshold);
-    if passing { Ok(()) } else { Err(probed.message) }
+    let eager = matches!(kind, ProbeKind::Readiness | ProbeKind::Model)
+        && !matches!(what, ProbeWhat::Check(Check::Exec { .. }))
+        && !known.passing
+        && known.successes == 0;
+    if draft.due(next_check(&known, run.unwrap_or(draft.now.tick), probe, eager)) {
+        draft.act(Action::Probe(Box::new(ProbeOrder {
+            id: fact.id.clone(),
+            name: fact.name.clone(),
+            kind,
+            what,
+            reach: owner_reach(draft, fact),
+            timeout: probe.timeout,
+            probe: probe.clone(),
+            run,
+        })));
+    }
+    if known.passing { Ok(()) } else { Err(known.message) }
 }
+
+/// Checks that pass are bundled: their times are rounded up to this, so that hundreds of services wake the loop a few
+/// times a second and not hundreds of times.
+const BUNDLE: Duration = Duration::from_millis(250);
 
 fn next_check(memory: &ProbeMemory, started: Duration, probe: &Probe, eager: bool) -> Duration {
     match memory.last {
         None => started + probe.initial_delay,
         Some(last) if eager => last + backoff::eager_probe_delay(memory.attempts).min(probe.period),
+        Some(last) if memory.passing => round_up(last + probe.period, BUNDLE),
         Some(last) => last + probe.period,
     }
+}
+
+fn round_up(time: Duration, step: Duration) -> Duration {
+    let (time, step) = (time.as_nanos(), step.as_nanos());
+    Duration::from_nanos(u64::try_from(time.div_ceil(step) * step).unwrap_or(u64::MAX))
 }
 
 /// Takes a replica down in order: out of routing (the caller's), last lease, stop, remove. `since` is when it was first
@@ -492,9 +619,7 @@ pub(super) fn retire<'f>(
     for fact in containers {
         match &fact.state {
             FactState::Running { .. } | FactState::Paused if may_stop => stop(draft, fact, why.to_owned()),
-            FactState::Created | FactState::Exited(_) => {
-                draft.act(Action::Remove { id: fact.id.clone(), name: fact.name.clone(), replica: Arc::clone(name) })
-            }
+            FactState::Created | FactState::Exited(_) => remove(draft, fact),
             _ => {}
         }
     }

@@ -15,7 +15,7 @@ use super::replica::{self, Phase, Replica};
 use super::routes::{Backend, ComponentRoute, RouteState};
 use super::status;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
-use crate::workload::{ComponentKey, RuntimeRef, names};
+use crate::workload::{ComponentKey, Fingerprint, RuntimeRef, names};
 
 /// What a pass found out about one component.
 #[derive(Clone, Debug)]
@@ -61,6 +61,7 @@ pub(super) fn advance<'w>(
         units.entry((fact.revision, fact.ordinal)).or_default().push(*fact);
     }
     let target = wanted.map(|_| history.target);
+    let strangers = wanted.map(|resolved| take_strangers(&mut units, history.target, &resolved.fingerprint));
     let replicas = wanted.map_or(0, |resolved| resolved.workload.min_replicas.max(1));
     let mut phases = BTreeMap::new();
     let mut pods = Vec::new();
@@ -69,7 +70,8 @@ pub(super) fn advance<'w>(
         for ordinal in 0..replicas {
             let containers = units.remove(&(revision, ordinal)).unwrap_or_default();
             let unit = wanted_replica(key, resolved, revision, ordinal, &containers);
-            let phase = replica::advance(draft, &unit);
+            let is_blocked = strangers.iter().flatten().any(|containers| containers[0].replica == unit.name);
+            let phase = if is_blocked { Phase::Creating } else { advance_unit(draft, &unit) };
             pods.push(status::pod(draft.world, key, &resolved.workload.service_name, &unit, &phase));
             phases.insert((revision, ordinal), (unit, phase));
         }
@@ -80,7 +82,7 @@ pub(super) fn advance<'w>(
     if let Some(old) = old.filter(|_| !switched) {
         for ((revision, ordinal), containers) in units.extract_if(.., |(revision, _), _| *revision == old) {
             let unit = kept_replica(revision, ordinal, &containers);
-            let phase = replica::advance(draft, &unit);
+            let phase = advance_unit(draft, &unit);
             pods.push(status::pod(draft.world, key, &containers[0].service_name, &unit, &phase));
             phases.insert((revision, ordinal), (unit, phase));
         }
@@ -92,9 +94,14 @@ pub(super) fn advance<'w>(
         (false, Some(old)) => Some(old),
         (false, None) => target,
     };
-    for ((_, _), containers) in units {
+    for ((revision, _), containers) in units {
+        let why = if Some(revision) == target { "fewer replicas are wanted" } else { "another revision took over" };
         let name = Arc::clone(&containers[0].replica);
-        replica::retire(draft, &name, containers.into_iter(), "another revision took over");
+        replica::retire(draft, &name, containers.into_iter(), why);
+    }
+    for containers in strangers.into_iter().flatten() {
+        let name = Arc::clone(&containers[0].replica);
+        replica::retire(draft, &name, containers.into_iter(), "it was made for something else");
     }
     if switched && let Some(revision) = target {
         draft.plan.rolled_out.push((key.clone(), revision));
@@ -122,6 +129,24 @@ pub(super) fn advance<'w>(
         model_name: wanted.map(|resolved| resolved.workload.model_name.clone()),
         pods,
     }
+}
+
+/// Takes out replicas that carry the wanted revision's number and are not made from it: they stand in its way.
+fn take_strangers<'w>(units: &mut Units<'w>, target: u32, fingerprint: &Fingerprint) -> Vec<Vec<&'w ContainerFact>> {
+    let is_stranger =
+        |containers: &Vec<&ContainerFact>| containers.iter().any(|fact| fact.fingerprint != fingerprint.0);
+    let strangers = units.extract_if(.., |(revision, _), containers| *revision == target && is_stranger(containers));
+    strangers.map(|(_, containers)| containers).collect()
+}
+
+/// A replica answers only if the proxy can reach it, too.
+fn advance_unit(draft: &mut Draft<'_>, unit: &Replica<'_>) -> Phase {
+    let phase = replica::advance(draft, unit);
+    if phase.is_ready() && backend(unit, unit.revision).is_none() {
+        let message = format!("port {} of the container cannot be reached from here", unit.record.entry.port);
+        return Phase::NotReady { message };
+    }
+    phase
 }
 
 fn wanted_replica<'w>(
@@ -154,13 +179,18 @@ fn kept_replica<'w>(revision: u32, ordinal: u32, containers: &[&'w ContainerFact
     }
 }
 
-/// Returns the older revision that may still be serving: the last that had all traffic, else the newest that runs.
+/// Returns the older revision that may still be serving: the last that had all traffic, else the newest whose serving
+/// container runs (the first deployment may have been edited before all its replicas answered).
 fn serving_candidate(history: &Revisions, target: Option<u32>, units: &Units<'_>) -> Option<u32> {
-    let exists = |revision: u32| units.keys().any(|(number, _)| *number == revision);
+    let others = || units.iter().filter(|((revision, _), _)| Some(*revision) != target);
+    let serves = |fact: &&ContainerFact| {
+        fact.is_running() && fact.record.containers.first().is_some_and(|first| first.name == fact.container)
+    };
+    let running = others().filter(|(_, containers)| containers.iter().any(serves));
     history
         .rolled_out
-        .filter(|revision| Some(*revision) != target && exists(*revision))
-        .or_else(|| units.keys().map(|(number, _)| *number).filter(|number| Some(*number) != target).max())
+        .filter(|rolled_out| others().any(|((revision, _), _)| revision == rolled_out))
+        .or_else(|| running.map(|((revision, _), _)| *revision).max())
 }
 
 type Phases<'w> = BTreeMap<(u32, u32), (Replica<'w>, Phase)>;

@@ -22,6 +22,7 @@ fn said(phase: &Phase) -> Said {
     use ConditionStatus::{False, True, Unknown};
     let (status, reason, message) = match phase {
         Phase::Ready => (True, "", String::new()),
+        Phase::EngineUnknown => (Unknown, "EngineUnavailable", "the container engine has not answered yet".to_owned()),
         Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
         Phase::PullingModel(uri, note) => (Unknown, "ModelPulling", format!("fetching {uri}{}", progress(note))),
         Phase::ModelFailed { message, transient } => (False, "ModelPullFailed", retried(message, *transient)),
@@ -30,7 +31,7 @@ fn said(phase: &Phase) -> Said {
         Phase::Creating => (Unknown, "ContainerCreating", "the container is being created".to_owned()),
         Phase::Refused { message } => (False, "ContainerCannotRun", message.clone()),
         Phase::Initializing(name) => (Unknown, "PodInitializing", format!("init container `{name}` is running")),
-        Phase::Loading { message } => (Unknown, "ModelLoading", loading(message)),
+        Phase::Loading { message, restarts } => (Unknown, "ModelLoading", loading(message, *restarts)),
         Phase::NotReady { message } => {
             (False, "ModelNotReady", format!("it answered before and does not now: {message}"))
         }
@@ -41,10 +42,15 @@ fn said(phase: &Phase) -> Said {
     Said { status, reason, message }
 }
 
-fn loading(message: &str) -> String {
+fn loading(message: &str, restarts: u32) -> String {
+    let again = match restarts {
+        0 => String::new(),
+        1 => " again after it ended once".to_owned(),
+        times => format!(" again after it ended {times} times"),
+    };
     match message {
-        "" => "the container runs; the model does not answer yet".to_owned(),
-        words => format!("the container runs; the model does not answer yet ({words})"),
+        "" => format!("the container runs{again}; the model does not answer yet"),
+        words => format!("the container runs{again}; the model does not answer yet ({words})"),
     }
 }
 
@@ -88,14 +94,19 @@ fn crash_message(crash: &Crash) -> String {
             format!("container `{container}` was killed because it ran out of memory (exit code {})", exit.code)
         }
         exit if !exit.error.is_empty() => format!("container `{container}` could not run: {}", exit.error),
+        exit if let Some(why) = &crash.stopped_for => {
+            format!("container `{container}` was ended because its {why} (exit code {})", exit.code)
+        }
         exit => format!("container `{container}` ended with exit code {}{}", exit.code, signal(exit.code)),
     };
     if crash.retry_in > Duration::ZERO {
-        text.push_str(&format!(
-            "; restarted {} times, next try in {} s",
-            crash.restarts,
-            crash.retry_in.as_secs() + u64::from(crash.retry_in.subsec_nanos() > 0)
-        ));
+        let seconds = crash.retry_in.as_secs() + u64::from(crash.retry_in.subsec_nanos() > 0);
+        let times = if crash.restarts == 1 { "once".to_owned() } else { format!("{} times", crash.restarts) };
+        text.push_str("; restarted ");
+        text.push_str(&times);
+        text.push_str(", next try in ");
+        text.push_str(&seconds.to_string());
+        text.push_str(" s");
     }
     if !crash.last_words.is_empty() {
         text.push_str("; last output:\n");

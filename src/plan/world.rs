@@ -258,7 +258,10 @@ pub enum ImageState {
         pulled_at: Option<Duration>,
     },
     /// Not on this machine.
-    Absent,
+    Absent {
+        /// When that was found out.
+        at: Duration,
+    },
     /// Being pulled.
     Pulling(PullNote),
     /// The last pull failed.

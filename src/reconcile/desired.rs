@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::api::{Kind, ServiceKey};
 use crate::plan::world::{DesiredService, ResolvedWorkload};
 use crate::runtimes::Catalog;
-use crate::store::{Snapshot, Stored};
+use crate::store::{Origin, Snapshot, Stored};
 use crate::workload::{Companions, WorkloadConfig, fingerprint, resolve};
 
 /// Resolutions that still hold.
@@ -42,7 +42,9 @@ impl Resolver {
         }
         self.companions = companions;
         let objects = || self.companions.iter().map(|stored| &stored.object);
-        let catalog = Catalog::new(objects());
+        // The catalogue brings the built-in runtimes itself.
+        let users = self.companions.iter().filter(|stored| stored.origin != Origin::BuiltIn);
+        let catalog = Catalog::new(users.map(|stored| &stored.object));
         let references = Companions::new(objects());
         let mut services = BTreeMap::new();
         let mut anew = Vec::new();

@@ -1,7 +1,7 @@
 //! Scan, decode, validate, swap into the store.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -14,11 +14,17 @@ use super::scan::{self, FoundFile, ScanError, Signature};
 use super::settle::Missing;
 use super::{WriteError, write};
 use crate::api::{Kind, Metadata, Object, ObjectKey, Typed, meta};
-use crate::manifest::{self, Decoded, Diagnostic, Severity};
+use crate::manifest::{self, Decoded, Diagnostic, DiagnosticCode, Severity};
 use crate::plan::Now;
 use crate::runtimes::builtin;
 use crate::store::{Change, Origin, Store, Stored};
 use crate::telemetry::{EventLog, EventType};
+
+/// The built-in runtimes as objects, so that they can be listed beside the user's.
+static BUILT_IN: LazyLock<Vec<Object>> = LazyLock::new(|| {
+    let decoded = builtin::FILES.iter().map(|(name, text)| manifest::decode(name, text));
+    decoded.flat_map(|decoded| decoded.objects).map(|found| found.object).collect()
+});
 
 /// What there is to say about one file now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,13 +161,11 @@ impl Inner {
         let Some(object) = decoded.objects.into_iter().next().filter(|_| errors.is_empty()) else {
             return Err(WriteError::Invalid(errors));
         };
-        let key = object.object.key;
+        let object = object.object;
+        let key = object.key.clone();
         let existing = self.store.snapshot().get(&key).cloned();
         if let Some(existing) = &existing {
-            let broken = manifest::validate::validate_update(
-                &existing.object,
-                &Object { key: key.clone(), ..object.object.clone() },
-            );
+            let broken = manifest::validate::validate_update(&existing.object, &object);
             if !broken.is_empty() {
                 return Err(WriteError::Invalid(broken));
             }
@@ -214,7 +218,7 @@ impl Inner {
     fn publish(&self, state: &mut State, pass: &Pass, now: Now) -> Vec<Change> {
         state.began = true;
         let mut desired: BTreeMap<ObjectKey, (Object, Origin)> = implied(pass.objects.keys());
-        for object in builtin::objects() {
+        for object in BUILT_IN.iter() {
             desired.insert(object.key.clone(), (object.clone(), Origin::BuiltIn));
         }
         desired.extend(pass.objects.clone());
@@ -298,7 +302,7 @@ impl Pass {
             Err(error) => {
                 let kept = own(&state.good);
                 self.excused.extend(kept.iter().cloned());
-                let diagnostic = unreadable(&file.path, &error);
+                let diagnostic = file_error(&file.path, format!("could not read the file: {error}"));
                 self.problems.push(FileProblems { path: file.path.clone(), diagnostics: vec![diagnostic], kept });
                 return;
             }
@@ -385,17 +389,28 @@ fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-fn unreadable(path: &Utf8Path, error: &std::io::Error) -> Diagnostic {
-    Diagnostic::file_error(path.as_str(), &format!("could not read the file: {error}"))
+fn file_error(path: &Utf8Path, message: String) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        code: DiagnosticCode::Syntax,
+        file: path.to_string(),
+        position: None,
+        field: None,
+        object: None,
+        message,
+        help: None,
+    }
 }
 
 fn duplicate(path: &Utf8Path, found: &manifest::DecodedObject, other: &Utf8Path, line: usize) -> Diagnostic {
     let key = &found.object.key;
-    let mut diagnostic = Diagnostic::file_error(path.as_str(), &format!("{key} is already defined in {other}:{line}"));
-    diagnostic.position = Some(found.position);
-    diagnostic.object = Some(key.clone());
-    diagnostic.help = Some("keep one of the two, or give this one another name".to_owned());
-    diagnostic
+    Diagnostic {
+        code: DiagnosticCode::DuplicateField,
+        position: Some(found.position),
+        object: Some(key.clone()),
+        help: Some("keep one of the two, or give this one another name".to_owned()),
+        ..file_error(path, format!("{key} is already defined at {other}:{line}"))
+    }
 }
 
 /// Returns the namespaces that exist because something lives in them, or because Kubernetes always has them.

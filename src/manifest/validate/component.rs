@@ -94,6 +94,8 @@ fn check_implementation(kind: ComponentKind, component: &ComponentSpec, path: &F
     let message = format!("exactly one of [{list}] must be specified in {spec}");
     match found.as_slice() {
         [_] => {}
+        // What implements it was likely meant by the field that was told already.
+        [] if report.has_error_below(path) => {}
         [] => {
             report.invalid(path, format!("{message}; there is none"));
             report.help(match kind {

@@ -13,6 +13,8 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, report: &mut Report<'_>) {
     let path = FieldPath::of(&["metadata"]);
     let name = metadata.name.as_str();
     match kind {
+        // That it is missing has been told.
+        _ if name.is_empty() => {}
         Kind::InferenceService => check_service_name(name, &path.key("name"), report),
         Kind::Namespace => check_label(name, &path.key("name"), report),
         _ if !is_subdomain(name) => {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 
-use super::{Chunk, MAX_DEPTH, MAX_NODES, Problem, ProblemKind};
+use super::{Chunk, MAX_DEPTH, MAX_NODES, Problem, ProblemKind, TOO_DEEP};
 use crate::manifest::Position;
 use crate::manifest::locate::{Below, Located};
 use crate::manifest::path::{FieldPath, Step};
@@ -86,8 +86,7 @@ impl<'a> Locator<'a> {
         let position = self.place(span);
         self.count(1, position)?;
         if depth > MAX_DEPTH {
-            let message = format!("nested more than {MAX_DEPTH} levels deep");
-            return Err(Stop::Refused(Problem::syntax(Some(position), message)));
+            return Err(Stop::Refused(Problem::syntax(Some(position), TOO_DEEP)));
         }
         let before = self.nodes;
         let (anchor, node) = match event {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{Chunk, Problem};
+use super::{Chunk, Problem, TOO_DEEP};
 
 /// A document's value, or what stopped the parser.
 pub(super) type Read = Result<Value, Problem>;
@@ -30,6 +30,9 @@ fn explain(chunk: &Chunk<'_>, error: &serde_yaml::Error) -> Problem {
     let text = error.to_string();
     let (message, context) = text.split_once(" at line ").unwrap_or((&text, ""));
     let context = context.split_once(", ").map_or("", |(_, context)| context);
+    if message == "recursion limit exceeded" {
+        return Problem::syntax(position, TOO_DEEP);
+    }
     let message = match context {
         "" => message.to_owned(),
         context => format!("{message}, {}", shift_lines(context, chunk.lines)),
@@ -48,6 +51,8 @@ fn help(message: &str, line: &str) -> Option<&'static str> {
         Some("indent with spaces: YAML does not take tabs")
     } else if line.contains("{{") {
         Some("this looks like a template; render it first")
+    } else if has_placeholder(line) {
+        Some("fill in the placeholder, or quote the value: `{` begins a mapping")
     } else if message.contains("mapping values are not allowed") {
         Some("check the indentation, or quote a value that contains `: `")
     } else if message.contains("cannot start any token") {
@@ -57,6 +62,12 @@ fn help(message: &str, line: &str) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Whether a value begins with `{…}` and goes on after it.
+fn has_placeholder(line: &str) -> bool {
+    let value = line.split_once(": {").and_then(|(_, rest)| rest.split_once('}'));
+    value.is_some_and(|(_, after)| after.starts_with(|c: char| !c.is_whitespace() && c != ','))
 }
 
 /// Moves every `line N` of a parser's message by the lines before the chunk.
