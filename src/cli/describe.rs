@@ -207,7 +207,8 @@ fn facts(object: &Value) -> String {
         .map(text_of)
         .find(|name| !name.is_empty());
     let model = &status["modelStatus"];
-    let states = [&model["transitionStatus"], &model["states"]["activeModelState"], &model["states"]["targetModelState"]];
+    let states =
+        [&model["transitionStatus"], &model["states"]["activeModelState"], &model["states"]["targetModelState"]];
     let model = match states.map(text_of) {
         ["", _, _] => String::new(),
         [transition, "", target] => format!("{transition} (target {target})"),
@@ -283,7 +284,8 @@ async fn failure(client: &Client, object: &Value, pods: &[Value]) -> String {
     let namespace = text_of(&object["metadata"]["namespace"]);
     let failing = pods.iter().find(|pod| {
         items_of(&pod["status"]["containerStatuses"]).iter().any(|status| {
-            status["restartCount"].as_u64().is_some_and(|restarts| restarts > 0) || status["state"].get("terminated").is_some()
+            status["restartCount"].as_u64().is_some_and(|restarts| restarts > 0)
+                || status["state"].get("terminated").is_some()
         })
     });
     let Some(name) = failing.map(|pod| text_of(&pod["metadata"]["name"])) else { return String::new() };
@@ -297,11 +299,8 @@ async fn failure(client: &Client, object: &Value, pods: &[Value]) -> String {
 
 async fn events(client: &Client, object: &Value) -> Result<String> {
     let metadata = &object["metadata"];
-    let selector = format!(
-        "involvedObject.kind={},involvedObject.name={}",
-        text_of(&object["kind"]),
-        text_of(&metadata["name"])
-    );
+    let selector =
+        format!("involvedObject.kind={},involvedObject.name={}", text_of(&object["kind"]), text_of(&metadata["name"]));
     let namespace = metadata["namespace"].as_str().unwrap_or("default");
     let path = format!("{}?fieldSelector={}", Resource::Events.path(Some(namespace)), escaped(&selector));
     let list = client.get(&path).await?;

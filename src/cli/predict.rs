@@ -74,11 +74,7 @@ impl Protocol {
 
     fn of_body(body: &str) -> Option<Self> {
         let body: Value = serde_json::from_str(body).ok()?;
-        if body.get("inputs").is_some() {
-            Some(Self::V2)
-        } else {
-            body.get("instances").map(|_| Self::V1)
-        }
+        if body.get("inputs").is_some() { Some(Self::V2) } else { body.get("instances").map(|_| Self::V1) }
     }
 
     fn of_name(name: &str) -> Option<Self> {

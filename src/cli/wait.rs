@@ -201,11 +201,8 @@ async fn follow_until(
         if args.timeout.is_zero() {
             std::future::pending::<()>().await;
         }
-        let watch = format!(
-            "{}?fieldSelector=metadata.name%3D{}&watch=true",
-            resource.path(Some(namespace)),
-            escaped(name)
-        );
+        let watch =
+            format!("{}?fieldSelector=metadata.name%3D{}&watch=true", resource.path(Some(namespace)), escaped(name));
         let mut events = pin!(follow::watch(client, &watch, "application/json").await?);
         // The watch begins with what is there, so that nothing between it and the get is lost. When it ends early the
         // loop looks again; a daemon that went away is noticed then.

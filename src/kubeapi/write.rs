@@ -223,7 +223,7 @@ fn refused(key: &ObjectKey, error: &WriteError) -> Failure {
             Failure::invalid(resource, &key.name, &errors)
         }
         WriteError::NotFound(_) => Failure::not_found(resource, &key.name),
-        WriteError::BuiltIn(_) => Failure::forbidden(error.to_string()),
+        WriteError::BuiltIn(_) | WriteError::InsideList { .. } => Failure::forbidden(error.to_string()),
         WriteError::Io { source, .. } => Failure::internal(format!("{error}: {source}")),
     }
 }
