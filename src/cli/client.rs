@@ -88,16 +88,18 @@ impl ClientError {
     /// Returns the next step.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotRunning { home } => {
-                Some(format!("start one with `kserve-local serve{}`, or name another folder with --home", flag_for(home)))
-            }
+            Self::NotRunning { home } => Some(format!(
+                "start one with `kserve-local serve{}`, or name another folder with --home",
+                flag_for(home)
+            )),
             Self::NoAnswer { home, .. } => Some(format!(
                 "it was probably killed; start it again with `kserve-local serve{}` (running models are taken over)",
                 flag_for(home)
             )),
-            Self::Unauthorized { .. } => {
-                Some("the token changes when `state/token` is removed; restart the daemon, or copy the file it uses".to_owned())
-            }
+            Self::Unauthorized { .. } => Some(
+                "the token changes when `state/token` is removed; restart the daemon, or copy the file it uses"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

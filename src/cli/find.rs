@@ -55,7 +55,9 @@ pub async fn not_found(
         None => {
             let known: Vec<&str> = names.take(10).collect();
             match known.as_slice() {
-                [] if resource.is_namespaced() => problem.hint(format!("there are none in the namespace `{namespace}`")),
+                [] if resource.is_namespaced() => {
+                    problem.hint(format!("there are none in the namespace `{namespace}`"))
+                }
                 [] => problem,
                 known => problem.hint(format!("there are: {}", known.join(", "))),
             }

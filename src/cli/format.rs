@@ -98,9 +98,13 @@ mod tests {
 
     #[test]
     fn names_carry_the_group() {
-        let isvc = json!({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "x"}});
+        let isvc =
+            json!({"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "metadata": {"name": "x"}});
         assert_eq!(qualified_name(&isvc), "inferenceservice.serving.kserve.io/x");
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}});
-        assert_eq!(Format::Name.render(&list_of(vec![isvc, secret])).unwrap(), "inferenceservice.serving.kserve.io/x\nsecret/x\n");
+        assert_eq!(
+            Format::Name.render(&list_of(vec![isvc, secret])).unwrap(),
+            "inferenceservice.serving.kserve.io/x\nsecret/x\n"
+        );
     }
 }

@@ -98,9 +98,9 @@ fn collect(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> std::io:
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let manifest = path.extension().is_some_and(|extension| {
-            ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-        });
+        let manifest = path
+            .extension()
+            .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known)));
         if hidden {
             continue;
         } else if path.is_dir() {
@@ -129,8 +129,7 @@ async fn download(url: &str) -> Result<String> {
     if bytes.len() > DOWNLOAD_LIMIT {
         return Err(Problem::new(Exit::Remote, format!("`{url}` is too large for a manifest")).into());
     }
-    String::from_utf8(bytes.to_vec())
-        .map_err(|_| Problem::new(Exit::Remote, format!("`{url}` is not text")).into())
+    String::from_utf8(bytes.to_vec()).map_err(|_| Problem::new(Exit::Remote, format!("`{url}` is not text")).into())
 }
 
 /// Says on stderr what there is to say about the texts; returns whether something is invalid.

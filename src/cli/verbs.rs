@@ -102,7 +102,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Events(args) => events::run(&home, args).await,
         Command::Predict(args) => predict::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
-        Command::Validate(args) => validate::run(&home, args),
+        Command::Validate(args) => validate::run(&home, args).await,
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&home, args).await,
     }

@@ -104,6 +104,14 @@ impl Resource {
         }
     }
 
+    /// Returns `singular.group`, the name before a slash and an object's name.
+    pub fn qualified_singular(self) -> String {
+        match self.group() {
+            "" => self.singular(),
+            group => format!("{}.{group}", self.singular()),
+        }
+    }
+
     /// Returns the path of the collection, in one namespace or in all.
     pub fn path(self, namespace: Option<&str>) -> String {
         let root = match self.group() {
