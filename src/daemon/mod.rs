@@ -160,10 +160,7 @@ impl Daemon {
 
         let driver_end = CancellationToken::new();
         let driver_done = tasks.spawn("driver", driver.run(driver_end.clone()));
-        tasks.spawn(
-            "folder",
-            folder_watch::run(loader.clone(), vec![home.services(), home.runtimes()], tasks.token()),
-        );
+        tasks.spawn("folder", folder_watch::run(loader.clone(), vec![home.services(), home.runtimes()], tasks.token()));
         let gateway_end = CancellationToken::new();
         let gateway_done = tasks.spawn("gateway", {
             let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), gateway_end.clone());
@@ -263,11 +260,15 @@ impl Daemon {
         info!("shutting down");
         self.gateway_end.cancel();
         // A handle that was joined already must not be joined again; the tracker waits for whatever is left.
-        if !self.is_broken && let Err(error) = self.gateway_done.await {
+        if !self.is_broken
+            && let Err(error) = self.gateway_done.await
+        {
             warn!(%error, "the gateway ended badly");
         }
         self.driver_end.cancel();
-        if !self.is_broken && let Err(error) = self.driver_done.await {
+        if !self.is_broken
+            && let Err(error) = self.driver_done.await
+        {
             warn!(%error, "the driver ended badly");
         }
         if containers == Containers::Stop {

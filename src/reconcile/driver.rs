@@ -19,9 +19,7 @@ use crate::plan::action::{ProbeKind, ProbeOrder};
 use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
-use crate::plan::world::{
-    ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote,
-};
+use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote};
 use crate::plan::{Action, ActionKey, Plan, World, plan};
 use crate::source::Home;
 use crate::source::home::write_atomically;
@@ -227,7 +225,10 @@ impl Driver {
                 self.model_failures.remove(&model.uri);
             }
             for spec in resolved.workload.containers.iter().chain(&resolved.workload.init_containers) {
-                if matches!(self.world.images.get(&spec.image), Some(ImageState::Failed { .. } | ImageState::Absent { .. })) {
+                if matches!(
+                    self.world.images.get(&spec.image),
+                    Some(ImageState::Failed { .. } | ImageState::Absent { .. })
+                ) {
                     self.world.images.remove(&spec.image);
                 }
                 self.image_failures.remove(&spec.image);

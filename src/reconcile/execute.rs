@@ -146,7 +146,9 @@ impl Executor {
                 let scratch = last.then(|| self.mounts.scratch(replica));
                 self.remove(id, scratch).await.map(|()| None)
             }
-            Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => Ok(None),
+            Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {
+                Ok(None)
+            }
         }
     }
 
