@@ -1,5 +1,7 @@
 //! From YAML to workloads: the shapes users paste, and the rules that are easy to get wrong.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use kserve_local::api::{ComponentKind, Kind, Object};
 use kserve_local::manifest;
 use kserve_local::runtimes::Catalog;

@@ -16,8 +16,8 @@ use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RuntimeRef, Workload, names, probes,
-    resources, security,
+    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RuntimeRef, Workload, mounts, names,
+    probes, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, meta};
 
@@ -120,7 +120,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     Ok(Workload {
         component: ComponentKey { service: scope.key.clone(), component: pod.kind },
         readiness: readiness::readiness(known, &entry),
-        shm_size: containers.iter().filter_map(|spec| volumes::shm_size(&spec.mounts)).max(),
+        shm_size: containers.iter().filter_map(|spec| mounts::shm_size(&spec.mounts)).max(),
         image_pull_secrets: pull_secrets(&pod, component, scope),
         service_account: component.service_account().to_owned(),
         termination_grace: seconds(
@@ -274,7 +274,7 @@ impl Translator<'_> {
             args: expanded(&container.args),
             working_dir: container.working_dir.clone().filter(|path| !path.is_empty()),
             ports: ports(container, origin)?,
-            mounts: volumes::mounts(container, origin, self.volumes, &env)?,
+            mounts: mounts::mounts(container, origin, self.volumes, &env)?,
             resources: self.facts.resources.get(&container.name).cloned().unwrap_or_default(),
             security: security::security(container, origin, self.component.security_context.as_ref())?,
             stdin: container.stdin.unwrap_or(false),
