@@ -1,6 +1,6 @@
 //! The YAML in `/runtimes`, compiled in and parsed once.
 //!
-//! The files are ordinary manifests: they go through [`manifest::decode`](crate::manifest::decode) like anything a user
+//! The files are ordinary manifests: they go through [`manifest::decode()`] like anything a user
 //! writes. A test decodes each of them, so a mistake in one never reaches a user.
 
 use std::sync::{Arc, LazyLock};
