@@ -553,6 +553,21 @@ fn what_a_manifest_may_not_ask_for_is_refused_with_its_path() {
 }
 
 #[test]
+fn what_has_no_effect_yet_is_named() {
+    let workload = predictor(&service(
+        "predictor:
+  canaryTrafficPercent: 10
+  shareProcessNamespace: true
+  logger: { mode: all }
+  batcher: { maxBatchSize: 4 }
+  model: { modelFormat: { name: sklearn }, storageUri: 's3://b/m' }",
+    ));
+    let fields: Vec<_> = workload.warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
+    let want = ["logger", "batcher", "canaryTrafficPercent", "shareProcessNamespace"];
+    assert_eq!(fields, want.map(|field| format!("spec.predictor.{field}")));
+}
+
+#[test]
 fn no_runtime_is_an_error_that_lists_them_all() {
     let yaml = service("predictor:\n  model:\n    modelFormat:\n      name: mlflow\n    storageUri: s3://b/m");
     let Err(ResolveError::Runtime(none)) = resolved_with(&yaml, &WorkloadConfig::default()) else { panic!() };
