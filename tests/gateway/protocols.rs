@@ -319,6 +319,8 @@ async fn upgraded_connections_are_tunnels_until_one_side_ends() {
     assert_eq!(house.board.of(super::REPLICA).in_flight, 1, "leased while the tunnel stands");
     drop(client);
     house.is_idle().await;
+    let metrics = house.gateway.metrics().snapshot();
+    assert_eq!(metrics.unrouted.responses, [0; 6], "one request, counted once");
 }
 
 #[tokio::test]
