@@ -116,20 +116,30 @@ impl Exchange<'_> {
 
     /// Finds a replica with room. (A held route will wait here.)
     async fn place(&self, tried: &[ReplicaName]) -> Refused<(Backend, Option<Slot>)> {
-        if let RouteState::NotReady { reason, message, retry_after } = self.route()? {
-            return Err(Box::new(Refusal::unavailable(reason, message, retry_after)));
-        }
-        let key = ComponentKey { service: self.target.service.key.clone(), component: self.target.component };
-        let config = &self.worker.config;
-        let patience = Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout };
-        let current = || match self.route() {
+        let mut known = match self.route()? {
+            RouteState::NotReady { reason, message, retry_after } => {
+                return Err(Box::new(Refusal::unavailable(reason, message, retry_after)));
+            }
+            RouteState::Open(backends) => Some(backends),
+        };
+        let current = || match known.take().map_or_else(|| self.route(), |known| Ok(RouteState::Open(known))) {
             Ok(RouteState::Open(backends)) => backends,
             Ok(RouteState::NotReady { .. }) | Err(_) => Vec::new(),
         };
+        let key = self.key();
+        let config = &self.worker.config;
+        let patience = Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout };
         let waiting = Gauge::new(self.flight.as_ref());
         let place = self.worker.balancer.acquire(&key, current, tried, patience).await;
         drop(waiting);
-        place.map_err(|none| Box::new(no_place(none, &key)))
+        place.map_err(|none| match self.route() {
+            // The route was closed while the request waited: its reason is the reason.
+            Ok(RouteState::NotReady { reason, message, retry_after }) => {
+                Box::new(Refusal::unavailable(reason, message, retry_after))
+            }
+            Ok(RouteState::Open(_)) => Box::new(no_place(none, &key)),
+            Err(gone) => gone,
+        })
     }
 
     fn endpoint(&self, backend: &Backend) -> Refused<Endpoint> {
