@@ -78,8 +78,10 @@ pub enum ContainerViewState {
 }
 
 /// Builds the view of one replica.
-pub(super) fn pod(world: &World, key: &ComponentKey, service_name: &str, unit: &Replica<'_>, phase: &Phase) -> PodView {
+pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: &Phase) -> PodView {
     let said = said(phase);
+    let recorded = || unit.containers.values().next().map(|fact| fact.service_name.as_str()).unwrap_or_default();
+    let service_name = unit.source.map_or_else(recorded, |(workload, _)| workload.service_name.as_str());
     let specs: Vec<(String, String, bool)> = match unit.source {
         Some((workload, _)) => {
             let view = |init| move |spec: &ContainerSpec| (spec.name.clone(), spec.image.clone(), init);

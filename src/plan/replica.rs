@@ -177,6 +177,46 @@ pub(super) fn advance(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
     trouble.unwrap_or(verdict)
 }
 
+/// Whether the serving container of a replica runs.
+pub(super) fn runs(containers: &[&ContainerFact]) -> bool {
+    let serves = |fact: &&&ContainerFact| {
+        fact.record.containers.first().is_some_and(|container| container.name == fact.container)
+    };
+    containers.iter().find(serves).is_some_and(|fact| fact.is_running())
+}
+
+/// What is known of a replica's checks without making any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Answered {
+    /// It failed one, does not run or is being worked on.
+    No,
+    /// Some were not made yet: the daemon or the replica was just started.
+    Perhaps,
+    /// It passed them all.
+    Yes,
+}
+
+/// Says whether a replica passed its checks when they were last made.
+pub(super) fn answered(draft: &Draft<'_>, containers: &[&ContainerFact]) -> Answered {
+    let check = |fact: &ContainerFact, kind| match draft.world.memory.probe(&fact.name, kind) {
+        Some(known) if known.passing => Answered::Yes,
+        Some(_) => Answered::No,
+        None => Answered::Perhaps,
+    };
+    let of = |fact: &&ContainerFact| {
+        let container = fact.record.container(&fact.container)?;
+        if !fact.is_running() || draft.is_busy(&fact.name) || unhealthy(draft, fact).is_some() {
+            return Some(Answered::No);
+        }
+        let is_first = fact.record.containers.first().is_some_and(|first| first.name == fact.container);
+        let has_own = is_first && fact.record.readiness != Readiness::Declared;
+        let declared = container.probes.readiness.as_ref().map(|_| check(fact, ProbeKind::Readiness));
+        let own = has_own.then(|| check(fact, ProbeKind::Model));
+        declared.into_iter().chain(own).min().or(Some(Answered::Yes))
+    };
+    if runs(containers) { containers.iter().filter_map(of).min().unwrap_or(Answered::No) } else { Answered::No }
+}
+
 /// Containers that share the network of one that ended have lost it. They are stopped before it is started again, so that
 /// none is ever left behind in a network that is gone; one whose owner was made anew can never join it and is removed.
 fn reunite(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Option<Phase> {

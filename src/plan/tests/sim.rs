@@ -181,7 +181,9 @@ impl Sim {
         self.observe();
         let now = self.now();
         let next = plan(&self.world, now);
-        assert_eq!(next, plan(&self.world, now), "a plan is a function of the world");
+        if self.passes.is_multiple_of(16) {
+            assert_eq!(next, plan(&self.world, now), "a plan is a function of the world");
+        }
         if next.actions.is_empty() {
             assert!(next.wake_at.is_none_or(|at| at > now.tick), "awake without work at {now:?}: {:?}", next.wake_at);
         }
@@ -554,16 +556,20 @@ impl Sim {
             );
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
-                let well = facts.iter().filter(|fact| fact.container == "kserve-container").any(|fact| {
-                    let memory = &self.world.memory;
-                    let passing = memory.probe(&fact.name, ProbeKind::Model).is_some_and(|probe| probe.passing);
-                    let stopping = self.world.in_flight.contains(&ActionKey::Container(fact.name.clone()));
-                    let unhealthy = memory.containers[&fact.name].unhealthy.is_some();
-                    fact.is_running() && passing && !stopping && !unhealthy
-                });
+                let own = facts.iter().filter(|fact| fact.container != "prepare");
+                let well = !facts.is_empty() && own.into_iter().all(|fact| self.is_well(fact));
                 assert!(stopped || !well, "{key} lost {} although it answers: {route:#?}", backend.replica);
             }
         }
+    }
+
+    fn is_well(&self, fact: &ContainerFact) -> bool {
+        let memory = &self.world.memory;
+        let passes = memory.probe(&fact.name, ProbeKind::Model).is_some_and(|probe| probe.passing);
+        let stopping = self.world.in_flight.contains(&ActionKey::Container(fact.name.clone()));
+        let unhealthy = memory.containers.get(&fact.name).is_some_and(|memory| memory.unhealthy.is_some());
+        let serves = fact.container == "kserve-container";
+        fact.is_running() && (passes || !serves) && !stopping && !unhealthy
     }
 
     /// Returns the replicas requests to a service's predictor go to.
