@@ -152,7 +152,8 @@ impl Settings {
             from_flag.or_else(from_variable).or_else(|| key.map(|value| (key_name.to_owned(), value)))
         };
         let listen = pick(&flags.listen, "--listen", "LISTEN", file.listen.clone(), "config.yaml: listen");
-        let api = pick(&flags.api_listen, "--api-listen", "API_LISTEN", file.api_listen.clone(), "config.yaml: apiListen");
+        let api =
+            pick(&flags.api_listen, "--api-listen", "API_LISTEN", file.api_listen.clone(), "config.yaml: apiListen");
         let engine = match (flags.engine, variable("ENGINE")) {
             (Some(engine), _) => engine,
             (None, Some(text)) => parse_engine(&text)?,
@@ -199,7 +200,8 @@ fn loopback(given: Option<Sourced>, default: &str, flag: &str) -> Result<SocketA
     let wrong = |message: String| ConfigError::Value { from: from.clone(), message };
     let with_host = if text.starts_with(':') { format!("127.0.0.1{text}") } else { text.clone() };
     let resolved = with_host.to_socket_addrs().ok().and_then(|mut all| all.next());
-    let address = resolved.ok_or_else(|| wrong(format!("`{text}` is not an address; write host:port, for example {default}")))?;
+    let address =
+        resolved.ok_or_else(|| wrong(format!("`{text}` is not an address; write host:port, for example {default}")))?;
     if !address.ip().is_loopback() {
         return Err(wrong(format!(
             "`{text}` would open models and manifests to the network without authentication; use a loopback address such as {default}, and put an authenticating proxy in front to reach it from elsewhere"

@@ -73,7 +73,9 @@ impl Rig {
         } else {
             let engine = docker_engine(&instance);
             match engine.image_present(STUB).await {
-                Ok(true) => return Some(Self { engine: Arc::new(engine.clone()), instance, kind: Kind::Docker(engine) }),
+                Ok(true) => {
+                    return Some(Self { engine: Arc::new(engine.clone()), instance, kind: Kind::Docker(engine) });
+                }
                 Ok(false) => format!("no image {STUB}; `tests/images/build` makes it"),
                 Err(error) => error.to_string(),
             }
@@ -184,7 +186,8 @@ async fn clean(engine: &DockerEngine) {
 }
 
 fn docker_engine(instance: &str) -> DockerEngine {
-    let config = DockerConfig { instance: instance.to_owned(), env: std::env::vars().collect(), ..DockerConfig::default() };
+    let config =
+        DockerConfig { instance: instance.to_owned(), env: std::env::vars().collect(), ..DockerConfig::default() };
     DockerEngine::connect(config).unwrap()
 }
 
@@ -471,7 +474,8 @@ async fn a_sidecar_cannot_join_a_container_that_is_not_there(rig: Rig) {
 
 async fn logs_come_whole_by_tail_and_since(rig: Rig) {
     let id = rig.run("chatty", Role::Says).await;
-    eventually("it has spoken", || async { (lines(&rig, &id, LogOptions::default()).await.len() >= 3).then_some(()) }).await;
+    eventually("it has spoken", || async { (lines(&rig, &id, LogOptions::default()).await.len() >= 3).then_some(()) })
+        .await;
     assert_eq!(lines(&rig, &id, LogOptions::default()).await, ["one", "two", "three"]);
     let tail = LogOptions { tail: Some(2), ..LogOptions::default() };
     assert_eq!(lines(&rig, &id, tail).await, ["two", "three"]);
@@ -646,7 +650,9 @@ mod only_docker {
     async fn an_engine_that_comes_goes_and_comes_back_is_found_each_time() {
         let Some(rig) = stub("an_engine_that_comes_goes_and_comes_back").await else { return };
         let info = rig.engine.info().await.unwrap();
-        let Some(socket) = info.endpoint.strip_prefix("unix://").and_then(|rest| rest.split(' ').next()) else { return };
+        let Some(socket) = info.endpoint.strip_prefix("unix://").and_then(|rest| rest.split(' ').next()) else {
+            return;
+        };
         let folder = tempfile::tempdir().unwrap();
         let link = folder.path().join("engine.sock");
         let config = DockerConfig {

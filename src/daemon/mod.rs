@@ -159,10 +159,7 @@ impl Daemon {
 
         let driver_end = CancellationToken::new();
         let driver_done = tasks.spawn("driver", driver.run(driver_end.clone()));
-        tasks.spawn(
-            "folder",
-            folder_watch::run(loader.clone(), vec![home.services(), home.runtimes()], tasks.token()),
-        );
+        tasks.spawn("folder", folder_watch::run(loader.clone(), vec![home.services(), home.runtimes()], tasks.token()));
         let gateway_end = CancellationToken::new();
         let gateway_done = tasks.spawn("gateway", {
             let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), gateway_end.clone());

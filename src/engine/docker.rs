@@ -13,8 +13,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
-    StopContainerOptions,
+    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
+    StartContainerOptions, StopContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use camino::Utf8PathBuf;
@@ -135,7 +135,12 @@ impl DockerEngine {
     }
 
     /// Fails unless the container is ours.
-    async fn check_ours(&self, connection: &Connection, verb: &'static str, id: &ContainerId) -> Result<(), EngineError> {
+    async fn check_ours(
+        &self,
+        connection: &Connection,
+        verb: &'static str,
+        id: &ContainerId,
+    ) -> Result<(), EngineError> {
         if lock(&self.inner.ours).contains(&id.0) {
             return Ok(());
         }
@@ -271,7 +276,9 @@ impl DockerEngine {
         let start = || connection.docker.start_container(&id.0, None::<StartContainerOptions>);
         match connection.settle("start", &id.0, SLOW, start()).await {
             // Somebody pruned the network while the container was stopped.
-            Err(EngineError::Refused { message, .. }) if message.contains("network") && message.contains("not found") => {
+            Err(EngineError::Refused { message, .. })
+                if message.contains("network") && message.contains("not found") =>
+            {
                 self.ensure_network(connection).await?;
                 connection.settle("start", &id.0, SLOW, start()).await
             }
@@ -359,7 +366,12 @@ impl ContainerEngine for DockerEngine {
         Ok(from_inspect(inspected, &self.inner.network, leads_here))
     }
 
-    async fn exec(&self, id: &ContainerId, command: &[String], timeout: Duration) -> Result<(i64, String), EngineError> {
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<(i64, String), EngineError> {
         let connection = self.connection().await?;
         self.noting(self.check_ours(&connection, docker_exec::VERB, id).await)?;
         self.noting(docker_exec::run(&connection, id, command, timeout).await)
@@ -404,9 +416,16 @@ impl Connection {
 }
 
 /// Inspects a container by id or name, whoever's it is.
-async fn inspect(connection: &Connection, verb: &'static str, id: &str) -> Result<ContainerInspectResponse, EngineError> {
+async fn inspect(
+    connection: &Connection,
+    verb: &'static str,
+    id: &str,
+) -> Result<ContainerInspectResponse, EngineError> {
     // Ids become part of a path; anything else would ask for something else.
-    if id.is_empty() || id.starts_with('.') || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)) {
+    if id.is_empty()
+        || id.starts_with('.')
+        || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    {
         return Err(EngineError::NoSuchContainer(id.to_owned()));
     }
     let inspected = connection.docker.inspect_container(id, None::<InspectContainerOptions>);
@@ -435,7 +454,8 @@ async fn open(places: &Places) -> Result<Connection, EngineError> {
     let docker = client(&endpoint).map_err(|error| failed(&error))?;
     let docker = tokio::time::timeout(QUICK, docker.negotiate_version()).await.map_err(silent)?;
     let docker = docker.map_err(|error| failed(&error))?;
-    let version = tokio::time::timeout(QUICK, docker.version()).await.map_err(silent)?.map_err(|error| failed(&error))?;
+    let version =
+        tokio::time::timeout(QUICK, docker.version()).await.map_err(silent)?.map_err(|error| failed(&error))?;
     let system = tokio::time::timeout(QUICK, docker.info()).await.map_err(silent)?.map_err(|error| failed(&error))?;
     let podman = version.components.iter().flatten().any(|component| component.name.contains("Podman"));
     let cpus = system.ncpu.and_then(|count| u32::try_from(count).ok()).unwrap_or(1);

@@ -46,7 +46,8 @@ fn stored(config: &Value, key: &str) -> Option<DockerCredentials> {
     let auths = config.get("auths")?.as_object()?;
     let same = |name: &&String| name.as_str() == key || host(name) == key;
     let entry = auths.get(key).or_else(|| auths.keys().find(same).and_then(|name| auths.get(name)))?;
-    let text = |field: &str| entry.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    let text =
+        |field: &str| entry.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
     let (username, password) = match text("auth").as_deref().and_then(user_and_password) {
         Some((user, password)) => (Some(user), Some(password)),
         None => (text("username"), text("password")),

@@ -29,7 +29,11 @@ pub(super) async fn run(
     })
 }
 
-async fn run_to_end(connection: &Connection, id: &ContainerId, command: &[String]) -> Result<(i64, String), EngineError> {
+async fn run_to_end(
+    connection: &Connection,
+    id: &ContainerId,
+    command: &[String],
+) -> Result<(i64, String), EngineError> {
     let options = CreateExecOptions {
         attach_stdout: Some(true),
         attach_stderr: Some(true),

@@ -335,7 +335,8 @@ mod tests {
         for host in ["tcp://10.0.0.1:2375", "ssh://me@there", "https://localhost:2376", "tcp://docker:2375"] {
             assert_eq!(parse(host), None, "{host}");
         }
-        for (host, wanted) in [("tcp://127.0.0.1:2375", "tcp://127.0.0.1:2375"), ("tcp://localhost", "tcp://localhost:2375")]
+        for (host, wanted) in
+            [("tcp://127.0.0.1:2375", "tcp://127.0.0.1:2375"), ("tcp://localhost", "tcp://localhost:2375")]
         {
             assert_eq!(parse(host).unwrap().to_string(), wanted);
         }

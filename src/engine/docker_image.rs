@@ -188,7 +188,9 @@ fn is_permanent(words: &str) -> bool {
 
 fn is_network(words: &str) -> bool {
     let words = words.to_lowercase();
-    TRANSIENT.iter().any(|word| words.contains(word)) && !words.contains("toomanyrequests") && !words.contains("no space left")
+    TRANSIENT.iter().any(|word| words.contains(word))
+        && !words.contains("toomanyrequests")
+        && !words.contains("no space left")
 }
 
 #[cfg(test)]

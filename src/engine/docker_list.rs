@@ -12,7 +12,11 @@ use jiff::Timestamp;
 use super::{Container, ContainerId, ContainerState, Exit, Reach};
 
 /// Translates one entry of the list; how it ended must be asked apart (see [`Ending`]).
-pub(super) fn from_summary(summary: ContainerSummary, network: &str, direct: impl Fn(&EndpointSettings) -> bool) -> Container {
+pub(super) fn from_summary(
+    summary: ContainerSummary,
+    network: &str,
+    direct: impl Fn(&EndpointSettings) -> bool,
+) -> Container {
     let state = match summary.state {
         Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::RESTARTING) => ContainerState::Running,
         Some(ContainerSummaryStateEnum::PAUSED) => ContainerState::Paused,
@@ -76,11 +80,9 @@ impl Ending {
     /// Takes the ending out of an inspected container, if it has ended.
     pub(super) fn of(container: &Container) -> Option<Self> {
         match &container.state {
-            ContainerState::Exited(exit) => Some(Self {
-                exit: exit.clone(),
-                started_at: container.started_at,
-                finished_at: container.finished_at,
-            }),
+            ContainerState::Exited(exit) => {
+                Some(Self { exit: exit.clone(), started_at: container.started_at, finished_at: container.finished_at })
+            }
             _ => None,
         }
     }

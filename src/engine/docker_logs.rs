@@ -145,11 +145,14 @@ mod tests {
     fn a_line_has_its_time_and_stream() {
         let mut assembly = Assembly::default();
         let lines = assembly.add(err("2026-11-22T10:00:00.123456789Z model  loaded\n"), false);
-        assert_eq!(lines, [LogLine {
-            at: Some("2026-11-22T10:00:00.123456789Z".parse().unwrap()),
-            stderr: true,
-            text: "model  loaded".to_owned(),
-        }]);
+        assert_eq!(
+            lines,
+            [LogLine {
+                at: Some("2026-11-22T10:00:00.123456789Z".parse().unwrap()),
+                stderr: true,
+                text: "model  loaded".to_owned(),
+            }]
+        );
         assert_eq!(texts(&assembly.add(out("no time here\n"), false)), ["no time here"]);
     }
 

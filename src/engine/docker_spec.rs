@@ -148,7 +148,11 @@ fn host_config(
         mounts: not_empty(&mounts(&request.binds)?),
         tmpfs: tmpfs(&request.binds),
         shm_size: request.shm_size.map(bytes),
-        nano_cpus: spec.resources.cpu_limit_milli.filter(|_| abilities.cpu_quota).map(|milli| nano_cpus(milli, abilities)),
+        nano_cpus: spec
+            .resources
+            .cpu_limit_milli
+            .filter(|_| abilities.cpu_quota)
+            .map(|milli| nano_cpus(milli, abilities)),
         cpu_shares: spec.resources.cpu_request_milli.filter(|_| abilities.cpu_shares).map(cpu_shares),
         memory: spec.resources.memory_limit.filter(|_| abilities.memory_limit).map(bytes),
         // Equal to the memory limit: no swap, so that a limit is a limit.

@@ -16,12 +16,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::docker_spec::{Abilities, ImageFacts, ReachBy, check_label, create_body};
-pub use super::memory_script::{Behaviour, Command, Fault, Remote, Serves, Verb};
 use super::memory_script::Script;
+pub use super::memory_script::{Behaviour, Command, Fault, Remote, Serves, Verb};
 use super::memory_server::Server;
 use super::{
-    Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, Exit, LogLine,
-    LogOptions, Network, PullProgress, Reach,
+    Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, Exit,
+    LogLine, LogOptions, Network, PullProgress, Reach,
 };
 use crate::tasks::Tasks;
 use crate::workload::names::INSTANCE_LABEL;
@@ -250,7 +250,12 @@ impl MemoryEngine {
     }
 
     /// Returns the container if it is there and ours.
-    fn ours<'s>(&self, state: &'s mut State, verb: &'static str, id: &ContainerId) -> Result<&'s mut Cell, EngineError> {
+    fn ours<'s>(
+        &self,
+        state: &'s mut State,
+        verb: &'static str,
+        id: &ContainerId,
+    ) -> Result<&'s mut Cell, EngineError> {
         let key = state.key(&id.0).ok_or_else(|| EngineError::NoSuchContainer(id.0.clone()))?;
         let cell = state.containers.get_mut(&key).ok_or_else(|| EngineError::NoSuchContainer(id.0.clone()))?;
         if cell.request.labels.get(INSTANCE_LABEL) != Some(&self.instance) {
@@ -273,7 +278,8 @@ impl MemoryEngine {
         }
         if let Some(id) = state.key(&request.name) {
             let taken = state.containers.get(&id).map(|cell| &cell.request.labels);
-            let same = taken.is_some_and(|labels| request.labels.iter().all(|(name, value)| labels.get(name) == Some(value)));
+            let same =
+                taken.is_some_and(|labels| request.labels.iter().all(|(name, value)| labels.get(name) == Some(value)));
             return if same { Ok(ContainerId(id)) } else { Err(EngineError::NameTaken(request.name.clone())) };
         }
         Ok(state.make(request))
@@ -446,7 +452,8 @@ impl ContainerEngine for MemoryEngine {
     async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
         const STEPS: u32 = 4;
         let (reply, _) = self.enter(Verb::PullImage).await?;
-        let failure = |message: String, permanent| EngineError::ImagePull { image: image.to_owned(), message, permanent };
+        let failure =
+            |message: String, permanent| EngineError::ImagePull { image: image.to_owned(), message, permanent };
         let Some(remote) = self.state().registry.get(image).cloned() else {
             return Err(failure("manifest unknown".to_owned(), true));
         };
@@ -471,7 +478,12 @@ impl ContainerEngine for MemoryEngine {
         .await
     }
 
-    async fn exec(&self, id: &ContainerId, command: &[String], timeout: Duration) -> Result<(i64, String), EngineError> {
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        command: &[String],
+        timeout: Duration,
+    ) -> Result<(i64, String), EngineError> {
         const VERB: &str = "run a command in";
         let run = self.perform(Verb::Exec, |engine, state| {
             let cell = engine.ours(state, VERB, id)?;

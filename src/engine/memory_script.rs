@@ -136,7 +136,8 @@ impl Script {
         let count = self.calls.entry(verb).or_default();
         *count += 1;
         let now = *count;
-        let (due, later) = std::mem::take(&mut self.faults).into_iter().partition(|(of, nth, _)| *of == verb && *nth == now);
+        let (due, later) =
+            std::mem::take(&mut self.faults).into_iter().partition(|(of, nth, _)| *of == verb && *nth == now);
         self.faults = later;
         let due: Vec<(Verb, u64, Fault)> = due;
         due.into_iter().map(|(_, _, fault)| fault).collect()

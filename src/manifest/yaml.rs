@@ -82,7 +82,6 @@ pub(super) fn parse(text: &str) -> Vec<Document> {
     chunks(text).into_iter().flat_map(|chunk| parse_chunk(&chunk)).collect()
 }
 
-
 /// Settings that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingsError {

@@ -67,9 +67,13 @@ mod tests {
 
     #[test]
     fn every_family_names_its_service() {
-        let sample = ServiceSample { namespace: "default".into(), name: "iris".into(), ready: true, ..Default::default() };
+        let sample =
+            ServiceSample { namespace: "default".into(), name: "iris".into(), ready: true, ..Default::default() };
         let text = render(&[sample], 1, true);
-        assert!(text.contains(r#"kserve_local_service_ready{namespace="default",inferenceservice="iris"} 1"#), "{text}");
+        assert!(
+            text.contains(r#"kserve_local_service_ready{namespace="default",inferenceservice="iris"} 1"#),
+            "{text}"
+        );
         assert!(text.contains("kserve_local_manifest_problems 1"));
         assert!(!text.contains("# EOF"));
     }
