@@ -1,5 +1,11 @@
 //! The data path over real sockets: what goes in, what comes out, and how it ends.
 
+#[path = "gateway/abuse.rs"]
+mod abuse;
+#[path = "gateway/endings.rs"]
+mod endings;
+#[path = "gateway/protocols.rs"]
+mod protocols;
 #[path = "support/raw.rs"]
 mod raw;
 #[path = "support/upstream.rs"]
@@ -86,6 +92,15 @@ impl House {
 
     async fn client(&self) -> Raw {
         Raw::connect(self.address).await
+    }
+
+    async fn http2(&self) -> hyper::client::conn::http2::SendRequest<upstream::AnswerBody> {
+        let socket = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        let io = hyper_util::rt::TokioIo::new(socket);
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+        Tasks::new().spawn("http2-client", connection);
+        sender
     }
 
     /// Waits until no request is in flight.

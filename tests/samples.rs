@@ -1,8 +1,10 @@
-//! Every manifest of upstream's samples ends accepted, accepted with warnings, or refused by name.
+//! Every manifest of upstream's samples ends accepted, accepted with warnings, or refused by name; never silently
+//! different. The table of counts is a snapshot, so that a change of it is seen.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use kserve_local::manifest::decode;
+use kserve_local::manifest::{Decoded, Diagnostic, DiagnosticCode, decode, validate::validate_runtimes};
 
 /// Returns upstream's folder; when it is not there the test is skipped, loudly.
 fn upstream(test: &str) -> Option<PathBuf> {
@@ -34,17 +36,115 @@ fn yaml_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-#[test]
-fn dump() {
-    let Some(upstream) = upstream("dump") else { return };
-    let samples = upstream.join("samples");
-    for path in yaml_files(&samples) {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let name = path.strip_prefix(&samples).unwrap().display().to_string();
-        let decoded = decode(&name, &text);
-        println!("=== {name}: {} ok, {} failed", decoded.objects.len(), decoded.failed.len());
-        for d in &decoded.diagnostics {
-            println!("{d} [{:?}] {}", d.code, d.help.clone().unwrap_or_default());
+fn decode_all(folder: &Path) -> Vec<(String, Decoded)> {
+    let decode_one = |path: &PathBuf| {
+        let name = path.strip_prefix(folder).unwrap().display().to_string();
+        let decoded = decode(&name, &std::fs::read_to_string(path).unwrap());
+        (name, decoded)
+    };
+    yaml_files(folder).iter().map(decode_one).collect()
+}
+
+/// The sorts of reasons a sample may be refused for. Anything else is a surprise, and fails the test.
+fn reason(diagnostic: &Diagnostic) -> Option<String> {
+    let message = &diagnostic.message;
+    let help = diagnostic.help.as_deref().unwrap_or_default();
+    match diagnostic.code {
+        DiagnosticCode::NotServed => Some(message.clone()),
+        DiagnosticCode::Syntax if help.starts_with("fill in the placeholder") => {
+            Some("a placeholder such as {username} is not filled in".to_owned())
+        }
+        DiagnosticCode::UnknownField if !help.is_empty() => {
+            Some(format!("{message} in {}: {help}", parent(diagnostic.field.as_deref().unwrap_or_default())))
+        }
+        DiagnosticCode::Invalid => Some(message.clone()),
+        _ => None,
+    }
+}
+
+fn parent(field: &str) -> &str {
+    field.rsplit_once('.').map_or("the document", |(parent, _)| parent)
+}
+
+fn table(samples: &[(String, Decoded)]) -> String {
+    let mut files =
+        BTreeMap::from([("accepted", 0), ("accepted with warnings", 0), ("refused", 0), ("refused in part", 0)]);
+    let mut documents = BTreeMap::from([("taken", 0), ("refused", 0)]);
+    let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
+    let mut warnings: BTreeMap<String, usize> = BTreeMap::new();
+    for (name, decoded) in samples {
+        let refused = decoded.diagnostics.iter().any(Diagnostic::is_error);
+        let outcome = match (refused, decoded.objects.is_empty(), decoded.diagnostics.is_empty()) {
+            (true, true, _) => "refused",
+            (true, false, _) => "refused in part",
+            (false, _, true) => "accepted",
+            (false, _, false) => "accepted with warnings",
+        };
+        *files.entry(outcome).or_default() += 1;
+        *documents.entry("taken").or_default() += decoded.objects.len();
+        let mut reasons = BTreeMap::new();
+        for diagnostic in &decoded.diagnostics {
+            let reason = reason(diagnostic).filter(|_| diagnostic.is_error());
+            assert!(reason.is_some() || !diagnostic.is_error(), "a surprise in {name}: {diagnostic:?}");
+            assert!(diagnostic.position.is_some(), "no place in {name}: {diagnostic:?}");
+            match reason {
+                Some(reason) => *reasons.entry(reason).or_insert(0) += 1,
+                None => *warnings.entry(diagnostic.message.clone()).or_default() += 1,
+            }
+        }
+        for (reason, _) in reasons {
+            *refusals.entry(reason).or_default() += 1;
         }
     }
+    let foreign =
+        samples.iter().flat_map(|(_, decoded)| &decoded.diagnostics).filter(|d| d.message.starts_with("kind "));
+    let failed: usize = samples.iter().map(|(_, decoded)| decoded.failed.len()).sum();
+    *documents.entry("refused").or_default() += failed + foreign.count();
+    let section = |title: &str, rows: Vec<(String, usize)>| {
+        let rows: Vec<_> = rows.into_iter().map(|(row, count)| format!("{count:>5}  {row}")).collect();
+        format!("{title}\n{}", rows.join("\n"))
+    };
+    let named = |rows: BTreeMap<&str, usize>| rows.into_iter().map(|(row, count)| (row.to_owned(), count)).collect();
+    [
+        section(&format!("{} files", samples.len()), named(files)),
+        section("documents", named(documents)),
+        section("files refused because", refusals.into_iter().collect()),
+        section("warnings", warnings.into_iter().collect()),
+    ]
+    .join("\n\n")
+}
+
+#[test]
+fn every_sample_is_accepted_warned_about_or_refused_by_name() {
+    let Some(upstream) = upstream("every_sample_is_accepted_warned_about_or_refused_by_name") else { return };
+    let samples = decode_all(&upstream.join("samples"));
+    assert_eq!(samples.len(), 133);
+    let table = table(&samples);
+    println!("{table}");
+    insta::assert_snapshot!("samples", table);
+}
+
+#[test]
+fn every_sample_that_is_taken_says_something() {
+    let Some(upstream) = upstream("every_sample_that_is_taken_says_something") else { return };
+    for (name, decoded) in decode_all(&upstream.join("samples")) {
+        assert!(!decoded.objects.is_empty() || !decoded.diagnostics.is_empty(), "{name} vanished");
+    }
+}
+
+#[test]
+fn upstreams_runtimes_are_taken_and_do_not_collide() {
+    let Some(upstream) = upstream("upstreams_runtimes_are_taken_and_do_not_collide") else { return };
+    let decoded = decode_all(&upstream.join("runtimes"));
+    let runtimes: Vec<_> = decoded.iter().filter(|(name, _)| name != "kustomization.yaml").collect();
+    assert_eq!(runtimes.len(), 15);
+    for (name, decoded) in &runtimes {
+        let errors: Vec<_> = decoded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).collect();
+        assert!(errors.is_empty(), "{name}: {errors:?}");
+        assert_eq!(decoded.objects.len(), 1, "{name}");
+    }
+    // Upstream installs all but OpenVINO together, so these must go together.
+    let installed = runtimes.iter().filter(|(name, _)| name != "kserve-openvino.yaml");
+    let objects: Vec<_> = installed.flat_map(|(_, decoded)| &decoded.objects).map(|object| &object.object).collect();
+    assert_eq!(validate_runtimes(&objects), []);
 }

@@ -145,8 +145,10 @@ pub struct ComponentSpec {
     /// Use the host's network.
     pub host_network: Option<bool>,
     /// Use the host's process ids.
+    #[serde(rename = "hostPID")]
     pub host_pid: Option<bool>,
     /// Use the host's IPC.
+    #[serde(rename = "hostIPC")]
     pub host_ipc: Option<bool>,
     /// Share one process namespace in the pod.
     pub share_process_namespace: Option<bool>,

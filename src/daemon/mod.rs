@@ -16,7 +16,7 @@ use futures::StreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{EngineChoice, Settings};
 use crate::engine::docker::{DockerConfig, DockerEngine};
@@ -96,6 +96,7 @@ pub struct Daemon {
     gateway_done: tokio::task::JoinHandle<std::io::Result<()>>,
     driver_done: tokio::task::JoinHandle<()>,
     tasks: Tasks,
+    is_broken: bool,
     // Held for as long as the daemon lives; the system lets go of it however the process ends.
     _lock: lock::Lock,
 }
@@ -207,6 +208,7 @@ impl Daemon {
             gateway_done,
             driver_done,
             tasks,
+            is_broken: false,
             _lock: lock,
         };
         daemon.greet_engine();
@@ -221,6 +223,16 @@ impl Daemon {
     /// Returns the objects it serves.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Returns when a part of the daemon has ended that must not end by itself.
+    pub async fn failed(&mut self) {
+        tokio::select! {
+            // Joining by reference: the handle can be joined again at the end.
+            ended = &mut self.driver_done => error!(?ended, "the driver ended"),
+            ended = &mut self.gateway_done => error!(?ended, "the gateway ended"),
+        }
+        self.is_broken = true;
     }
 
     /// Says once which engine is used, or why none is.
@@ -247,11 +259,16 @@ impl Daemon {
     pub async fn shut_down(self, containers: Containers) {
         info!("shutting down");
         self.gateway_end.cancel();
-        if let Err(error) = self.gateway_done.await {
+        // A handle that was joined already must not be joined again; the tracker waits for whatever is left.
+        if !self.is_broken
+            && let Err(error) = self.gateway_done.await
+        {
             warn!(%error, "the gateway ended badly");
         }
         self.driver_end.cancel();
-        if let Err(error) = self.driver_done.await {
+        if !self.is_broken
+            && let Err(error) = self.driver_done.await
+        {
             warn!(%error, "the driver ended badly");
         }
         if containers == Containers::Stop {

@@ -5,7 +5,6 @@
 //! anything it knows that the container carries this instance's label.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,29 +15,25 @@ use bollard::query_parameters::{
     CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
     StartContainerOptions, StopContainerOptions,
 };
-use bollard::{API_DEFAULT_VERSION, Docker};
 use camino::Utf8PathBuf;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
+use super::docker_connection::{Connection, QUICK, open};
 use super::docker_error::{refused, status, translate, unreachable, words};
-use super::docker_find::{Address, Endpoint, FindError, Places, first_answering};
+use super::docker_find::Places;
 use super::docker_list::{Ending, from_inspect, from_summary};
 use super::docker_network::leads_here;
-use super::docker_spec::{Abilities, ReachBy, check_label, create_body, seconds};
+use super::docker_spec::{ReachBy, check_label, create_body, seconds};
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
     LogOptions, Network, PullProgress, docker_events, docker_exec, docker_image, docker_logs, docker_network,
 };
 use crate::workload::names::INSTANCE_LABEL;
 
-/// Longest wait for a question.
-pub(super) const QUICK: Duration = Duration::from_secs(30);
 /// Longest wait for making, starting or removing a container.
 const SLOW: Duration = Duration::from_secs(120);
-/// Upper bound given to bollard itself; the waits above are shorter, streams have their own.
-const BOLLARD_TIMEOUT_SECONDS: u64 = 7 * 24 * 3600;
 
 /// Which engine, and what is ours in it.
 #[derive(Clone, Debug, Default)]
@@ -74,16 +69,6 @@ struct Inner {
     starts: AtomicU64,
     /// Held while the network is looked for and made, so that two creations do not make two.
     network_making: tokio::sync::Mutex<()>,
-}
-
-/// An open, version-negotiated connection and what the engine said about itself.
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) docker: Docker,
-    pub(super) endpoint: String,
-    pub(super) podman: bool,
-    info: EngineInfo,
-    abilities: Abilities,
 }
 
 impl DockerEngine {
@@ -393,28 +378,6 @@ impl ContainerEngine for DockerEngine {
     }
 }
 
-impl Connection {
-    /// Awaits one call, up to `limit`; the engine's own refusal is handed on untouched.
-    pub(super) async fn answer<T>(
-        &self,
-        limit: Duration,
-        call: impl Future<Output = Result<T, bollard::errors::Error>>,
-    ) -> Result<Result<T, bollard::errors::Error>, EngineError> {
-        tokio::time::timeout(limit, call).await.map_err(|_| unreachable(&self.endpoint, FindError::Silent))
-    }
-
-    /// Awaits one call about `name`, up to `limit`, and translates its failure.
-    pub(super) async fn settle<T>(
-        &self,
-        verb: &'static str,
-        name: &str,
-        limit: Duration,
-        call: impl Future<Output = Result<T, bollard::errors::Error>>,
-    ) -> Result<T, EngineError> {
-        self.answer(limit, call).await?.map_err(|error| translate(&self.endpoint, verb, name, &error))
-    }
-}
-
 /// Inspects a container by id or name, whoever's it is.
 async fn inspect(
     connection: &Connection,
@@ -441,50 +404,6 @@ fn gone_is_done(result: Result<(), EngineError>) -> Result<(), EngineError> {
     match result {
         Err(EngineError::NoSuchContainer(_)) => Ok(()),
         other => other,
-    }
-}
-
-/// Finds an engine, agrees on a version with it, and asks what it can do.
-async fn open(places: &Places) -> Result<Connection, EngineError> {
-    let endpoints = places.endpoints().map_err(|(at, cause)| unreachable(&at, cause))?;
-    let endpoint = first_answering(endpoints).await.map_err(|(at, cause)| unreachable(&at, cause))?;
-    let shown = endpoint.to_string();
-    let failed = |error: &bollard::errors::Error| translate(&shown, "ask the version of", "the engine", error);
-    let silent = |_| unreachable(&shown, FindError::Silent);
-    let docker = client(&endpoint).map_err(|error| failed(&error))?;
-    let docker = tokio::time::timeout(QUICK, docker.negotiate_version()).await.map_err(silent)?;
-    let docker = docker.map_err(|error| failed(&error))?;
-    let version =
-        tokio::time::timeout(QUICK, docker.version()).await.map_err(silent)?.map_err(|error| failed(&error))?;
-    let system = tokio::time::timeout(QUICK, docker.info()).await.map_err(silent)?.map_err(|error| failed(&error))?;
-    let podman = version.components.iter().flatten().any(|component| component.name.contains("Podman"));
-    let cpus = system.ncpu.and_then(|count| u32::try_from(count).ok()).unwrap_or(1);
-    let able = |ability: Option<bool>| ability.unwrap_or(true);
-    // The engine names its init program whether or not it is installed; it then has no version.
-    let init_missing = system.init_commit.and_then(|commit| commit.id).is_some_and(|id| id == "N/A");
-    let abilities = Abilities {
-        init: !podman && system.init_binary.is_some_and(|name| !name.is_empty()) && !init_missing,
-        cpu_quota: able(system.cpu_cfs_quota),
-        cpu_shares: able(system.cpu_shares),
-        memory_limit: able(system.memory_limit),
-        pids_limit: able(system.pids_limit),
-        cpus,
-    };
-    let info = EngineInfo {
-        name: if podman { "podman" } else { "docker" }.to_owned(),
-        version: version.version.unwrap_or_default(),
-        endpoint: shown.clone(),
-        memory_total: system.mem_total.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default(),
-        cpus,
-        platform: format!("{}/{}", version.os.unwrap_or_default(), version.arch.unwrap_or_default()),
-    };
-    Ok(Connection { docker, endpoint: shown, podman, info, abilities })
-}
-
-fn client(endpoint: &Endpoint) -> Result<Docker, bollard::errors::Error> {
-    match &endpoint.address {
-        Address::Unix(path) => Docker::connect_with_unix(path.as_str(), BOLLARD_TIMEOUT_SECONDS, API_DEFAULT_VERSION),
-        Address::Tcp(host) => Docker::connect_with_http(host, BOLLARD_TIMEOUT_SECONDS, API_DEFAULT_VERSION),
     }
 }
 

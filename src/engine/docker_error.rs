@@ -37,7 +37,7 @@ pub(super) fn translate(endpoint: &str, verb: &'static str, name: &str, error: &
         Some(404) if words(error).contains("No such container") || words(error).contains("no such container") => {
             EngineError::NoSuchContainer(name.to_owned())
         }
-        Some(code) => refused(verb, name, words(error), blame(code)),
+        Some(code) => refused(verb, name, with_next_step(words(error)), blame(code)),
         None => lost(endpoint, verb, name, error),
     }
 }
@@ -45,6 +45,20 @@ pub(super) fn translate(endpoint: &str, verb: &'static str, name: &str, error: &
 /// Makes a refusal.
 pub(super) fn refused(verb: &'static str, name: &str, message: impl Into<String>, blame: Blame) -> EngineError {
     EngineError::Refused { verb, name: name.to_owned(), message: message.into(), blame }
+}
+
+/// Adds what to do to the engine's words, where they are known to leave people puzzled.
+fn with_next_step(words: String) -> String {
+    let step = if words.contains("could not select device driver") {
+        "install the NVIDIA Container Toolkit for this engine, or ask for no GPU"
+    } else if words.contains("no space left on device") {
+        "free space on the engine's disk (`docker system df` shows what takes it)"
+    } else if words.contains("docker-init") {
+        "install the engine's init program (`tini`)"
+    } else {
+        return words;
+    };
+    format!("{words}; {step}")
 }
 
 /// A bad request is the manifest's doing; anything else happened here.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use futures::StreamExt;
 
-use super::docker::Connection;
+use super::docker_connection::Connection;
 use super::docker_error::refused;
 use super::{Blame, ContainerId, EngineError};
 
@@ -40,7 +40,7 @@ async fn run_to_end(
         cmd: Some(command.to_vec()),
         ..CreateExecOptions::default()
     };
-    let limit = super::docker::QUICK;
+    let limit = super::docker_connection::QUICK;
     let created = connection.settle(VERB, &id.0, limit, connection.docker.create_exec(&id.0, options)).await?;
     let started = connection.docker.start_exec(&created.id, None::<StartExecOptions>);
     let started = connection.settle(VERB, &id.0, limit, started).await?;

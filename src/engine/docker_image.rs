@@ -10,7 +10,7 @@ use camino::Utf8Path;
 use futures::StreamExt;
 use tokio::sync::watch;
 
-use super::docker::{Connection, QUICK};
+use super::docker_connection::{Connection, QUICK};
 use super::docker_error::{refused, status, translate, words};
 use super::docker_spec::ImageFacts;
 use super::{Blame, EngineError, PullProgress, docker_credentials};

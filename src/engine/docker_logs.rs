@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
-use super::docker::Connection;
+use super::docker_connection::Connection;
 use super::docker_error::translate;
 use super::{ContainerId, EngineError, LogLine, LogOptions};
 

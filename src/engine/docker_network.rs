@@ -9,7 +9,7 @@ use std::path::Path;
 use bollard::models::{EndpointSettings, Network, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptions;
 
-use super::docker::{Connection, QUICK};
+use super::docker_connection::{Connection, QUICK};
 use super::docker_error::refused;
 use super::docker_spec::ReachBy;
 use super::{Blame, EngineError};

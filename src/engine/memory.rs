@@ -4,32 +4,23 @@
 //! their states by tokio's clock, so paused time works; those whose behaviour says so serve models on loopback ports, so
 //! the whole daemon can be tested without Docker. It makes no use of a spec's mounts, limits or environment.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
-use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::docker_spec::{Abilities, ImageFacts, ReachBy, check_label, create_body};
-use super::memory_script::Script;
+use super::memory_machine::{Life, State, refused};
 pub use super::memory_script::{Behaviour, Command, Fault, Remote, Serves, Verb};
 use super::memory_server::Server;
 use super::{
-    Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, Exit,
-    LogLine, LogOptions, Network, PullProgress, Reach,
+    Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, EngineInfo, Exit, LogLine,
+    LogOptions, PullProgress,
 };
-use crate::tasks::Tasks;
 use crate::workload::names::INSTANCE_LABEL;
-
-/// 2026-01-01T00:00:00Z, when every in-memory machine was switched on.
-const SWITCHED_ON: i64 = 1_767_225_600;
-/// A port nothing listens on, for containers that serve nothing.
-const NOBODY: u16 = 1;
 
 /// One instance's view of an in-memory machine. Cheap to clone; clones see the same machine.
 #[derive(Clone, Debug)]
@@ -43,48 +34,12 @@ struct Machine {
     state: Mutex<State>,
     /// Counts changes; a change that only time brings is not counted.
     changed: watch::Sender<u64>,
-    switched_on: Instant,
-    tasks: Tasks,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    present: HashSet<String>,
-    behaviours: HashMap<String, Behaviour>,
-    registry: HashMap<String, Remote>,
-    containers: BTreeMap<String, Cell>,
-    made: u64,
-    away: bool,
-    script: Script,
-    last_list: HashMap<String, Vec<Container>>,
-}
-
-/// One container.
-#[derive(Debug)]
-struct Cell {
-    request: CreateContainer,
-    made_at: Instant,
-    life: Life,
-    log: Vec<LogLine>,
-    server: Option<Server>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Life {
-    Created,
-    Running { since: Instant, ends: Option<(Instant, Exit)> },
-    Ended { since: Instant, at: Instant, exit: Exit },
 }
 
 impl MemoryEngine {
     /// Switches a machine on and returns one instance's view of it. Needs a tokio runtime.
     pub fn new(instance: &str) -> Self {
-        let machine = Machine {
-            state: Mutex::default(),
-            changed: watch::Sender::new(0),
-            switched_on: Instant::now(),
-            tasks: Tasks::new(),
-        };
+        let machine = Machine { state: Mutex::new(State::new()), changed: watch::Sender::new(0) };
         Self { instance: instance.to_owned(), machine: Arc::new(machine) }
     }
 
@@ -158,9 +113,12 @@ impl MemoryEngine {
 
     /// Makes a container write a line.
     pub fn say(&self, name: &str, text: &str) {
-        let at = self.time(Instant::now());
-        if let Some(cell) = self.state().named(name) {
-            cell.log.push(LogLine { at: Some(at), stderr: false, text: text.to_owned() });
+        {
+            let mut state = self.state();
+            let at = Some(state.time(Instant::now()));
+            if let Some(cell) = state.named(name) {
+                cell.log.push(LogLine { at, stderr: false, text: text.to_owned() });
+            }
         }
         self.ring();
     }
@@ -173,7 +131,7 @@ impl MemoryEngine {
     /// Returns every container of the machine, whoever's, with names in order.
     pub fn everything(&self) -> Vec<Container> {
         let state = self.state();
-        let mut all: Vec<Container> = state.containers.keys().filter_map(|id| self.shown(&state, id)).collect();
+        let mut all: Vec<Container> = state.containers.keys().filter_map(|id| state.shown(id)).collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
         all
     }
@@ -188,12 +146,6 @@ impl MemoryEngine {
         let now = Instant::now();
         state.containers.values_mut().for_each(|cell| cell.pass_time(now));
         state
-    }
-
-    fn time(&self, at: Instant) -> Timestamp {
-        let since = at.saturating_duration_since(self.machine.switched_on);
-        let start = Timestamp::from_second(SWITCHED_ON).unwrap_or_default();
-        start.checked_add(SignedDuration::try_from(since).unwrap_or_default()).unwrap_or(start)
     }
 
     /// Counts a call and plays its faults; returns whether its reply will be lost and whether its answer is stale.
@@ -228,131 +180,6 @@ impl MemoryEngine {
         EngineError::Unreachable { endpoint: "memory (in-process)".to_owned(), source: Arc::new(source) }
     }
 
-    /// Returns a container as an engine would list it.
-    fn shown(&self, state: &State, id: &str) -> Option<Container> {
-        let cell = state.containers.get(id)?;
-        let (container_state, started_at, finished_at) = match &cell.life {
-            Life::Created => (ContainerState::Created, None, None),
-            Life::Running { since, .. } => (ContainerState::Running, Some(*since), None),
-            Life::Ended { since, at, exit } => (ContainerState::Exited(exit.clone()), Some(*since), Some(*at)),
-        };
-        Some(Container {
-            id: ContainerId(id.to_owned()),
-            name: cell.request.name.clone(),
-            labels: cell.request.labels.clone(),
-            image: cell.request.spec.image.clone(),
-            state: container_state,
-            created_at: Some(self.time(cell.made_at)),
-            started_at: started_at.map(|at| self.time(at)),
-            finished_at: finished_at.map(|at| self.time(at)),
-            reach: state.reach(cell),
-        })
-    }
-
-    /// Returns the container if it is there and ours.
-    fn ours<'s>(
-        &self,
-        state: &'s mut State,
-        verb: &'static str,
-        id: &ContainerId,
-    ) -> Result<&'s mut Cell, EngineError> {
-        let key = state.key(&id.0).ok_or_else(|| EngineError::NoSuchContainer(id.0.clone()))?;
-        let cell = state.containers.get_mut(&key).ok_or_else(|| EngineError::NoSuchContainer(id.0.clone()))?;
-        if cell.request.labels.get(INSTANCE_LABEL) != Some(&self.instance) {
-            let message = format!("it does not carry the label `{INSTANCE_LABEL}={}`", self.instance);
-            return Err(refused(verb, &id.0, message, Blame::Machine));
-        }
-        Ok(cell)
-    }
-
-    fn create_now(&self, state: &mut State, request: &CreateContainer) -> Result<ContainerId, EngineError> {
-        check_label(request, &self.instance)?;
-        if !state.present.contains(&request.spec.image) {
-            return Err(EngineError::ImageAbsent(request.spec.image.clone()));
-        }
-        let image = ImageFacts { user: state.behaviour(&request.spec.image).user, stop_signal: None };
-        create_body(request, &Abilities::default(), &image, "memory", ReachBy::Loopback)
-            .map_err(|refusal| refused("create", &request.name, refusal.to_string(), Blame::User))?;
-        if let Network::Join(target) = &request.network {
-            self.ours(state, "join the network of", &ContainerId(target.clone()))?;
-        }
-        if let Some(id) = state.key(&request.name) {
-            let taken = state.containers.get(&id).map(|cell| &cell.request.labels);
-            let same =
-                taken.is_some_and(|labels| request.labels.iter().all(|(name, value)| labels.get(name) == Some(value)));
-            return if same { Ok(ContainerId(id)) } else { Err(EngineError::NameTaken(request.name.clone())) };
-        }
-        Ok(state.make(request))
-    }
-
-    fn start_now(&self, state: &mut State, id: &ContainerId) -> Result<(), EngineError> {
-        let cell = self.ours(state, "start", id)?;
-        let request = cell.request.clone();
-        if matches!(cell.life, Life::Running { .. }) {
-            return Ok(());
-        }
-        if let Network::Join(target) = &request.network
-            && !state.named(target).is_some_and(|cell| matches!(cell.life, Life::Running { .. }))
-        {
-            let message = format!("cannot join network of a non running container: {target}");
-            return Err(refused("start", &id.0, message, Blame::Machine));
-        }
-        let behaviour = state.behaviour(&request.spec.image);
-        if let Some(message) = behaviour.start_error {
-            return Err(refused("start", &id.0, message, Blame::User));
-        }
-        let server = match behaviour.serves {
-            Some(serves) => Some(
-                Server::start(&self.machine.tasks, &served_ports(&request), serves)
-                    .map_err(|error| refused("start", &id.0, error.to_string(), Blame::Machine))?,
-            ),
-            None => None,
-        };
-        let now = Instant::now();
-        let at = Some(self.time(now));
-        let cell = self.ours(state, "start", id)?;
-        cell.server = server;
-        cell.life = Life::Running { since: now, ends: behaviour.ends.map(|(after, exit)| (now + after, exit)) };
-        cell.log.extend(behaviour.says.into_iter().map(|text| LogLine { at, stderr: false, text }));
-        Ok(())
-    }
-
-    /// Sends the stop signal and returns when the container will have ended.
-    fn signal(&self, state: &mut State, id: &ContainerId, grace: Duration) -> Result<Option<Instant>, EngineError> {
-        let image = match self.ours(state, "stop", id) {
-            Ok(cell) => cell.request.spec.image.clone(),
-            Err(EngineError::NoSuchContainer(_)) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let takes = state.behaviour(&image).stop_takes;
-        let code = if takes > grace { 137 } else { 0 };
-        let at = Instant::now() + takes.min(grace);
-        let cell = self.ours(state, "stop", id)?;
-        if let Life::Running { ends, .. } = &mut cell.life
-            && ends.as_ref().is_none_or(|(earlier, _)| *earlier > at)
-        {
-            *ends = Some((at, Exit { code, ..Exit::default() }));
-        }
-        let end = match &cell.life {
-            Life::Running { ends: Some((at, _)), .. } => Some(*at),
-            _ => None,
-        };
-        cell.pass_time(Instant::now());
-        Ok(end)
-    }
-
-    fn remove_now(&self, state: &mut State, id: &ContainerId) -> Result<(), EngineError> {
-        match self.ours(state, "remove", id) {
-            Ok(_) => {}
-            Err(EngineError::NoSuchContainer(_)) => return Ok(()),
-            Err(error) => return Err(error),
-        }
-        if let Some(key) = state.key(&id.0) {
-            state.containers.remove(&key);
-        }
-        Ok(())
-    }
-
     /// Returns lines from the `from`th on, and whether more may come.
     fn lines_from(&self, id: &ContainerId, from: usize) -> (Vec<LogLine>, bool) {
         let state = self.state();
@@ -367,14 +194,7 @@ impl MemoryEngine {
 
     /// Waits for a change, be it by time alone.
     async fn next_change(&self, seen: &mut watch::Receiver<u64>) {
-        let ends = {
-            let state = self.state();
-            let ends = |cell: &Cell| match &cell.life {
-                Life::Running { ends: Some((at, _)), .. } => Some(*at),
-                _ => None,
-            };
-            state.containers.values().filter_map(ends).min()
-        };
+        let ends = self.state().next_end();
         let end = async {
             match ends {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -414,23 +234,20 @@ impl ContainerEngine for MemoryEngine {
     }
 
     async fn create(&self, request: &CreateContainer) -> Result<ContainerId, EngineError> {
-        let created = self.perform(Verb::Create, |engine, state| engine.create_now(state, request)).await;
+        let created = self.perform(Verb::Create, |engine, state| state.create(&engine.instance, request)).await;
         self.ring();
         created
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let started = self.perform(Verb::Start, |engine, state| engine.start_now(state, id)).await;
+        let started = self.perform(Verb::Start, |engine, state| state.start(&engine.instance, id)).await;
         self.ring();
         started
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
         let (reply, _) = self.enter(Verb::Stop).await?;
-        let end = {
-            let mut state = self.state();
-            self.signal(&mut state, id, grace)?
-        };
+        let end = self.state().signal(&self.instance, id, grace)?;
         self.ring();
         if let Some(at) = end {
             tokio::time::sleep_until(at).await;
@@ -440,7 +257,7 @@ impl ContainerEngine for MemoryEngine {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let removed = self.perform(Verb::Remove, |engine, state| engine.remove_now(state, id)).await;
+        let removed = self.perform(Verb::Remove, |engine, state| state.remove(&engine.instance, id)).await;
         self.ring();
         removed
     }
@@ -471,9 +288,9 @@ impl ContainerEngine for MemoryEngine {
 
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {
         self.perform(Verb::Inspect, |engine, state| {
-            engine.ours(state, "inspect", id)?;
+            state.ours(&engine.instance, "inspect", id)?;
             let key = state.key(&id.0).unwrap_or_default();
-            engine.shown(state, &key).ok_or_else(|| EngineError::NoSuchContainer(id.0.clone()))
+            state.shown(&key).ok_or_else(|| EngineError::NoSuchContainer(id.0.clone()))
         })
         .await
     }
@@ -486,7 +303,7 @@ impl ContainerEngine for MemoryEngine {
     ) -> Result<(i64, String), EngineError> {
         const VERB: &str = "run a command in";
         let run = self.perform(Verb::Exec, |engine, state| {
-            let cell = engine.ours(state, VERB, id)?;
+            let cell = state.ours(&engine.instance, VERB, id)?;
             if !matches!(cell.life, Life::Running { .. }) {
                 return Err(refused(VERB, &id.0, "it is not running", Blame::Machine));
             }
@@ -510,7 +327,7 @@ impl ContainerEngine for MemoryEngine {
         let seen = self.machine.changed.subscribe();
         let (key, written) = self
             .perform(Verb::Logs, |engine, state| {
-                let written = engine.ours(state, "read the logs of", id)?.log.len();
+                let written = state.ours(&engine.instance, "read the logs of", id)?.log.len();
                 Ok((ContainerId(state.key(&id.0).unwrap_or_default()), written))
             })
             .await?;
@@ -541,72 +358,12 @@ impl ContainerEngine for MemoryEngine {
 
     fn changes(&self) -> BoxStream<'static, ()> {
         let seen = self.machine.changed.subscribe();
-        stream::unfold((self.clone(), seen), |(engine, mut seen)| async move {
+        let changes = stream::unfold((self.clone(), seen), |(engine, mut seen)| async move {
             engine.next_change(&mut seen).await;
             Some(((), (engine, seen)))
-        })
-        .boxed()
-    }
-}
-
-impl State {
-    fn behaviour(&self, image: &str) -> Behaviour {
-        self.behaviours.get(image).cloned().unwrap_or_default()
-    }
-
-    fn make(&mut self, request: &CreateContainer) -> ContainerId {
-        self.made += 1;
-        let id = format!("{:064x}", self.made);
-        let made_at = Instant::now();
-        let cell = Cell { request: request.clone(), made_at, life: Life::Created, log: Vec::new(), server: None };
-        self.containers.insert(id.clone(), cell);
-        ContainerId(id)
-    }
-
-    /// Returns the id of a container given by id or name.
-    fn key(&self, id_or_name: &str) -> Option<String> {
-        if self.containers.contains_key(id_or_name) {
-            return Some(id_or_name.to_owned());
-        }
-        let named = self.containers.iter().find(|(_, cell)| cell.request.name == id_or_name);
-        named.map(|(id, _)| id.clone())
-    }
-
-    fn named(&mut self, name: &str) -> Option<&mut Cell> {
-        let key = self.key(name)?;
-        self.containers.get_mut(&key)
-    }
-
-    /// Containers that share a network are all reached through the one that owns it.
-    fn reach(&self, cell: &Cell) -> Reach {
-        if !matches!(cell.life, Life::Running { .. }) || cell.request.network != Network::Own {
-            return Reach::None;
-        }
-        let joins = Network::Join(cell.request.name.clone());
-        let mut ports: BTreeMap<u16, u16> = cell.request.publish.iter().map(|port| (*port, NOBODY)).collect();
-        let sharing = self.containers.values().filter(|other| other.request.network == joins);
-        for server in std::iter::once(cell).chain(sharing).filter_map(|cell| cell.server.as_ref()) {
-            ports.extend(&server.ports);
-        }
-        Reach::Published(ports)
-    }
-}
-
-impl Cell {
-    fn pass_time(&mut self, now: Instant) {
-        if let Life::Running { ends: Some((at, exit)), .. } = &self.life
-            && *at <= now
-        {
-            let (at, exit) = (*at, exit.clone());
-            self.end(at, exit);
-        }
-    }
-
-    fn end(&mut self, at: Instant, exit: Exit) {
-        if let Life::Running { since, .. } = self.life {
-            self.life = Life::Ended { since, at, exit };
-            self.server = None;
-        }
+        });
+        // As with a real engine, the first hint says that the ear is open.
+        stream::iter([()]).chain(changes).boxed()
     }
 }
 
@@ -630,13 +387,4 @@ impl Reply {
             Self::Lost => Err(engine.unreachable()),
         }
     }
-}
-
-fn served_ports(request: &CreateContainer) -> Vec<u16> {
-    let declared: Vec<u16> = request.spec.ports.iter().map(|port| port.port).collect();
-    if declared.is_empty() { vec![8080] } else { declared }
-}
-
-fn refused(verb: &'static str, name: &str, message: impl Into<String>, blame: Blame) -> EngineError {
-    EngineError::Refused { verb, name: name.to_owned(), message: message.into(), blame }
 }

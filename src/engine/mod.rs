@@ -7,6 +7,7 @@
 //! **Invariant:** an engine touches only containers that carry this instance's label.
 
 pub mod docker;
+mod docker_connection;
 mod docker_credentials;
 mod docker_error;
 mod docker_events;
@@ -18,6 +19,7 @@ mod docker_logs;
 mod docker_network;
 pub mod docker_spec;
 pub mod memory;
+mod memory_machine;
 pub mod memory_script;
 mod memory_server;
 
@@ -307,6 +309,7 @@ pub trait ContainerEngine: Send + Sync + 'static {
         id: &ContainerId,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine, EngineError>>, EngineError>;
-    /// Says "something changed", for ever, reconnecting by itself; a hint, never the truth.
+    /// Says "something changed", for ever, reconnecting by itself; a hint, never the truth. The first comes when changes
+    /// begin to be heard.
     fn changes(&self) -> BoxStream<'static, ()>;
 }

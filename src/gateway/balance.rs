@@ -202,3 +202,77 @@ impl Drop for Waiting {
         *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{ComponentKind, ServiceKey};
+    use crate::workload::UpstreamProtocol;
+
+    fn backend(name: &str, revision: &str, weight: u32, concurrency: Option<u32>) -> Backend {
+        Backend {
+            replica: name.into(),
+            address: "127.0.0.1:1".parse().unwrap(),
+            protocol: UpstreamProtocol::Http1,
+            grpc_address: None,
+            concurrency,
+            weight,
+            revision: revision.into(),
+        }
+    }
+
+    fn key() -> ComponentKey {
+        ComponentKey { service: ServiceKey::new("default", "iris"), component: ComponentKind::Predictor }
+    }
+
+    const PATIENCE: Patience = Patience { max_waiting: 1, timeout: Duration::from_secs(5) };
+
+    #[test]
+    fn the_least_loaded_replica_below_its_limit_is_chosen() {
+        let backends = [
+            backend("a", "1", 1, Some(2)),
+            backend("b", "1", 1, Some(9)),
+            backend("c", "1", 1, None),
+            backend("d", "1", 0, None),
+        ];
+        for (busy, wanted) in
+            [([0, 0, 0, 0], Choice::Take(0)), ([1, 0, 1, 0], Choice::Take(1)), ([2, 9, 50, 0], Choice::Take(2))]
+        {
+            let load = |one: &Backend| backends.iter().position(|other| other == one).map(|at| busy[at]);
+            assert_eq!(choose(&backends, load, 0.5), wanted, "{busy:?}");
+        }
+        assert_eq!(choose(&backends[..2], |_| Some(9), 0.5), Choice::Full);
+        assert_eq!(choose(&backends, |_| None, 0.5), Choice::Nobody, "all were tried");
+        assert_eq!(choose(&backends[3..], |_| Some(0), 0.5), Choice::Nobody, "no share of traffic");
+        assert_eq!(choose(&[], |_| Some(0), 0.5), Choice::Nobody);
+    }
+
+    #[test]
+    fn revisions_get_their_shares_whatever_their_load() {
+        let backends = [backend("a", "1", 45, None), backend("b", "1", 45, None), backend("c", "2", 10, None)];
+        let busy = |one: &Backend| Some(if &*one.replica == "c" { 1000 } else { 0 });
+        let canary = (0..1000).filter(|at| choose(&backends, busy, f64::from(*at) / 1000.0) == Choice::Take(2)).count();
+        assert_eq!(canary, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_over_the_limit_waits_for_a_place_and_no_longer_than_allowed() {
+        let (balancer, key) = (Arc::new(Balancer::default()), key());
+        let one = || vec![backend("a", "1", 1, Some(1))];
+        let (_, slot) = balancer.acquire(&key, one, &[], PATIENCE).await.unwrap();
+        let waiter = balancer.acquire(&key, one, &[], PATIENCE);
+        let overflow = async {
+            tokio::task::yield_now().await;
+            let refused = balancer.acquire(&key, one, &[], PATIENCE).await.map(drop);
+            drop(slot);
+            refused
+        };
+        let (waited, refused) = tokio::join!(waiter, overflow);
+        assert_eq!(refused, Err(NoPlace::QueueFull), "at once");
+        let (_, slot) = waited.unwrap();
+        assert_eq!(balancer.acquire(&key, one, &[], PATIENCE).await.map(drop), Err(NoPlace::TooLong));
+        drop(slot);
+        assert!(balancer.acquire(&key, one, &[], PATIENCE).await.is_ok());
+        assert!(balancer.busy.lock().unwrap().is_empty(), "every place was given back");
+    }
+}

@@ -83,3 +83,117 @@ fn name_container(kind: ComponentKind, component: &mut ComponentSpec) {
         meta::KSERVE_CONTAINER.clone_into(&mut first.name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::api::{Object, Typed, meta};
+    use crate::manifest::decode;
+
+    fn object(text: &str) -> Object {
+        let mut decoded = decode("f.yaml", text);
+        assert_eq!(decoded.failed, [], "{:?}", decoded.diagnostics);
+        decoded.objects.remove(0).object
+    }
+
+    fn service(predictor: &str) -> Object {
+        object(&format!(
+            "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {{name: iris}}\nspec: {predictor}\n"
+        ))
+    }
+
+    #[test]
+    fn legacy_forms_become_model_and_only_three_of_them_speak_v2() {
+        let cases = [
+            ("sklearn", None),
+            ("xgboost", None),
+            ("lightgbm", None),
+            ("pmml", None),
+            ("paddle", None),
+            ("tensorflow", None),
+            ("pytorch", None),
+            ("triton", Some("v2")),
+            ("onnx", Some("v2")),
+            ("huggingface", Some("v2")),
+        ];
+        for (framework, protocol) in cases {
+            let object = service(&format!(
+                "{{predictor: {{{framework}: {{storageUri: s3://b/m, runtimeVersion: '1', env: [{{name: A}}]}}}}}}"
+            ));
+            let spec = object.as_inference_service().unwrap();
+            let model = spec.predictor.model.as_ref().unwrap();
+            assert_eq!(model.model_format.name, framework);
+            assert_eq!(model.model_format.version, None);
+            assert_eq!(model.runtime, None);
+            assert_eq!(model.protocol_version.as_deref(), protocol, "{framework}");
+            assert_eq!(model.storage_uri.as_deref(), Some("s3://b/m"));
+            assert_eq!(model.runtime_version.as_deref(), Some("1"));
+            assert_eq!(model.env.as_ref().unwrap()[0].name, "A");
+            assert_eq!(spec.predictor.legacy_frameworks(), []);
+            assert_eq!(object.meta.annotation(meta::MODEL_FORMAT), Some(framework));
+            assert!(object.raw["spec"]["predictor"].get(framework).is_some(), "the document stays as written");
+            assert!(object.raw["metadata"].get("annotations").is_none());
+        }
+    }
+
+    #[test]
+    fn of_the_new_form_only_triton_and_vllm_speak_v2() {
+        let cases =
+            [("triton", Some("v2")), ("vLLM", Some("v2")), ("vllm", None), ("onnx", None), ("huggingface", None)];
+        for (format, protocol) in cases {
+            let object = service(&format!(
+                "{{predictor: {{model: {{modelFormat: {{name: {format}}}, storageUri: s3://b/m}}}}}}"
+            ));
+            let model = object.as_inference_service().unwrap().predictor.model.clone().unwrap();
+            assert_eq!(model.protocol_version.as_deref(), protocol, "{format}");
+        }
+        let named = service("{predictor: {triton: {storageUri: s3://b/m, protocolVersion: grpc-v2}}}");
+        let model = named.as_inference_service().unwrap().predictor.model.clone().unwrap();
+        assert_eq!(model.protocol_version.as_deref(), Some("grpc-v2"));
+    }
+
+    #[test]
+    fn serving_containers_get_their_name() {
+        let names = |object: &Object, kind| {
+            let component = object.as_inference_service().unwrap().component(kind).unwrap().clone();
+            component.containers.unwrap().into_iter().map(|container| container.name).collect::<Vec<_>>()
+        };
+        use crate::api::ComponentKind::{Explainer, Predictor, Transformer};
+        let object = service(
+            "{predictor: {containers: [{name: mine}]}, transformer: {containers: [{name: pre}, {name: side}]}, explainer: {containers: [{name: why}]}}",
+        );
+        assert_eq!(names(&object, Predictor), ["kserve-container"]);
+        assert_eq!(names(&object, Transformer), ["kserve-container", "side"]);
+        assert_eq!(names(&object, Explainer), ["kserve-container"]);
+        let second = service("{predictor: {containers: [{name: side}, {name: kserve-container}]}}");
+        assert_eq!(names(&second, Predictor), ["side", "kserve-container"]);
+        let beside = service("{predictor: {sklearn: {storageUri: s3://b/m}, containers: [{name: side}]}}");
+        assert_eq!(names(&beside, Predictor), ["side"]);
+    }
+
+    #[test]
+    fn custom_containers_get_no_limits_nobody_wrote() {
+        let object = service("{predictor: {containers: [{name: mine}]}}");
+        assert_eq!(object.as_inference_service().unwrap().predictor.containers()[0].resources, None);
+    }
+
+    #[test]
+    fn old_words_for_the_deployment_mode_become_todays() {
+        for (written, mode) in [("RawDeployment", "Standard"), ("Serverless", "Knative"), ("Standard", "Standard")] {
+            let object = object(&format!(
+                "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {{name: iris, annotations: {{serving.kserve.io/deploymentMode: {written}}}}}\nspec: {{predictor: {{sklearn: {{storageUri: s3://b/m}}}}}}\n"
+            ));
+            assert_eq!(object.meta.annotation(meta::DEPLOYMENT_MODE), Some(mode));
+            assert_eq!(object.raw["metadata"]["annotations"][meta::DEPLOYMENT_MODE], written);
+        }
+    }
+
+    #[test]
+    fn text_of_a_secret_overrides_its_data() {
+        let object =
+            object("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: YQ==, b: Yg==}\nstringData: {b: B}\n");
+        let Typed::Secret(secret) = object.typed else { panic!("a secret") };
+        let data = secret.data.unwrap();
+        assert_eq!((data["a"].0.as_slice(), data["b"].0.as_slice()), (&b"a"[..], &b"B"[..]));
+        assert_eq!(secret.string_data, None);
+    }
+}

@@ -95,36 +95,41 @@ pub(super) fn is_newer(owner: &str, field: &str) -> bool {
 
 /// Says what was likely meant by an unknown key of the struct at `path`.
 pub(super) fn suggest(owner: &str, key: &str, fields: &[&'static str], path: &FieldPath) -> Option<String> {
-    if let Some(field) = nearest(key, fields) {
-        return Some(format!("did you mean `{field}`?"));
-    }
+    let same = |field: &&&'static str| field.eq_ignore_ascii_case(key);
+    let meant = |field: &str| format!("did you mean `{field}`?");
+    let spelled = fields.iter().find(same).map(|field| meant(field));
+    spelled.or_else(|| belongs(owner, key, path)).or_else(|| nearest(key, fields).map(meant))
+}
+
+/// Says where a key belongs that is known elsewhere.
+fn belongs(owner: &str, key: &str, path: &FieldPath) -> Option<String> {
     let of_component = fields_of::<ComponentSpec>().contains(&key);
     let of_model = fields_of::<ModelSpec>().contains(&key);
     let place = path.last_key().unwrap_or_default();
     let hint = match (owner, key) {
-        ("InferenceServiceSpec", "default") => "`spec.default` is the old v1alpha2 form; write `spec.predictor`".into(),
-        ("InferenceServiceSpec", _) if of_component || of_model => "it belongs to `spec.predictor`".into(),
-        ("ComponentSpec", "custom") => {
-            "`custom` is the old v1alpha2 form; list the container under `containers`".into()
-        }
-        ("ComponentSpec", "alibi" | "aix") => {
-            "KServe has dropped this explainer; use a container under `containers`, or `art`".into()
-        }
-        ("ComponentSpec", "art") => "it belongs to `spec.explainer`".into(),
-        ("ComponentSpec", _) if PREDICTOR_ONLY.contains(&key) => "it belongs to `spec.predictor`".into(),
-        ("ComponentSpec", _) if of_model && place == "predictor" => "it belongs to `model`".into(),
-        ("ComponentSpec", _) if of_model => "it belongs to a container under `containers`".into(),
-        ("ModelSpec", "modelFormat" | "runtime") => {
-            format!("it belongs to `model`; write `model` with `modelFormat.name` instead of `{place}`")
-        }
-        ("ModelSpec" | "Container", _) if of_component => "it belongs one level up, to the component".into(),
-        ("InferenceServiceManifest", _) if of_component => "it belongs to `spec.predictor`".into(),
         ("InferenceServiceManifest" | "ServingRuntimeManifest", "name" | "namespace" | "labels" | "annotations") => {
-            "it belongs to `metadata`".into()
+            "it belongs to `metadata`"
         }
+        ("InferenceServiceManifest", "predictor" | "transformer" | "explainer") => "it belongs to `spec`",
+        ("InferenceServiceSpec", "default") => "`spec.default` is the old v1alpha2 form; write `spec.predictor`",
+        ("InferenceServiceManifest" | "InferenceServiceSpec", _) if of_component || of_model => {
+            "it belongs to `spec.predictor`"
+        }
+        ("ComponentSpec", "custom") => "`custom` is the old v1alpha2 form; list the container under `containers`",
+        ("ComponentSpec", "alibi" | "aix") => {
+            "KServe has dropped this explainer; use a container under `containers`, or `art`"
+        }
+        ("ComponentSpec", "art") => "it belongs to `spec.explainer`",
+        ("ComponentSpec", _) if PREDICTOR_ONLY.contains(&key) => "it belongs to `spec.predictor`",
+        ("ComponentSpec", _) if of_model && place == "predictor" => "it belongs to `model`",
+        ("ComponentSpec", _) if of_model => "it belongs to a container under `containers`",
+        ("ModelSpec", "modelFormat" | "runtime") => {
+            return Some(format!("it belongs to `model`; write `model` with `modelFormat.name` instead of `{place}`"));
+        }
+        ("ModelSpec" | "Container", _) if of_component => "it belongs one level up, to the component",
         _ => return None,
     };
-    Some(hint)
+    Some(hint.to_owned())
 }
 
 /// Returns the candidate that is most like a text, when one is like it at all.

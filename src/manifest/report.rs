@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::diagnostic::{Diagnostic, DiagnosticCode, Position, Severity};
 use super::known;
-use super::locate::Located;
+use super::locate::{Below, Located};
 use super::path::FieldPath;
 use super::strict::{Misfit, MisfitKind};
 use super::yaml::{Problem, ProblemKind};
@@ -99,6 +99,7 @@ impl<'a> Report<'a> {
         let written = written.filter(|_| !self.is_secret());
         let what = match (found, &written) {
             (Value::Null, _) => "nothing".to_owned(),
+            (Value::Bool(_), None) if self.is_secret() => "a boolean".to_owned(),
             (Value::Bool(value), Some(written)) if *written != value.to_string() => {
                 format!("`{written}`, which reads as {value}")
             }
@@ -176,13 +177,16 @@ impl<'a> Report<'a> {
         self
     }
 
-    /// A type or a value is wrong where the value stands, anything else where the key does.
+    /// A type or a plain value is wrong where the value stands, anything else where the key does.
     fn position(&self, path: &FieldPath, code: DiagnosticCode) -> Option<Position> {
         let Some(root) = self.located else { return self.start };
         let node = root.nearest(path);
-        let value_first = matches!(code, DiagnosticCode::WrongType | DiagnosticCode::Invalid)
-            && root.find(path).is_some()
-            && node.plain.as_deref() != Some("");
-        Some(if value_first { node.value } else { node.key.unwrap_or(node.value) })
+        let at_value = match code {
+            _ if root.find(path).is_none() || node.plain.as_deref() == Some("") => false,
+            DiagnosticCode::WrongType => true,
+            DiagnosticCode::Invalid => node.below == Below::Nothing,
+            _ => false,
+        };
+        Some(if at_value { node.value } else { node.key.unwrap_or(node.value) })
     }
 }

@@ -19,6 +19,7 @@ pub mod record;
 pub mod replica;
 pub mod rollout;
 pub mod routes;
+pub mod said;
 pub mod status;
 pub mod world;
 
@@ -26,3 +27,6 @@ pub use action::{Action, ActionKey};
 pub use memory::Memory;
 pub use planner::{Plan, plan};
 pub use world::{Now, World};
+
+#[cfg(test)]
+mod tests;

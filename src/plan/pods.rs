@@ -2,7 +2,10 @@
 
 use jiff::Timestamp;
 
-use crate::workload::ComponentKey;
+use super::replica::{Phase, Replica};
+use super::said::said;
+use super::world::{ContainerFact, ExitFact, FactReach, FactState, World};
+use crate::workload::{ComponentKey, ContainerSpec, names};
 
 /// One replica, as `get pods` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,4 +75,84 @@ pub enum ContainerViewState {
         /// When.
         finished_at: Option<Timestamp>,
     },
+}
+
+/// Builds the view of one replica.
+pub(super) fn pod(world: &World, key: &ComponentKey, service_name: &str, unit: &Replica<'_>, phase: &Phase) -> PodView {
+    let said = said(phase);
+    let specs: Vec<(String, String, bool)> = match unit.source {
+        Some((workload, _)) => {
+            let view = |init| move |spec: &ContainerSpec| (spec.name.clone(), spec.image.clone(), init);
+            let init = workload.init_containers.iter().map(view(true));
+            workload.containers.iter().map(view(false)).chain(init).collect()
+        }
+        None => unit.containers.values().map(|fact| (fact.container.clone(), fact.image.clone(), false)).collect(),
+    };
+    let containers: Vec<ContainerView> =
+        specs.into_iter().map(|(name, image, init)| container_view(world, unit, name, image, init, phase)).collect();
+    let running = containers.iter().any(|container| matches!(container.state, ContainerViewState::Running { .. }));
+    let first = unit.record.containers.first().and_then(|owner| unit.containers.get(owner.name.as_str()));
+    PodView {
+        name: format!("{}-{}", names::revision_name(service_name, unit.revision), unit.ordinal),
+        component: key.clone(),
+        service_name: service_name.to_owned(),
+        revision: unit.revision,
+        phase: if running { "Running" } else { "Pending" }.to_owned(),
+        status: if running && !phase.is_failure() { "Running".to_owned() } else { said.reason.to_owned() },
+        ready: phase.is_ready(),
+        containers,
+        address: first.and_then(|fact| address(fact)),
+        created_at: first.and_then(|fact| fact.created_at),
+    }
+}
+
+fn address(fact: &ContainerFact) -> Option<String> {
+    match &fact.reach {
+        FactReach::Address(address) => Some(address.to_string()),
+        FactReach::Published(_) => Some("127.0.0.1".to_owned()),
+        FactReach::None => None,
+    }
+}
+
+fn container_view(
+    world: &World,
+    unit: &Replica<'_>,
+    name: String,
+    image: String,
+    init: bool,
+    phase: &Phase,
+) -> ContainerView {
+    let fact = unit.containers.get(name.as_str()).copied();
+    let memory = fact.and_then(|fact| world.memory.containers.get(&fact.name));
+    let waiting = || {
+        let said = said(phase);
+        ContainerViewState::Waiting { reason: said.reason.to_owned(), message: said.message }
+    };
+    let state = match fact.map(|fact| &fact.state) {
+        Some(FactState::Running { started_at }) => ContainerViewState::Running { started_at: *started_at },
+        Some(FactState::Exited(exit)) if init && exit.code == 0 => terminated(exit),
+        Some(FactState::Exited(exit)) => match phase {
+            Phase::Crashed(_) => waiting(),
+            _ => terminated(exit),
+        },
+        _ => waiting(),
+    };
+    ContainerView {
+        id: fact.map(|fact| fact.id.clone()),
+        restarts: memory.map_or(0, |memory| memory.restarts),
+        ready: phase.is_ready() || (init && matches!(state, ContainerViewState::Terminated { exit_code: 0, .. })),
+        name,
+        image,
+        state,
+        init,
+    }
+}
+
+fn terminated(exit: &ExitFact) -> ContainerViewState {
+    let reason = match exit {
+        exit if exit.out_of_memory => "OOMKilled",
+        exit if exit.code == 0 => "Completed",
+        _ => "Error",
+    };
+    ContainerViewState::Terminated { exit_code: exit.code, reason: reason.to_owned(), finished_at: exit.finished_at }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::memory::Revisions;
 use super::planner::Draft;
-use super::pods::PodView;
+use super::pods::{self, PodView};
 use super::record::ReplicaRecord;
 use super::replica::{self, Phase, Replica};
 use super::routes::{Backend, ComponentRoute, RouteState};
@@ -34,6 +34,8 @@ pub struct ComponentReport {
     pub phase: Phase,
     /// Whether every replica of the wanted revision answers and has the traffic.
     pub settled: bool,
+    /// Replicas that are wanted.
+    pub replicas: u32,
     /// Replicas of the serving revision that answer.
     pub ready_replicas: u32,
     /// The runtime that was chosen.
@@ -64,7 +66,7 @@ pub(super) fn advance<'w>(
     let strangers = wanted.map(|resolved| take_strangers(&mut units, history.target, &resolved.fingerprint));
     let replicas = wanted.map_or(0, |resolved| resolved.workload.min_replicas.max(1));
     let mut phases = BTreeMap::new();
-    let mut pods = Vec::new();
+    let mut views = Vec::new();
 
     if let (Some(resolved), Some(revision)) = (wanted, target) {
         for ordinal in 0..replicas {
@@ -72,7 +74,7 @@ pub(super) fn advance<'w>(
             let unit = wanted_replica(key, resolved, revision, ordinal, &containers);
             let is_blocked = strangers.iter().flatten().any(|containers| containers[0].replica == unit.name);
             let phase = if is_blocked { Phase::Creating } else { advance_unit(draft, &unit) };
-            pods.push(status::pod(draft.world, key, &resolved.workload.service_name, &unit, &phase));
+            views.push(pods::pod(draft.world, key, &resolved.workload.service_name, &unit, &phase));
             phases.insert((revision, ordinal), (unit, phase));
         }
     }
@@ -83,7 +85,7 @@ pub(super) fn advance<'w>(
         for ((revision, ordinal), containers) in units.extract_if(.., |(revision, _), _| *revision == old) {
             let unit = kept_replica(revision, ordinal, &containers);
             let phase = advance_unit(draft, &unit);
-            pods.push(status::pod(draft.world, key, &containers[0].service_name, &unit, &phase));
+            views.push(pods::pod(draft.world, key, &containers[0].service_name, &unit, &phase));
             phases.insert((revision, ordinal), (unit, phase));
         }
     }
@@ -123,11 +125,12 @@ pub(super) fn advance<'w>(
         history,
         settled: switched,
         phase,
+        replicas,
         ready_replicas,
         runtime: wanted.and_then(|resolved| resolved.workload.runtime.clone()),
         route: ComponentRoute { service_name, state, timeout },
         model_name: wanted.map(|resolved| resolved.workload.model_name.clone()),
-        pods,
+        pods: views,
     }
 }
 

@@ -57,6 +57,29 @@ pub struct World {
     pub config: PlanConfig,
 }
 
+impl World {
+    /// Forgets what is remembered of containers, services and attempts that are gone, so that memory does not grow for
+    /// ever. Does nothing while the folder or the engine has not been read. Returns true when revisions changed and the
+    /// ledger is to be saved.
+    pub fn tidy(&mut self, now: Now) -> bool {
+        if !self.desired_known || self.engine != EngineState::Up {
+            return false;
+        }
+        let Self { containers, services, in_flight, memory, .. } = self;
+        let exists = |name: &String| containers.contains_key(name);
+        memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
+        memory.stuck.retain(|name, _| exists(name));
+        memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
+        let inhabited: HashSet<&ComponentKey> = containers.values().map(|fact| &fact.component).collect();
+        let before = memory.revisions.len();
+        memory.revisions.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
+        memory.revisions.len() != before
+    }
+}
+
+/// Longer than the longest wait between two attempts.
+const REFUSAL_KEPT: Duration = Duration::from_secs(600);
+
 /// Settings of the planner.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanConfig {

@@ -15,14 +15,11 @@ use super::execute::{Executor, Failure, Lesson};
 use super::{observe, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
-use crate::plan::action::{ProbeKind, ProbeOrder, ProbeWhat};
+use crate::plan::action::{ProbeKind, ProbeOrder};
 use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
-use crate::plan::replica::derived_probe;
-use crate::plan::routes::{ReplicaName, RouteTable};
-use crate::plan::world::{
-    ContainerFact, EngineState, FactReach, FactState, ImageState, ModelState, PlanConfig, PullNote,
-};
+use crate::plan::routes::RouteTable;
+use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote};
 use crate::plan::{Action, ActionKey, Plan, World, plan};
 use crate::source::Home;
 use crate::source::home::write_atomically;
@@ -31,7 +28,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::EventLog;
 use crate::traffic::TrafficBoard;
-use crate::workload::{ComponentKey, Probe, WorkloadConfig};
+use crate::workload::{ComponentKey, WorkloadConfig};
 
 /// The engine is asked for its containers this often although nothing was said.
 const RELIST: Duration = Duration::from_secs(10);
@@ -83,7 +80,7 @@ enum Fact {
     Model { uri: StorageUri, result: Result<CachedModel, Failure> },
     ImageChecked { image: String, result: Result<bool, Failure> },
     ImagePulled { image: String, result: Result<(), (Failure, bool)> },
-    Container { name: String, result: Result<Option<Container>, Failure> },
+    Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
     Probed { order: Box<ProbeOrder>, result: Result<(), String> },
     LastWords { name: String, lines: Vec<String> },
 }
@@ -228,7 +225,10 @@ impl Driver {
                 self.model_failures.remove(&model.uri);
             }
             for spec in resolved.workload.containers.iter().chain(&resolved.workload.init_containers) {
-                if matches!(self.world.images.get(&spec.image), Some(ImageState::Failed { .. } | ImageState::Absent)) {
+                if matches!(
+                    self.world.images.get(&spec.image),
+                    Some(ImageState::Failed { .. } | ImageState::Absent { .. })
+                ) {
                     self.world.images.remove(&spec.image);
                 }
                 self.image_failures.remove(&spec.image);
@@ -271,7 +271,7 @@ impl Driver {
             Fact::Model { uri, result } => self.take_model(uri, result),
             Fact::ImageChecked { image, result } => self.take_image_check(image, result),
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
-            Fact::Container { name, result } => self.take_container(name, result),
+            Fact::Container { action, result } => self.take_container(&action, result),
             Fact::Probed { order, result } => self.take_probe(&order, result),
             Fact::LastWords { name, lines } => {
                 if let Some(memory) = self.world.memory.containers.get_mut(&name) {
@@ -401,7 +401,7 @@ impl Driver {
         self.world.in_flight.remove(&ActionKey::Image(image.clone()));
         match result {
             Ok(true) => self.world.images.insert(image, ImageState::Present { pulled_at: None }),
-            Ok(false) => self.world.images.insert(image, ImageState::Absent),
+            Ok(false) => self.world.images.insert(image, ImageState::Absent { at: self.parts.clock.now().tick }),
             Err(failure) => {
                 self.learn(&failure);
                 self.world.images.remove(&image)
@@ -444,8 +444,10 @@ impl Driver {
         Urgency::Now
     }
 
-    fn take_container(&mut self, name: String, result: Result<Option<Container>, Failure>) -> Urgency {
-        self.world.in_flight.remove(&ActionKey::Container(name.clone()));
+    fn take_container(&mut self, action: &Action, result: Result<Option<Container>, Failure>) -> Urgency {
+        let key = action.key();
+        self.world.in_flight.remove(&key);
+        let ActionKey::Container(name) = key else { return Urgency::Never };
         self.serial += 1;
         self.touched.insert(name.clone(), self.serial);
         match result {
@@ -466,7 +468,7 @@ impl Driver {
                 warn!(container = name, error = failure.message, "the engine did not do it");
                 let now = self.parts.clock.now();
                 if failure.lesson == Lesson::None {
-                    self.world.memory.note_refusal(&name, failure.message, failure.permanent, now);
+                    self.world.memory.note_failure(action, failure.message, failure.permanent, now);
                 }
             }
         }
@@ -489,16 +491,9 @@ impl Driver {
 
     fn take_probe(&mut self, order: &ProbeOrder, result: Result<(), String>) -> Urgency {
         self.world.in_flight.remove(&ActionKey::Probe(order.name.clone(), order.kind));
-        let Some(fact) = self.world.containers.get(&order.name).filter(|fact| fact.id == order.id) else {
-            return Urgency::Never;
-        };
-        if !fact.is_running() {
-            return Urgency::Never;
-        }
-        let probe = declared(fact, order);
         let failed = result.is_err();
         let now = self.parts.clock.now();
-        let changed = self.world.memory.note_probe(&order.name, order.kind, &probe, result, now);
+        let changed = self.world.memory.note_check(order, result, now);
         match (changed, failed) {
             (true, _) => Urgency::Now,
             // Still loading: the next look is due in milliseconds.
@@ -510,8 +505,10 @@ impl Driver {
     /// A backend refused a connection: every readiness check is due.
     fn check_again(&mut self) {
         for memory in self.world.memory.containers.values_mut() {
-            if let Some(probe) = memory.probes.get_mut(&ProbeKind::Readiness) {
-                probe.last = None;
+            for kind in [ProbeKind::Readiness, ProbeKind::Model] {
+                if let Some(probe) = memory.probes.get_mut(&kind) {
+                    probe.last = None;
+                }
             }
         }
     }
@@ -594,14 +591,7 @@ impl Driver {
     }
 
     fn remember(&mut self, plan: &Plan, now: crate::plan::Now) {
-        for (component, revision) in &plan.rolled_out {
-            self.world.memory.rolled_out(component, *revision);
-        }
-        let draining: std::collections::HashSet<&ReplicaName> = plan.draining.iter().collect();
-        self.world.memory.draining.retain(|name, _| draining.contains(&ReplicaName::from(name.as_str())));
-        for name in draining {
-            self.world.memory.draining.entry(name.to_string()).or_insert(now.tick);
-        }
+        self.world.memory.note_plan(plan, now);
         let alive = |component: &ComponentKey| {
             self.world.services.contains_key(&component.service)
                 || self.world.containers.values().any(|fact| fact.component == *component)
@@ -664,69 +654,35 @@ impl Driver {
                     done(Fact::ImagePulled { image, result }).await;
                 });
             }
-            Action::Create(order) => {
-                tasks.spawn("create", async move {
-                    let result = executor.create(&order).await.map(Some);
-                    done(Fact::Container { name: order.name, result }).await;
-                });
-            }
-            Action::Start { id, name } => {
-                if matches!(self.world.containers.get(&name).map(|fact| &fact.state), Some(FactState::Exited(_))) {
-                    self.world.memory.note_restart(&name);
-                }
-                tasks.spawn("start", async move {
-                    let result = executor.start(&id).await.map(Some);
-                    done(Fact::Container { name, result }).await;
-                });
-            }
-            Action::Stop { id, name, grace, pre_stop, .. } => {
-                let reach = self.reach_of(&name);
-                tasks.spawn("stop", async move {
-                    let result = executor.stop(&id, grace, pre_stop.as_ref(), &reach).await;
-                    done(Fact::Container { name, result }).await;
-                });
-            }
-            Action::Remove { id, name, replica } => {
-                let last = !self.world.containers.values().any(|fact| fact.replica == replica && fact.name != name);
-                let scratch = last.then(|| executor.mounts.scratch(&replica));
-                tasks.spawn("remove", async move {
-                    let result = executor.remove(&id, scratch).await.map(|()| None);
-                    done(Fact::Container { name, result }).await;
-                });
-            }
             Action::Probe(order) => {
-                let reach = self.reach_of(&order.name);
                 tasks.spawn("probe", async move {
-                    let result = executor.probe(&order, &reach).await;
+                    let result = executor.probe(&order).await;
                     done(Fact::Probed { order, result }).await;
                 });
             }
+            action => {
+                let last = self.note_container_action(&action);
+                tasks.spawn("container", async move {
+                    let result = executor.container(&action, last).await;
+                    done(Fact::Container { action: Box::new(action), result }).await;
+                });
+            }
         }
     }
 
-    /// Returns how a container is reached: at its own network, or at that of its replica's first container.
-    fn reach_of(&self, name: &str) -> FactReach {
-        let Some(fact) = self.world.containers.get(name) else { return FactReach::None };
-        if fact.reach != FactReach::None {
-            return fact.reach.clone();
+    /// Notes what is about to be done to a container. Says whether it is the last of its replica to be removed.
+    fn note_container_action(&mut self, action: &Action) -> bool {
+        match action {
+            Action::Start { name, .. } => {
+                if matches!(self.world.containers.get(name).map(|fact| &fact.state), Some(FactState::Exited(_))) {
+                    self.world.memory.note_restart(name);
+                }
+                false
+            }
+            Action::Remove { name, replica, .. } => {
+                !self.world.containers.values().any(|fact| fact.replica == *replica && fact.name != *name)
+            }
+            _ => false,
         }
-        let owner = fact.record.containers.first().map(|container| container.name.as_str());
-        let is_owner =
-            |other: &&ContainerFact| other.replica == fact.replica && Some(other.container.as_str()) == owner;
-        self.world.containers.values().find(is_owner).map(|owner| owner.reach.clone()).unwrap_or_default()
-    }
-}
-
-/// Returns the thresholds a check is counted with.
-fn declared(fact: &ContainerFact, order: &ProbeOrder) -> Probe {
-    let probes = fact.record.container(&fact.container).map(|container| &container.probes);
-    let own = probes.and_then(|probes| match order.kind {
-        ProbeKind::Startup => probes.startup.as_ref(),
-        ProbeKind::Liveness => probes.liveness.as_ref(),
-        ProbeKind::Readiness => probes.readiness.as_ref(),
-    });
-    match (&order.what, own) {
-        (ProbeWhat::Check(_), Some(probe)) => probe.clone(),
-        _ => derived_probe(fact.record.entry.port),
     }
 }

@@ -15,11 +15,12 @@ use crate::api::StorageUri;
 use crate::engine::{
     Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, LogOptions, Network, PullProgress,
 };
+use crate::plan::Action;
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat};
 use crate::plan::world::FactReach;
-use crate::probe::{self, ProbeCheck};
+use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Progress, PullError, Puller};
-use crate::workload::{Check, Hook, Readiness};
+use crate::workload::{EntryPoint, Hook, UpstreamProtocol};
 
 /// Lines of output kept when a container ends.
 const LAST_WORDS: usize = 20;
@@ -131,11 +132,27 @@ impl Executor {
         }
     }
 
-    /// Makes and starts a container, and looks at it.
+    /// Does something to a container, and looks at it afterwards. None when it is gone. `last` says that a removal takes
+    /// the replica's last container.
     ///
     /// # Errors
     /// A mount cannot be made, or the engine refuses.
-    pub async fn create(&self, order: &CreateOrder) -> Result<Container, Failure> {
+    pub async fn container(&self, action: &Action, last: bool) -> Result<Option<Container>, Failure> {
+        match action {
+            Action::Create(order) => self.create(order).await.map(Some),
+            Action::Start { id, .. } => self.start(id).await.map(Some),
+            Action::Stop { id, grace, pre_stop, reach, .. } => self.stop(id, *grace, pre_stop.as_ref(), reach).await,
+            Action::Remove { id, replica, .. } => {
+                let scratch = last.then(|| self.mounts.scratch(replica));
+                self.remove(id, scratch).await.map(|()| None)
+            }
+            Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {
+                Ok(None)
+            }
+        }
+    }
+
+    async fn create(&self, order: &CreateOrder) -> Result<Container, Failure> {
         let request = self.request(order).await?;
         let id = self.engine.create(&request).await?;
         self.engine.start(&id).await?;
@@ -181,7 +198,7 @@ impl Executor {
     ///
     /// # Errors
     /// The engine refuses.
-    pub async fn start(&self, id: &str) -> Result<Container, Failure> {
+    async fn start(&self, id: &str) -> Result<Container, Failure> {
         let id = ContainerId(id.to_owned());
         self.engine.start(&id).await?;
         Ok(self.engine.inspect(&id).await?)
@@ -191,7 +208,7 @@ impl Executor {
     ///
     /// # Errors
     /// The engine refuses.
-    pub async fn stop(
+    async fn stop(
         &self,
         id: &str,
         grace: Duration,
@@ -215,15 +232,11 @@ impl Executor {
                 }
             }
             Hook::Http { path, port } => {
-                if let Some(address) = reach.to(*port) {
-                    let check = ProbeCheck::Http {
-                        address,
-                        path: path.clone(),
-                        headers: Vec::new(),
-                        expect_model_ready: false,
-                    };
+                if let Some(addr) = reach.to(*port) {
+                    let (path, headers) = (path.clone(), Vec::new());
+                    let check = ProbeCheck::Http { addr, path, headers, tls: false, expect_model_ready: false };
                     // Only that it was called matters.
-                    let _ = probe::check(&check, Duration::from_secs(3600), None).await;
+                    let _ = probe::check(&check, Duration::from_secs(3600), &*self.run_inside()).await;
                 }
             }
             Hook::Sleep(duration) => tokio::time::sleep(*duration).await,
@@ -234,7 +247,7 @@ impl Executor {
     ///
     /// # Errors
     /// The engine refuses.
-    pub async fn remove(&self, id: &str, scratch: Option<Utf8PathBuf>) -> Result<(), Failure> {
+    async fn remove(&self, id: &str, scratch: Option<Utf8PathBuf>) -> Result<(), Failure> {
         self.engine.remove(&ContainerId(id.to_owned())).await?;
         if let Some(folder) = scratch {
             match tokio::fs::remove_dir_all(&folder).await {
@@ -251,7 +264,7 @@ impl Executor {
     ///
     /// # Errors
     /// The engine does not answer.
-    pub async fn look(&self, id: &ContainerId) -> Result<Option<Container>, Failure> {
+    async fn look(&self, id: &ContainerId) -> Result<Option<Container>, Failure> {
         match self.engine.inspect(id).await {
             Ok(container) => Ok(Some(container)),
             Err(EngineError::NoSuchContainer(_)) => Ok(None),
@@ -263,17 +276,32 @@ impl Executor {
     ///
     /// # Errors
     /// What was wrong, in a few words.
-    pub async fn probe(&self, order: &ProbeOrder, reach: &FactReach) -> Result<(), String> {
-        let checks = checks(order, reach)?;
-        let mut last = String::new();
-        for check in &checks {
-            let exec = matches!(check, ProbeCheck::Exec { .. }).then_some(self.engine.as_ref());
-            match probe::check(check, order.timeout, exec).await {
-                probe::Outcome::Success => return Ok(()),
-                probe::Outcome::Failure(words) => last = words,
+    pub async fn probe(&self, order: &ProbeOrder) -> Result<(), String> {
+        let address = |port: u16| order.reach.to(port);
+        let check = match &order.what {
+            ProbeWhat::Check(check) => ProbeCheck::declared(check, &order.id, address),
+            ProbeWhat::Readiness(readiness, port) => {
+                let entry = EntryPoint { port: *port, protocol: UpstreamProtocol::Http1, grpc_port: None };
+                ProbeCheck::readiness(readiness, &entry, address)
             }
+        };
+        let check = check.ok_or_else(|| "its port cannot be reached".to_owned())?;
+        match probe::check(&check, order.timeout, &*self.run_inside()).await {
+            probe::Outcome::Success => Ok(()),
+            probe::Outcome::Failure(words) => Err(words),
         }
-        Err(last)
+    }
+
+    /// Returns how commands are run inside containers.
+    fn run_inside(&self) -> Box<RunInside> {
+        let engine = Arc::clone(&self.engine);
+        Box::new(move |id, command, timeout| {
+            let engine = Arc::clone(&engine);
+            Box::pin(async move {
+                let ran = engine.exec(&ContainerId(id), &command, timeout).await;
+                ran.map_err(|error| chain(&error))
+            })
+        })
     }
 
     /// Returns the last lines a container wrote.
@@ -294,39 +322,4 @@ fn names_host(service_name: &str, revision: u32) -> String {
     // Host names end at 63 characters; the last ones tell revisions apart.
     let start = name.len().saturating_sub(60);
     name.get(start..).unwrap_or(&name).trim_start_matches('-').to_owned()
-}
-
-/// Returns what to ask: any one that answers well is enough.
-fn checks(order: &ProbeOrder, reach: &FactReach) -> Result<Vec<ProbeCheck>, String> {
-    let at = |port: u16| reach.to(port).ok_or_else(|| format!("port {port} cannot be reached"));
-    let get = |address, path: &str, expect_model_ready| ProbeCheck::Http {
-        address,
-        path: path.to_owned(),
-        headers: Vec::new(),
-        expect_model_ready,
-    };
-    Ok(match &order.what {
-        ProbeWhat::Check(Check::Http { path, port, headers, .. }) => {
-            let (path, headers) = (path.clone(), headers.clone());
-            vec![ProbeCheck::Http { address: at(*port)?, path, headers, expect_model_ready: false }]
-        }
-        ProbeWhat::Check(Check::Tcp { port }) => vec![ProbeCheck::Tcp { address: at(*port)? }],
-        ProbeWhat::Check(Check::Grpc { port, service }) => {
-            vec![ProbeCheck::GrpcHealth { address: at(*port)?, service: service.clone() }]
-        }
-        ProbeWhat::Check(Check::Exec { command }) => {
-            vec![ProbeCheck::Exec { container: ContainerId(order.id.clone()), command: command.clone() }]
-        }
-        ProbeWhat::Readiness(readiness, port) => match readiness {
-            Readiness::ModelEndpoint { path } => vec![get(at(*port)?, path, true)],
-            Readiness::AnyOf { paths } => {
-                let address = at(*port)?;
-                paths.iter().map(|path| get(address, path, true)).collect()
-            }
-            Readiness::GrpcModelReady { model } => {
-                vec![ProbeCheck::GrpcModelReady { address: at(*port)?, model: model.clone() }]
-            }
-            Readiness::PortOpen | Readiness::Declared => vec![ProbeCheck::Tcp { address: at(*port)? }],
-        },
-    })
 }

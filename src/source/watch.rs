@@ -35,7 +35,7 @@ pub async fn run(loader: Loader, folders: Vec<Utf8PathBuf>, cancel: Cancellation
     let (sender, mut hints) = mpsc::channel(64);
     // Held for as long as hints are wanted; dropping it ends the watch.
     let mut watcher = watch(&folders, sender.clone());
-    let mut again = Duration::ZERO;
+    let mut again = loader.load().await.again_in.unwrap_or_default();
     loop {
         let rest = if watcher.is_some() { RELIST } else { POLL };
         let wait = if again.is_zero() { rest } else { again.min(rest) };

@@ -141,7 +141,7 @@ fn merge_lists(base: Vec<Value>, patch: Vec<Value>, keys: &[&str], path: &str) -
     loop {
         match (overlaid.peek(), next_base) {
             (Some((Some(at), _)), Some((index, _))) if *at < index => {
-                merged.extend(overlaid.next().map(|o| o.1.clone()))
+                merged.extend(overlaid.next().map(|o| o.1.clone()));
             }
             (_, Some((_, item))) => {
                 merged.push(item.clone());

@@ -4,14 +4,14 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Frame;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -21,8 +21,6 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Body of an answer.
 pub(crate) type AnswerBody = BoxBody<Bytes, io::Error>;
-/// An answer on its way.
-pub(crate) type Answering = Pin<Box<dyn Future<Output = Response<AnswerBody>> + Send>>;
 
 /// A backend, and what it has seen.
 pub(crate) struct Upstream {
@@ -137,4 +135,24 @@ pub(crate) async fn mirror(request: Request<Incoming>) -> Response<AnswerBody> {
     let mut response = Response::new(full(seen.to_string()));
     response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
     response
+}
+
+/// A body whose pieces are sent as they come; dropping the sender ends it, an error breaks it.
+pub(crate) fn pieces() -> (tokio::sync::mpsc::Sender<io::Result<Frame<Bytes>>>, AnswerBody) {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
+    let stream = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    (sender, BodyExt::boxed(StreamBody::new(stream)))
+}
+
+/// One piece of a body.
+pub(crate) fn data(bytes: impl Into<Bytes>) -> io::Result<Frame<Bytes>> {
+    Ok(Frame::data(bytes.into()))
+}
+
+/// The trailers of a body.
+pub(crate) fn trailers(lines: &[(&'static str, &'static str)]) -> io::Result<Frame<Bytes>> {
+    let line = |(name, value): &(&'static str, &'static str)| {
+        (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+    };
+    Ok(Frame::trailers(lines.iter().map(line).collect()))
 }

@@ -21,7 +21,7 @@ pub(super) fn check(
     check_implementation(kind, component, path, report);
     check_extension(component, path, report);
     storage::check(component, path, report);
-    if let Some(model) = model_of(component) {
+    for model in models_of(component) {
         check_model(&model, path, report);
     }
     if kind == ComponentKind::Predictor {
@@ -55,10 +55,6 @@ pub(super) fn models_of(component: &ComponentSpec) -> Vec<Written<'_>> {
     let legacy = component.legacy_frameworks().into_iter().map(|(field, model)| Written { field, model });
     let model = component.model.as_deref().map(|model| Written { field: "model", model });
     legacy.chain(model).collect()
-}
-
-pub(super) fn model_of(component: &ComponentSpec) -> Option<Written<'_>> {
-    models_of(component).first().copied()
 }
 
 /// Names what implements a component, as upstream counts it.

@@ -9,13 +9,13 @@ use crate::manifest::diagnostic::DiagnosticCode;
 use crate::manifest::path::FieldPath;
 use crate::manifest::report::Report;
 
-use super::component::{Written, model_of};
+use super::component::{Written, models_of};
 
 /// Formats whose server can fetch its model by an argument, without a storageUri.
 const FETCHED_BY_SERVER: [&str; 2] = ["huggingface", "vLLM"];
 
 pub(super) fn check(component: &ComponentSpec, path: &FieldPath, report: &mut Report<'_>) {
-    if let Some(written) = model_of(component) {
+    for written in models_of(component) {
         check_model(&written, component, path, report);
     }
     check_environment(component, path, report);
@@ -40,7 +40,7 @@ pub(super) fn check(component: &ComponentSpec, path: &FieldPath, report: &mut Re
 }
 
 fn has_single_uri(component: &ComponentSpec) -> bool {
-    let model = model_of(component).is_some_and(|written| written.model.storage_uri.is_some());
+    let model = models_of(component).iter().any(|written| written.model.storage_uri.is_some());
     let art = component.art.as_ref().is_some_and(|art| art.storage_uri.is_some());
     let env = component.containers().iter().flat_map(|container| container.env.iter().flatten());
     model || art || env.into_iter().any(|env| env.name == "STORAGE_URI")
@@ -60,7 +60,8 @@ fn check_model(written: &Written<'_>, component: &ComponentSpec, component_path:
         check_confidential(confidential, model.storage_uri.as_deref(), &path, report);
     }
     let nowhere = model.storage_uri.is_none() && model.storage.is_none() && component.storage_uris.is_none();
-    if nowhere && !FETCHED_BY_SERVER.contains(&written.format()) {
+    // What is written wrong there may have been the place.
+    if nowhere && !report.has_error_below(&path) && !FETCHED_BY_SERVER.contains(&written.format()) {
         let message = "no storageUri: the server starts without a model (on a cluster it waits for TrainedModels)";
         report.warning(&path, DiagnosticCode::Suspicious, message);
         report.help("write storageUri");

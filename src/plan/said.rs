@@ -1,0 +1,122 @@
+//! Phases in words: status, one CamelCase reason, and a message that tells a person what happened and what comes next.
+
+use std::time::Duration;
+
+use super::replica::{Crash, Phase};
+use super::world::{ExitFact, PullNote};
+use crate::api::ConditionStatus;
+
+/// A phase in the words of a condition.
+pub(super) struct Said {
+    pub(super) status: ConditionStatus,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// Says where a replica is.
+pub(super) fn said(phase: &Phase) -> Said {
+    use ConditionStatus::{False, True, Unknown};
+    let (status, reason, message) = match phase {
+        Phase::Ready => (True, "", String::new()),
+        Phase::EngineUnknown => (Unknown, "EngineUnavailable", "the container engine has not answered yet".to_owned()),
+        Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
+        Phase::PullingModel(uri, note) => (Unknown, "ModelPulling", format!("fetching {uri}{}", progress(note))),
+        Phase::ModelFailed { message, transient } => (False, "ModelPullFailed", retried(message, *transient)),
+        Phase::PullingImage(image, note) => (Unknown, "ImagePulling", format!("pulling {image}{}", progress(note))),
+        Phase::ImageFailed { message, transient } => (False, "ImagePullFailed", retried(message, *transient)),
+        Phase::Creating => (Unknown, "ContainerCreating", "the container is being created".to_owned()),
+        Phase::Refused { message } => (False, "ContainerCannotRun", message.clone()),
+        Phase::Initializing(name) => (Unknown, "PodInitializing", format!("init container `{name}` is running")),
+        Phase::Loading { message, restarts } => (Unknown, "ModelLoading", loading(message, *restarts)),
+        Phase::NotReady { message } => {
+            (False, "ModelNotReady", format!("it answered before and does not now: {message}"))
+        }
+        Phase::Crashed(crash) => (False, crash_reason(&crash.exit), crash_message(crash)),
+        Phase::Paused => (False, "ContainerPaused", "someone paused the container; unpause it to serve".to_owned()),
+        Phase::Gone => (False, "ContainerGone", "a container of this revision was removed".to_owned()),
+    };
+    Said { status, reason, message }
+}
+
+fn loading(message: &str, restarts: u32) -> String {
+    let again = match restarts {
+        0 => String::new(),
+        1 => " again after it ended once".to_owned(),
+        times => format!(" again after it ended {times} times"),
+    };
+    match message {
+        "" => format!("the container runs{again}; the model does not answer yet"),
+        words => format!("the container runs{again}; the model does not answer yet ({words})"),
+    }
+}
+
+fn retried(message: &str, transient: bool) -> String {
+    if transient { format!("{message}; it is tried again") } else { message.to_owned() }
+}
+
+fn progress(note: &PullNote) -> String {
+    match (note.done, note.total) {
+        (0, 0) if note.phase.is_empty() => String::new(),
+        (0, 0) => format!(": {}", note.phase),
+        (done, 0) => format!(": {} so far", bytes(done)),
+        (done, total) => {
+            let percent = u128::from(done) * 100 / u128::from(total.max(1));
+            format!(": {percent}% ({} of {})", bytes(done), bytes(total))
+        }
+    }
+}
+
+/// Returns a size in a person's words.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.iter().find(|(_, unit)| count >= *unit) {
+        Some((name, unit)) => format!("{}.{} {name}", count / unit, count % unit * 10 / unit),
+        None => format!("{count} B"),
+    }
+}
+
+fn crash_reason(exit: &ExitFact) -> &'static str {
+    match exit {
+        exit if exit.out_of_memory => "OOMKilled",
+        exit if !exit.error.is_empty() => "ContainerCannotRun",
+        _ => "CrashLoopBackOff",
+    }
+}
+
+fn crash_message(crash: &Crash) -> String {
+    let Crash { container, exit, .. } = crash;
+    let mut text = match exit {
+        exit if exit.out_of_memory => {
+            format!("container `{container}` was killed because it ran out of memory (exit code {})", exit.code)
+        }
+        exit if !exit.error.is_empty() => format!("container `{container}` could not run: {}", exit.error),
+        exit if let Some(why) = &crash.stopped_for => {
+            format!("container `{container}` was ended because its {why} (exit code {})", exit.code)
+        }
+        exit => format!("container `{container}` ended with exit code {}{}", exit.code, signal(exit.code)),
+    };
+    if crash.retry_in > Duration::ZERO {
+        let seconds = crash.retry_in.as_secs() + u64::from(crash.retry_in.subsec_nanos() > 0);
+        let times = if crash.restarts == 1 { "once".to_owned() } else { format!("{} times", crash.restarts) };
+        text.push_str("; restarted ");
+        text.push_str(&times);
+        text.push_str(", next try in ");
+        text.push_str(&seconds.to_string());
+        text.push_str(" s");
+    }
+    if !crash.last_words.is_empty() {
+        text.push_str("; last output:\n");
+        text.push_str(&crash.last_words.join("\n"));
+    }
+    text
+}
+
+fn signal(code: i64) -> &'static str {
+    match code {
+        134 => " (abort)",
+        137 => " (killed)",
+        139 => " (segmentation fault)",
+        143 => " (terminated)",
+        _ => "",
+    }
+}

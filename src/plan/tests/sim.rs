@@ -1,0 +1,633 @@
+//! A machine in a box: an engine, a bucket and a driver, all pure, with faults on request. The driver here is the
+//! shortest one that keeps the planner's rules; time only passes when nothing else is left to do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::sample;
+use crate::api::{ComponentKind, InferenceServiceStatus};
+use crate::plan::action::{ContainerPosition, CreateOrder, ProbeKind, ProbeOrder};
+use crate::plan::record::ReplicaRecord;
+use crate::plan::routes::{Backend, RouteState};
+use crate::plan::world::{
+    ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
+};
+use crate::plan::{Action, ActionKey, Memory, Now, Plan, World, plan};
+
+/// The machine.
+pub(super) struct Sim {
+    /// What the driver knows.
+    pub(super) world: World,
+    /// The last plan.
+    pub(super) plan: Plan,
+    /// Every order that is not a check, in words.
+    pub(super) log: Vec<String>,
+    /// Passes so far.
+    pub(super) passes: usize,
+    /// What containers there are in truth, by name.
+    pub(super) containers: BTreeMap<String, ContainerFact>,
+    /// Faults in force.
+    pub(super) faults: Faults,
+    /// Containers that do not answer although they run, by name.
+    pub(super) sick: BTreeSet<String>,
+    /// How many requests each replica has.
+    pub(super) leases: BTreeMap<String, u64>,
+    clock: Duration,
+    boot: Duration,
+    wall_offset: SignedDuration,
+    runs: HashMap<String, Duration>,
+    pending: Vec<Pending>,
+    lists: VecDeque<BTreeMap<String, ContainerFact>>,
+    saved: Memory,
+    made: u64,
+}
+
+/// What is wrong with the machine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Faults {
+    /// The engine does not answer.
+    pub(super) engine_down: bool,
+    /// Every nth order on a container fails without effect.
+    pub(super) fail_every: Option<u64>,
+    /// Every nth order on a container is done and reported as failed.
+    pub(super) lose_every: Option<u64>,
+    /// Lists show what was true this many passes ago.
+    pub(super) stale: usize,
+    /// Models that cannot be fetched.
+    pub(super) lost_models: BTreeSet<String>,
+    /// Images that cannot be pulled.
+    pub(super) lost_images: BTreeSet<String>,
+    /// Images that are on this machine from the start.
+    pub(super) local_images: BTreeSet<String>,
+    /// How long a stop takes.
+    pub(super) stop_takes: Duration,
+}
+
+struct Pending {
+    at: Duration,
+    action: Action,
+}
+
+/// How a container behaves: written into the image's name.
+fn loads_in(image: &str) -> Option<Duration> {
+    let tag = image.rsplit(':').next().unwrap_or_default();
+    match tag.trim_end_matches(|c: char| c.is_ascii_digit()) {
+        "never" => None,
+        "slow" => Some(Duration::from_secs(30)),
+        _ => Some(Duration::from_secs(1)),
+    }
+}
+
+fn ends_after(image: &str) -> Option<(Duration, ExitFact)> {
+    let exit = |code| ExitFact { code, ..ExitFact::default() };
+    match image.rsplit(':').next().unwrap_or_default() {
+        "crash" => Some((Duration::from_millis(200), exit(1))),
+        "oom" => Some((Duration::from_millis(200), ExitFact { out_of_memory: true, ..exit(137) })),
+        "init" => Some((Duration::from_millis(300), exit(0))),
+        "badinit" => Some((Duration::from_millis(300), exit(3))),
+        _ => None,
+    }
+}
+
+impl Sim {
+    /// Makes a machine with an engine that answers and a folder that was read, and nothing in it.
+    pub(super) fn new() -> Self {
+        let world = World { instance: "test".to_owned(), desired_known: true, ..World::default() };
+        Self {
+            world,
+            plan: Plan::default(),
+            log: Vec::new(),
+            passes: 0,
+            containers: BTreeMap::new(),
+            faults: Faults { stop_takes: Duration::from_millis(500), ..Faults::default() },
+            sick: BTreeSet::new(),
+            leases: BTreeMap::new(),
+            clock: Duration::from_secs(1),
+            boot: Duration::ZERO,
+            wall_offset: SignedDuration::ZERO,
+            runs: HashMap::new(),
+            pending: Vec::new(),
+            lists: VecDeque::new(),
+            saved: Memory::default(),
+            made: 0,
+        }
+    }
+
+    /// Makes a machine that serves `iris` from an image that answers.
+    pub(super) fn serving() -> Self {
+        let mut sim = Self::new();
+        sim.apply(sample::service("iris", vec![sample::predicting("iris", "server:good1")]));
+        sim.run(5.0);
+        assert_eq!(sim.backends("iris"), ["iris-predictor-00001-0.default"]);
+        sim.log.clear();
+        sim
+    }
+
+    /// Returns the time.
+    pub(super) fn now(&self) -> Now {
+        let wall = Timestamp::UNIX_EPOCH + SignedDuration::try_from(self.clock).unwrap() + self.wall_offset;
+        Now { tick: self.clock - self.boot, wall }
+    }
+
+    /// Adds or replaces a service.
+    pub(super) fn apply(&mut self, mut service: DesiredService) {
+        let before = self.world.services.get(&service.key).map_or(0, |before| before.meta.generation);
+        service.meta.generation = before + 1;
+        self.world.services.insert(service.key.clone(), Arc::new(service));
+    }
+
+    /// Deletes a service.
+    pub(super) fn delete(&mut self, name: &str) {
+        self.world.services.remove(&sample::key(name));
+    }
+
+    /// Lets the machine run for a while.
+    pub(super) fn run(&mut self, seconds: f64) {
+        let end = self.clock + Duration::from_secs_f64(seconds);
+        let limit = self.passes + 2_000 + 50 * usize::try_from(end.as_secs()).unwrap();
+        loop {
+            self.pass();
+            assert!(self.passes < limit, "the loop is busy at {:?}: {:#?}", self.clock, self.plan.actions);
+            let next = self.next_event();
+            if next > end {
+                self.clock = end;
+                return;
+            }
+            self.clock = self.clock.max(next);
+            self.finish_due();
+        }
+    }
+
+    fn next_event(&self) -> Duration {
+        let timers = self.plan.wake_at.map(|at| at + self.boot).into_iter();
+        let orders = self.pending.iter().map(|pending| pending.at);
+        let ends = self.containers.values().filter_map(|fact| self.ends_at(fact));
+        timers.chain(orders).chain(ends).min().unwrap_or(Duration::MAX)
+    }
+
+    fn ends_at(&self, fact: &ContainerFact) -> Option<Duration> {
+        let (after, _) = ends_after(&fact.image).filter(|_| fact.is_running())?;
+        Some(*self.runs.get(&fact.name)? + after)
+    }
+
+    /// One pass of the driver, orders included.
+    pub(super) fn pass(&mut self) {
+        self.passes += 1;
+        self.end_what_ends();
+        self.observe();
+        let now = self.now();
+        let next = plan(&self.world, now);
+        assert_eq!(next, plan(&self.world, now), "a plan is a function of the world");
+        if next.actions.is_empty() {
+            assert!(next.wake_at.is_none_or(|at| at > now.tick), "awake without work at {now:?}: {:?}", next.wake_at);
+        }
+        self.check(&next);
+        self.save_if(|memory| memory.note_plan(&next, now));
+        for action in &next.actions {
+            assert!(self.world.in_flight.insert(action.key()), "ordered twice: {action}");
+            self.dispatch(action.clone());
+        }
+        self.plan = next;
+    }
+
+    fn save_if(&mut self, change: impl FnOnce(&mut Memory) -> bool) {
+        if change(&mut self.world.memory) {
+            self.saved.revisions.clone_from(&self.world.memory.revisions);
+        }
+    }
+
+    /// What the driver learns before it plans.
+    fn observe(&mut self) {
+        let now = self.now();
+        self.lists.push_front(self.containers.clone());
+        self.lists.truncate(8);
+        if self.faults.engine_down {
+            self.world.engine = EngineState::Down { message: "the engine is away".to_owned() };
+        } else {
+            self.world.engine = EngineState::Up;
+            let index = self.faults.stale.min(self.lists.len() - 1);
+            self.world.containers = self.lists[index].clone();
+        }
+        let facts: Vec<ContainerFact> = self.world.containers.values().cloned().collect();
+        for fact in &facts {
+            self.save_if(|memory| memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now));
+            match &fact.state {
+                FactState::Running { .. } => self.world.memory.note_running(&fact.name, now),
+                FactState::Exited(exit) => {
+                    if self.world.memory.note_exit(&fact.name, exit, now) {
+                        let memory = self.world.memory.containers.get_mut(&fact.name).unwrap();
+                        memory.last_words = vec!["loading".to_owned(), "ValueError: no model".to_owned()];
+                    }
+                }
+                _ => {}
+            }
+        }
+        for service in self.world.services.clone().values() {
+            for resolved in service.resolution.iter().flatten() {
+                self.save_if(|memory| memory.want(&resolved.workload.component, &resolved.fingerprint, now));
+            }
+        }
+        self.world.leases = self.leases.iter().map(|(name, count)| (name.as_str().into(), *count)).collect();
+        if self.world.tidy(now) {
+            self.saved.revisions.clone_from(&self.world.memory.revisions);
+        }
+    }
+
+    fn dispatch(&mut self, action: Action) {
+        if !matches!(action, Action::Probe(_)) {
+            self.log.push(action.to_string());
+        }
+        let takes = match &action {
+            Action::Stop { .. } => self.faults.stop_takes,
+            Action::PullModel { .. } | Action::PullImage { .. } => Duration::from_millis(300),
+            Action::Probe(_) => Duration::from_millis(1),
+            _ => Duration::from_millis(20),
+        };
+        match &action {
+            Action::PullModel { uri } => {
+                self.world.models.insert(uri.clone(), ModelState::Pulling(PullNote::default()));
+            }
+            Action::Start { name, .. } if self.world.memory.containers.get(name).is_some_and(|m| m.ended.is_some()) => {
+                self.world.memory.note_restart(name);
+            }
+            _ => {}
+        }
+        self.pending.push(Pending { at: self.clock + takes, action });
+    }
+
+    fn finish_due(&mut self) {
+        let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|pending| pending.at <= self.clock);
+        self.pending = later;
+        let due: Vec<Pending> = due;
+        for pending in due {
+            self.finish(&pending.action);
+        }
+    }
+
+    fn finish(&mut self, action: &Action) {
+        self.world.in_flight.remove(&action.key());
+        let now = self.now();
+        match action {
+            Action::Probe(order) => {
+                let result = self.answer(order);
+                self.world.memory.note_check(order, result, now);
+            }
+            Action::PullModel { uri } => {
+                let failed = self.faults.lost_models.iter().any(|path| uri.to_string().contains(path.as_str()));
+                let state = if failed { self.model_failure(uri) } else { ModelState::Present { size: 1 } };
+                self.world.models.insert(uri.clone(), state);
+            }
+            Action::CheckImage { image } | Action::PullImage { image } if self.faults.engine_down => {
+                self.world.images.remove(image);
+            }
+            Action::CheckImage { image } => {
+                let present = self.faults.local_images.contains(image);
+                let state =
+                    if present { ImageState::Present { pulled_at: None } } else { ImageState::Absent { at: now.tick } };
+                self.world.images.insert(image.clone(), state);
+            }
+            Action::PullImage { image } => {
+                let state = self.pull_image(image);
+                self.world.images.insert(image.clone(), state);
+            }
+            _ => {
+                let turn = self.made;
+                self.made += 1;
+                let every = |n: Option<u64>| n.is_some_and(|n| turn % n == n - 1);
+                if self.faults.engine_down {
+                    return;
+                }
+                let result = if every(self.faults.fail_every) { Err("it broke".to_owned()) } else { self.act(action) };
+                let lost = every(self.faults.lose_every).then(|| "the answer was lost".to_owned());
+                if let Some(message) = result.err().or(lost) {
+                    self.world.memory.note_failure(action, message, false, now);
+                }
+            }
+        }
+    }
+
+    fn model_failure(&self, uri: &crate::api::StorageUri) -> ModelState {
+        // `Pulling` replaced the failure before; ours is a small world, so the log remembers it.
+        let pulls = self.log.iter().filter(|line| **line == format!("pull model {uri}")).count();
+        let failures = u32::try_from(pulls).unwrap();
+        ModelState::Failed { message: "no such object".to_owned(), transient: true, failures, at: self.now().tick }
+    }
+
+    fn pull_image(&mut self, image: &str) -> ImageState {
+        let at = self.now().tick;
+        if !self.faults.lost_images.contains(image) {
+            self.faults.local_images.insert(image.to_owned());
+            return ImageState::Present { pulled_at: Some(at) };
+        }
+        let pulls = self.log.iter().filter(|line| **line == format!("pull image {image}")).count();
+        ImageState::Failed {
+            message: format!("manifest for {image} not found"),
+            transient: true,
+            failures: u32::try_from(pulls).unwrap(),
+            at,
+            present: self.faults.local_images.contains(image),
+        }
+    }
+
+    fn answer(&self, order: &ProbeOrder) -> Result<(), String> {
+        let Some(fact) = self.containers.get(&order.name).filter(|fact| fact.is_running()) else {
+            return Err("connection refused".to_owned());
+        };
+        let ran = self.clock - self.runs[&order.name];
+        let loaded = loads_in(&fact.image).is_some_and(|takes| ran >= takes);
+        let hung = self.sick.contains(&order.name);
+        match order.kind {
+            ProbeKind::Liveness if hung => Err("HTTP 500".to_owned()),
+            ProbeKind::Liveness => Ok(()),
+            _ if loaded && !hung => Ok(()),
+            _ => Err("HTTP 503".to_owned()),
+        }
+    }
+
+    /// What the engine does.
+    fn act(&mut self, action: &Action) -> Result<(), String> {
+        match action {
+            Action::Create(order) => self.create(order),
+            Action::Start { id, name } => {
+                let known = self.containers.get(name).filter(|fact| fact.id == *id);
+                if known.ok_or("no such container")?.is_running() {
+                    return Ok(());
+                }
+                self.begin(name);
+                Ok(())
+            }
+            Action::Stop { id, name, .. } => {
+                if self.containers.get(name).is_some_and(|fact| fact.id == *id && fact.is_running()) {
+                    self.end(name, ExitFact { code: 143, ..ExitFact::default() });
+                }
+                Ok(())
+            }
+            Action::Remove { id, name, .. } => match self.containers.get(name).filter(|fact| fact.id == *id) {
+                Some(fact) if fact.is_running() => Err("it is running".to_owned()),
+                Some(_) => {
+                    self.containers.remove(name);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            _ => unreachable!("not the engine's: {action}"),
+        }
+    }
+
+    fn create(&mut self, order: &CreateOrder) -> Result<(), String> {
+        if let Some(there) = self.containers.get(&order.name) {
+            if there.fingerprint != order.fingerprint {
+                return Err("the name is taken".to_owned());
+            }
+            // An identical one is adopted, and started as the order says.
+            if !there.is_running() && !matches!(there.state, FactState::Exited(_)) {
+                self.begin(&order.name);
+            }
+            return Ok(());
+        }
+        if let Some(owner) = &order.join {
+            let runs = self.containers.get(owner).is_some_and(ContainerFact::is_running);
+            runs.then_some(()).ok_or("the network is gone")?;
+        }
+        let workload = &order.workload;
+        let spec = match order.position {
+            ContainerPosition::Init(index) => &workload.init_containers[index],
+            ContainerPosition::Main(index) => &workload.containers[index],
+        };
+        self.made += 1;
+        let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, u8::try_from(self.made % 250).unwrap()));
+        let fact = ContainerFact {
+            id: format!("id{}", self.made),
+            name: order.name.clone(),
+            component: workload.component.clone(),
+            replica: Arc::clone(&order.replica),
+            service_name: workload.service_name.clone(),
+            revision: order.revision,
+            ordinal: order.ordinal,
+            fingerprint: order.fingerprint.clone(),
+            container: spec.name.clone(),
+            image: spec.image.clone(),
+            state: FactState::Created,
+            reach: if order.join.is_none() { FactReach::Address(address) } else { FactReach::None },
+            created_at: Some(self.now().wall),
+            record: Arc::new(ReplicaRecord::of(workload)),
+        };
+        self.containers.insert(order.name.clone(), fact);
+        self.begin(&order.name);
+        Ok(())
+    }
+
+    fn begin(&mut self, name: &str) {
+        let started_at = Some(self.now().wall);
+        self.runs.insert(name.to_owned(), self.clock);
+        self.containers.get_mut(name).unwrap().state = FactState::Running { started_at };
+    }
+
+    /// Ends a container.
+    pub(super) fn end(&mut self, name: &str, exit: ExitFact) {
+        let finished_at = Some(self.now().wall);
+        self.leases.remove(self.containers[name].replica.as_ref());
+        self.containers.get_mut(name).unwrap().state = FactState::Exited(ExitFact { finished_at, ..exit });
+    }
+
+    fn end_what_ends(&mut self) {
+        let ended: Vec<(String, ExitFact)> = self
+            .containers
+            .values()
+            .filter(|fact| self.ends_at(fact).is_some_and(|at| at <= self.clock))
+            .filter_map(|fact| Some((fact.name.clone(), ends_after(&fact.image)?.1)))
+            .collect();
+        for (name, exit) in ended {
+            self.end(&name, exit);
+        }
+    }
+
+    /// Kills a container from outside.
+    pub(super) fn crash(&mut self, name: &str) {
+        self.end(name, ExitFact { code: 139, ..ExitFact::default() });
+    }
+
+    /// Ends the daemon and starts it again. Orders under way are lost, or done by the engine all the same.
+    pub(super) fn restart_daemon(&mut self, orders: Orders, ledger: Ledger) {
+        for pending in std::mem::take(&mut self.pending) {
+            let on_container = matches!(pending.action.key(), ActionKey::Container(_));
+            if orders == Orders::Done && on_container && !self.faults.engine_down {
+                drop(self.act(&pending.action));
+            }
+        }
+        if ledger == Ledger::Lost {
+            self.saved = Memory::default();
+        }
+        self.world.memory = self.saved.clone();
+        self.world.in_flight.clear();
+        self.world.images.clear();
+        self.world.models.retain(|_, state| matches!(state, ModelState::Present { .. }));
+        self.world.containers.clear();
+        self.world.engine = EngineState::Unknown;
+        self.lists.clear();
+        self.leases.clear();
+        self.boot = self.clock;
+        // The folder and the engine have not been read yet: a pass in between must do nothing.
+        self.world.desired_known = false;
+        let early = plan(&self.world, self.now());
+        assert_eq!(early.actions, []);
+        self.world.desired_known = true;
+        if ledger == Ledger::Lost {
+            let now = self.now();
+            for service in self.world.services.clone().values() {
+                for resolved in service.resolution.iter().flatten() {
+                    self.world.memory.want(&resolved.workload.component, &resolved.fingerprint, now);
+                }
+            }
+        }
+        let early = plan(&self.world, self.now());
+        assert!(early.actions.iter().all(|action| !action.needs_engine()), "{:#?}", early.actions);
+    }
+
+    /// Moves the wall clock.
+    pub(super) fn jump(&mut self, seconds: i64) {
+        self.wall_offset += SignedDuration::from_secs(seconds);
+    }
+
+    /// Takes a lease on some replica that is routed to.
+    pub(super) fn lease(&mut self, service: &str) {
+        if let Some(name) = self.backends(service).first() {
+            *self.leases.entry(name.clone()).or_default() += 1;
+        }
+    }
+
+    /// What must hold in every pass, whatever happens.
+    fn check(&self, next: &Plan) {
+        let mut places = BTreeSet::new();
+        for fact in self.containers.values() {
+            let place = (&fact.component, fact.revision, fact.ordinal, &fact.container);
+            assert!(places.insert(place), "two containers for {place:?}");
+        }
+        for action in &next.actions {
+            self.check_stop(action);
+        }
+        self.check_routes(next);
+    }
+
+    fn check_stop(&self, action: &Action) {
+        let Action::Stop { name, why, .. } = action else { return };
+        let Some(fact) = self.world.containers.get(name) else { return };
+        let leases = self.world.leases.get(&fact.replica).copied().unwrap_or(0);
+        if leases == 0 || why.contains("probe failed") || why.starts_with("the container whose network") {
+            return;
+        }
+        let since = self.world.memory.draining.get(fact.replica.as_ref()).copied();
+        let deadline = self.world.config.drain_deadline;
+        assert!(since.is_some_and(|since| since + deadline <= self.now().tick), "{action} with {leases} leases");
+    }
+
+    fn check_routes(&self, next: &Plan) {
+        for (key, route) in &next.routes.services {
+            let Some(component) = route.components.get(&ComponentKind::Predictor) else { continue };
+            let RouteState::Open(backends) = &component.state else { continue };
+            assert!(!backends.is_empty());
+            assert!(self.world.services.contains_key(key));
+            let revisions: BTreeSet<_> = backends.iter().map(|backend| &backend.revision).collect();
+            assert_eq!(revisions.len(), 1, "traffic is never split by accident: {backends:?}");
+            for Backend { replica, .. } in backends {
+                let facts = self.world.containers.values().filter(|fact| fact.replica == *replica);
+                assert!(facts.into_iter().any(ContainerFact::is_running), "{replica} is routed to and does not run");
+            }
+        }
+        self.check_open_routes_stay_open(next);
+    }
+
+    /// A route that was open stays open as long as what it led to answers and is wanted, in some revision.
+    fn check_open_routes_stay_open(&self, next: &Plan) {
+        if self.faults.stale > 0 {
+            return;
+        }
+        for (key, route) in &next.routes.services {
+            let before = self.plan.routes.services.get(key).and_then(|before| open_backends(before));
+            let (Some(before), None) = (before, open_backends(route)) else { continue };
+            let stopped = route.components.values().any(
+                |component| matches!(&component.state, RouteState::NotReady { reason, .. } if reason == "Stopped"),
+            );
+            for backend in before {
+                let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
+                let well = facts.iter().filter(|fact| fact.container == "kserve-container").any(|fact| {
+                    let memory = &self.world.memory;
+                    let passing = memory.probe(&fact.name, ProbeKind::Model).is_some_and(|probe| probe.passing);
+                    let stopping = self.world.in_flight.contains(&ActionKey::Container(fact.name.clone()));
+                    let unhealthy = memory.containers[&fact.name].unhealthy.is_some();
+                    fact.is_running() && passing && !stopping && !unhealthy
+                });
+                assert!(stopped || !well, "{key} lost {} although it answers: {route:#?}", backend.replica);
+            }
+        }
+    }
+
+    /// Returns the replicas requests to a service's predictor go to.
+    pub(super) fn backends(&self, service: &str) -> Vec<String> {
+        let route = self.plan.routes.services.get(&sample::key(service));
+        let open = route.and_then(|route| open_backends(route)).unwrap_or_default();
+        open.iter().map(|backend| backend.replica.to_string()).collect()
+    }
+
+    /// Returns why requests to a service's predictor are refused: reason and message.
+    pub(super) fn refusal(&self, service: &str) -> Option<(String, String)> {
+        let route = self.plan.routes.services.get(&sample::key(service))?;
+        match &route.components.get(&ComponentKind::Predictor)?.state {
+            RouteState::Open(_) => None,
+            RouteState::NotReady { reason, message, .. } => Some((reason.clone(), message.clone())),
+        }
+    }
+
+    /// Returns the status of a service.
+    pub(super) fn status(&self, service: &str) -> &InferenceServiceStatus {
+        let key = sample::key(service);
+        &self.plan.statuses.iter().find(|(other, _)| *other == key).expect("the service has a status").1
+    }
+
+    /// Returns a condition of a service: status, reason and message.
+    pub(super) fn condition(&self, service: &str, kind: &str) -> (String, String, String) {
+        let condition = self.status(service).condition(kind).expect("the condition is there");
+        (condition.status.to_string(), condition.reason.clone(), condition.message.clone())
+    }
+
+    /// Returns names and states of the containers there are, in a word each.
+    pub(super) fn running(&self) -> Vec<String> {
+        self.containers.values().filter(|fact| fact.is_running()).map(|fact| fact.name.clone()).collect()
+    }
+
+    /// Runs for a while and asserts that nothing but checks is ordered.
+    pub(super) fn assert_quiet(&mut self, seconds: f64) {
+        let before = self.log.len();
+        self.run(seconds);
+        assert_eq!(self.log[before..], [] as [String; 0]);
+    }
+}
+
+fn open_backends(route: &crate::plan::routes::ServiceRoute) -> Option<&[Backend]> {
+    match &route.components.get(&ComponentKind::Predictor)?.state {
+        RouteState::Open(backends) => Some(backends),
+        RouteState::NotReady { .. } => None,
+    }
+}
+
+/// What becomes of orders under way when the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Orders {
+    /// The engine had not got them yet.
+    Dropped,
+    /// The engine does them.
+    Done,
+}
+
+/// What becomes of the file with the revisions when the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Ledger {
+    /// It is there.
+    Kept,
+    /// It is gone.
+    Lost,
+}
