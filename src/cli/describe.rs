@@ -193,11 +193,19 @@ fn next_step(object: &Value, pods: &[Value], name: &str, scope: &str) -> String 
         "InvalidPredictorSpec" => return "correct the manifest; `kserve-local validate FILE` checks it".to_owned(),
         _ => {}
     }
-    if pods.is_empty() {
-        format!("kserve-local events --for isvc/{name}{scope}")
-    } else {
+    if pods.iter().any(has_output) {
         format!("kserve-local logs {name}{scope}")
+    } else {
+        format!("kserve-local events --for isvc/{name}{scope}")
     }
+}
+
+/// Whether a container of the pod ever ran.
+fn has_output(pod: &Value) -> bool {
+    items_of(&pod["status"]["containerStatuses"]).iter().any(|status| {
+        let restarted = status["restartCount"].as_u64().is_some_and(|restarts| restarts > 0);
+        restarted || status["state"].get("waiting").is_none()
+    })
 }
 
 fn facts(object: &Value) -> String {
@@ -282,12 +290,7 @@ async fn failure(client: &Client, object: &Value, pods: &[Value]) -> String {
         return String::new();
     }
     let namespace = text_of(&object["metadata"]["namespace"]);
-    let failing = pods.iter().find(|pod| {
-        items_of(&pod["status"]["containerStatuses"]).iter().any(|status| {
-            status["restartCount"].as_u64().is_some_and(|restarts| restarts > 0)
-                || status["state"].get("terminated").is_some()
-        })
-    });
+    let failing = pods.iter().find(|pod| has_output(pod));
     let Some(name) = failing.map(|pod| text_of(&pod["metadata"]["name"])) else { return String::new() };
     let path = format!("{}/log?tailLines={LOG_LINES}", path_of(Resource::Pods, namespace, name));
     let Ok(bytes) = client.stream(&path, "text/plain").await else { return String::new() };
@@ -359,9 +362,10 @@ mod tests {
         let waiting = json!({"status": {"containerStatuses": [
             {"name": "kserve-container", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no network"}}},
         ]}});
+        let crashed = json!({"status": {"containerStatuses": [{"restartCount": 3, "state": {"waiting": {}}}]}});
         let texts = [
             verdict(&service("True", json!({})), &[], now),
-            verdict(&service("False", failed), std::slice::from_ref(&waiting), now),
+            verdict(&service("False", failed), &[crashed], now),
             verdict(&service("False", json!({})), &[waiting], now),
             verdict(&service("Unknown", json!({})), &[], now),
             verdict(&json!({"metadata": {"name": "iris", "namespace": "team"}}), &[], now),

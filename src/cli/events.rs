@@ -40,10 +40,8 @@ pub struct EventsArgs {
 pub async fn run(home: &Utf8Path, args: EventsArgs) -> Result<Exit> {
     let client = Client::find(home)?;
     let namespace = (!args.all_namespaces).then_some(args.namespace.namespace.as_str());
-    let mut path = Resource::Events.path(namespace) + "?";
-    if let Some(about) = &args.about {
-        path.push_str(&format!("fieldSelector={}&", escaped(&selector(about)?)));
-    }
+    let about = args.about.as_deref().map(selector).transpose()?.unwrap_or_default();
+    let path = format!("{}?fieldSelector={}&", Resource::Events.path(namespace), escaped(&about));
     if args.watch {
         return watch(&client, &path, &args).await;
     }

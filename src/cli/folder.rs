@@ -11,7 +11,7 @@ use super::output;
 use super::report::{Exit, Problem};
 use crate::reconcile::clock::Clock;
 use crate::source::{Home, Loader, WriteError};
-use crate::store::{Ledger, Store};
+use crate::store::Store;
 use crate::telemetry::EventLog;
 
 /// Where a write goes.
@@ -52,7 +52,7 @@ async fn open(root: &Utf8Path) -> Result<Folder> {
     home.create().map_err(|error| Problem::machine(format!("could not prepare {}", shown(root))).because(error))?;
     // Without the record of identities objects merely look new.
     let ledger = std::fs::read(home.objects()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let store = Store::new(ledger.unwrap_or_else(Ledger::default));
+    let store = Store::new(ledger.unwrap_or_default());
     let clock = Clock::start();
     let loader = Loader::new(home, store.clone(), EventLog::default(), move || clock.now());
     let report = loader.load().await;

@@ -67,14 +67,9 @@ impl GetArgs {
     /// Returns the path of a collection with the selectors.
     fn collection(&self, resource: Resource) -> String {
         let namespace = (!self.all_namespaces).then_some(self.namespace.namespace.as_str());
-        let mut path = resource.path(namespace) + "?";
-        if let Some(selector) = &self.selector {
-            path.push_str(&format!("labelSelector={}&", escaped(selector)));
-        }
-        if let Some(selector) = &self.field_selector {
-            path.push_str(&format!("fieldSelector={}&", escaped(selector)));
-        }
-        path
+        let selector = |text: &Option<String>| escaped(text.as_deref().unwrap_or_default());
+        let (labels, fields) = (selector(&self.selector), selector(&self.field_selector));
+        format!("{}?labelSelector={labels}&fieldSelector={fields}&", resource.path(namespace))
     }
 }
 

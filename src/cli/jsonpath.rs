@@ -50,7 +50,7 @@ impl Template {
     /// An index is out of range.
     pub fn render(&self, value: &Value) -> Result<String, String> {
         let mut text = String::new();
-        render(&self.0, value, value, &mut text)?;
+        render(&self.0, value, &mut text)?;
         Ok(text)
     }
 
@@ -248,7 +248,7 @@ fn comparison(filter: &str) -> Result<Step, String> {
     Ok(Step::Filter(steps(filter.trim())?, Comparison::Exists))
 }
 
-fn render(nodes: &[Node], here: &Value, root: &Value, text: &mut String) -> Result<(), String> {
+fn render(nodes: &[Node], here: &Value, text: &mut String) -> Result<(), String> {
     for node in nodes {
         match node {
             Node::Text(literal) => text.push_str(literal),
@@ -258,7 +258,7 @@ fn render(nodes: &[Node], here: &Value, root: &Value, text: &mut String) -> Resu
             }
             Node::Range(steps, body) => {
                 for item in walk(steps, here) {
-                    render(body, item, root, text)?;
+                    render(body, item, text)?;
                 }
             }
         }

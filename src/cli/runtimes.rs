@@ -238,13 +238,9 @@ fn nodes(spec: Option<&InferenceServiceSpec>) -> Nodes {
 
 impl Explanation {
     fn text(&self) -> String {
-        let mut text = format!("{}: {}\n", self.service, self.model);
-        if let Some(error) = &self.error {
-            text.push_str(&format!("no runtime: {error}\n"));
-        }
-        if let Some(help) = self.help.as_ref().filter(|help| !help.is_empty()) {
-            text.push_str(&format!("hint: {help}\n"));
-        }
+        let mut lines = vec![format!("{}: {}", self.service, self.model)];
+        lines.extend(self.error.as_ref().map(|error| format!("no runtime: {error}")));
+        lines.extend(self.help.as_ref().filter(|help| !help.is_empty()).map(|help| format!("hint: {help}")));
         let mut grid = Grid::new(["Runtime", "Scope", "Verdict"]);
         if let Some(winner) = &self.winner
             && !self.verdicts.iter().any(|verdict| verdict.why_not.is_none())
@@ -256,8 +252,7 @@ impl Explanation {
             let why = verdict.why_not.clone().unwrap_or_else(|| "chosen".to_owned());
             grid.row([verdict.runtime.clone(), scope, why]);
         }
-        text.push_str(&grid.take_text());
-        text
+        lines.join("\n") + "\n" + &grid.take_text()
     }
 
     fn document(&self) -> Value {

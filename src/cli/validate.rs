@@ -62,14 +62,13 @@ fn text(sources: &[Source]) -> String {
         warnings += source.decoded.diagnostics.len() - bad;
     }
     let counted = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    text.push_str(&format!(
+    text + &format!(
         "{}: {} valid, {}, {}\n",
         counted(sources.len(), "file"),
         counted(valid, "object"),
         counted(errors, "error"),
         counted(warnings, "warning")
-    ));
-    text
+    )
 }
 
 fn document(sources: &[Source]) -> Value {

@@ -73,7 +73,7 @@ pub fn answer(api: &Arc<Api>, scope: Scope, call: &Call) -> Result<Response, Fai
         return Err(Failure::bad_request("sendInitialEvents requires resourceVersionMatch=NotOlderThan"));
     }
     let from = query.number("resourceVersion")?.filter(|version| *version > 0 && !initial);
-    let deadline = query.number("timeoutSeconds")?.map(|seconds| Instant::now_in(seconds));
+    let deadline = query.number("timeoutSeconds")?.map(deadline_in);
     let feed = api.feed(scope.resource);
     let mut watcher = Watcher {
         api: Arc::clone(api),
@@ -99,16 +99,9 @@ pub fn answer(api: &Arc<Api>, scope: Scope, call: &Call) -> Result<Response, Fai
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response())
 }
 
-/// Deadlines by seconds from now.
-trait InSeconds {
-    fn now_in(seconds: u64) -> Self;
-}
-
-impl InSeconds for Instant {
-    fn now_in(seconds: u64) -> Self {
-        // A day is for ever here, and keeps the sum from overflowing.
-        Self::now() + Duration::from_secs(seconds.min(86_400))
-    }
+fn deadline_in(seconds: u64) -> Instant {
+    // A day is for ever here, and keeps the sum from overflowing.
+    Instant::now() + Duration::from_secs(seconds.min(86_400))
 }
 
 fn bookmark_clock() -> tokio::time::Interval {
