@@ -26,19 +26,21 @@ pub struct ArchiveLimits {
     pub bytes: u64,
     /// Entries.
     pub entries: u64,
-    /// Bytes unpacked per byte of archive; archives may always become 64 MiB.
+    /// Bytes unpacked per byte of archive.
     pub ratio: u64,
+    /// Bytes that any archive may become, whatever its ratio.
+    pub floor: u64,
 }
 
 impl Default for ArchiveLimits {
     fn default() -> Self {
-        Self { bytes: 1 << 40, entries: 1_000_000, ratio: 200 }
+        Self { bytes: 1 << 40, entries: 1_000_000, ratio: 200, floor: 64 << 20 }
     }
 }
 
 impl ArchiveLimits {
     fn budget(&self, archive: u64) -> u64 {
-        self.bytes.min(archive.saturating_mul(self.ratio).max(64 << 20))
+        self.bytes.min(archive.saturating_mul(self.ratio).max(self.floor))
     }
 }
 
@@ -350,3 +352,7 @@ impl<R: Read> Read for Metered<R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+#[path = "unpack_tests.rs"]
+mod tests;
