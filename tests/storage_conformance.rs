@@ -3,6 +3,8 @@
 //! The origin is our own (`support/origin.rs`). With `KSERVE_LOCAL_TEST_EMULATORS=1` the last test also runs against
 //! stores nobody here wrote: `moto_server` (S3, `pip install 'moto[server]'`), started by the test.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "support/origin.rs"]
 mod origin;
 

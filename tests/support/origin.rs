@@ -4,6 +4,8 @@
 //! ranges and preconditions, and can stall, cut, change, lie about lengths and ranges, and redirect. It notes every
 //! request. It does not check signatures.
 
+#![expect(clippy::format_push_string, reason = "a test's server may allocate")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -211,7 +213,6 @@ impl Answer {
 
     /// Sends the answer; says whether the connection may be used again.
     async fn send(self, stream: &mut TcpStream, head_only: bool) -> std::io::Result<bool> {
-        #[expect(clippy::disallowed_methods, reason = "an origin that is slow really waits")]
         tokio::time::sleep(self.delay).await;
         let mut head = format!("HTTP/1.1 {} X\r\n", self.status);
         for (name, value) in &self.headers {
