@@ -169,11 +169,14 @@ impl Load {
             while !until.load(Ordering::Relaxed) {
                 let answer = client.post(&url).json(&body).send().await;
                 let outcome = match answer {
-                    Ok(answer) if answer.status() == 200 && answer.bytes().await.is_ok() => {
-                        count.fetch_add(1, Ordering::Relaxed);
-                        continue;
-                    }
-                    Ok(answer) => format!("{}", answer.status()),
+                    Ok(answer) if answer.status() == 200 => match answer.bytes().await {
+                        Ok(_) => {
+                            count.fetch_add(1, Ordering::Relaxed);
+                            continue;
+                        }
+                        Err(error) => format!("cut: {error:?}"),
+                    },
+                    Ok(answer) => answer.status().to_string(),
                     Err(error) if error.is_connect() => "connect".to_owned(),
                     Err(error) => format!("{error:?}"),
                 };
