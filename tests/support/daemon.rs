@@ -17,6 +17,7 @@ pub struct Daemon {
     home: TempDir,
     child: Child,
     environment: Vec<(String, String)>,
+    listen: String,
 }
 
 impl Daemon {
@@ -32,8 +33,8 @@ impl Daemon {
         let environment: Vec<(String, String)> =
             environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let child = spawn(home.path(), &environment);
-        let daemon = Self { home, child, environment };
-        daemon.addresses();
+        let mut daemon = Self { home, child, environment, listen: String::new() };
+        daemon.listen = daemon.addresses()["data"].as_str().expect("an address").to_owned();
         daemon
     }
 
@@ -92,6 +93,7 @@ impl Daemon {
 
     /// Waits until a service is Ready.
     pub fn wait_ready(&self, name: &str) {
+        eventually_or(&format!("{name} is known"), || self.log(), || self.object(name));
         let output = self.cli(&["wait", "isvc", name, "--timeout", "180s"]);
         if !output.status.success() {
             let described = text(&self.cli(&["describe", "isvc", name]).stdout);
@@ -144,10 +146,7 @@ impl Daemon {
 
     /// Starts the daemon again on the same home and the same addresses.
     pub fn restart(&mut self) {
-        let path = self.home().join("state/addresses.json");
-        let old: Value = serde_json::from_slice(&std::fs::read(path).expect("addresses")).expect("JSON");
-        let listen = old["data"].as_str().expect("an address").to_owned();
-        self.child = spawn_at(self.home.path(), &listen, &self.environment);
+        self.child = spawn_at(self.home.path(), &self.listen, &self.environment);
         self.addresses();
     }
 
