@@ -99,8 +99,8 @@ pub struct Crash {
     pub last_words: Vec<String>,
     /// Restarts so far.
     pub restarts: u32,
-    /// When it is started again.
-    pub retry_in: Duration,
+    /// From its end to the next start. Not a countdown: what is shown must not change as long as nothing happens.
+    pub delay: Duration,
     /// Why we ended it ourselves, if we did.
     pub stopped_for: Option<String>,
 }
@@ -459,14 +459,14 @@ fn restart(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> Phas
 /// Describes a container that ended, and says whether it may be started again.
 fn crashed(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> (Phase, bool) {
     let memory = draft.world.memory.containers.get(&fact.name).cloned().unwrap_or_default();
-    let due = memory.ended.unwrap_or(draft.now.tick) + backoff::restart_delay(memory.failures);
-    let is_due = draft.due(due);
+    let delay = backoff::restart_delay(memory.failures);
+    let is_due = draft.due(memory.ended.unwrap_or(draft.now.tick) + delay);
     let crash = Crash {
         container: fact.container.clone(),
         exit: memory.last_exit.unwrap_or_else(|| exit.clone()),
         last_words: memory.last_words,
         restarts: memory.restarts,
-        retry_in: due.saturating_sub(draft.now.tick),
+        delay,
         stopped_for: memory.stopped_for,
     };
     (Phase::Crashed(Box::new(crash)), is_due)

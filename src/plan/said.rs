@@ -95,14 +95,10 @@ fn crash_message(crash: &Crash) -> String {
         }
         exit => format!("container `{container}` ended with exit code {}{}", exit.code, signal(exit.code)),
     };
-    if crash.retry_in > Duration::ZERO {
-        let seconds = crash.retry_in.as_secs() + u64::from(crash.retry_in.subsec_nanos() > 0);
+    if crash.delay > Duration::ZERO {
         let times = if crash.restarts == 1 { "once".to_owned() } else { format!("{} times", crash.restarts) };
-        text.push_str("; restarted ");
-        text.push_str(&times);
-        text.push_str(", next try in ");
-        text.push_str(&seconds.to_string());
-        text.push_str(" s");
+        let delay = crash.delay.as_secs();
+        text = format!("{text}; restarted {times}, the next try is {delay} s after the end");
     }
     if !crash.last_words.is_empty() {
         text.push_str("; last output:\n");

@@ -22,7 +22,7 @@ use crate::workload::{ComponentKey, ResolveError, names};
 pub(super) fn refusal(key: &ComponentKey, phase: &Phase) -> RouteState {
     let said = said(phase);
     let retry_after = match phase {
-        Phase::Crashed(crash) => crash.retry_in.clamp(Duration::from_secs(1), Duration::from_secs(60)),
+        Phase::Crashed(crash) => crash.delay.clamp(Duration::from_secs(1), Duration::from_secs(60)),
         phase if phase.is_failure() => Duration::from_secs(30),
         _ => Duration::from_secs(1),
     };
