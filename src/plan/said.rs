@@ -33,6 +33,7 @@ pub(super) fn said(phase: &Phase) -> Said {
         }
         Phase::Crashed(crash) => (False, crash_reason(&crash.exit), crash_message(crash)),
         Phase::Paused => (False, "ContainerPaused", "someone paused the container; unpause it to serve".to_owned()),
+        Phase::Leaving => (Unknown, "Terminating", "it is not wanted any more".to_owned()),
         Phase::Gone => (False, "ContainerGone", "a container of this revision was removed".to_owned()),
     };
     Said { status, reason, message }

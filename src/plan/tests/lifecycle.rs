@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::sample::{container, key, model, predicting, probe, service};
 use super::sim::{Ledger, Orders, Sim};
-use crate::plan::action::{Action, ProbeKind};
+use crate::plan::action::ProbeKind;
 use crate::plan::world::{EngineState, ExitFact, FactState};
 use crate::plan::{Now, Plan, World, plan};
 
@@ -475,16 +475,7 @@ fn ends_without_a_time_are_told_apart_by_the_start_between_them() {
 fn a_check_of_the_run_before_says_nothing_of_this_one() {
     let mut sim = Sim::serving();
     sim.run(20.0);
-    let order = loop {
-        sim.run(0.25);
-        let mut probes = sim.plan.actions.iter().filter_map(|action| match action {
-            Action::Probe(order) => Some(order.clone()),
-            _ => None,
-        });
-        if let Some(order) = probes.next() {
-            break order;
-        }
-    };
+    let (_, order) = sim.checks.last().unwrap().clone();
     sim.crash(IRIS);
     sim.run(0.5);
     let memory = &mut sim.world.memory;

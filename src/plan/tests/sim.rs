@@ -26,6 +26,10 @@ pub(super) struct Sim {
     pub(super) plan: Plan,
     /// Every order that is not a check, in words.
     pub(super) log: Vec<String>,
+    /// Every check that was ordered.
+    pub(super) checks: Vec<(Duration, Box<ProbeOrder>)>,
+    /// Every stop that was ordered.
+    pub(super) stops: Vec<Action>,
     /// Passes so far.
     pub(super) passes: usize,
     /// What containers there are in truth, by name.
@@ -101,6 +105,8 @@ impl Sim {
             world,
             plan: Plan::default(),
             log: Vec::new(),
+            checks: Vec::new(),
+            stops: Vec::new(),
             passes: 0,
             containers: BTreeMap::new(),
             faults: Faults { stop_takes: Duration::from_millis(500), ..Faults::default() },
@@ -238,8 +244,12 @@ impl Sim {
     }
 
     fn dispatch(&mut self, action: Action) {
-        if !matches!(action, Action::Probe(_)) {
-            self.log.push(action.to_string());
+        match &action {
+            Action::Probe(order) => self.checks.push((self.now().tick, order.clone())),
+            other => self.log.push(other.to_string()),
+        }
+        if matches!(action, Action::Stop { .. }) {
+            self.stops.push(action.clone());
         }
         let takes = match &action {
             Action::Stop { .. } => self.faults.stop_takes,
