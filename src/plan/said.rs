@@ -99,7 +99,7 @@ fn crash_message(crash: &Crash) -> String {
     if crash.delay > Duration::ZERO {
         let times = if crash.restarts == 1 { "once".to_owned() } else { format!("{} times", crash.restarts) };
         let delay = crash.delay.as_secs();
-        text = format!("{text}; restarted {times}, the next try is {delay} s after the end");
+        text = format!("{text}; restarted {times}, next time {delay} s after it ended");
     }
     if !crash.last_words.is_empty() {
         text.push_str("; last output:\n");

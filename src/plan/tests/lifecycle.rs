@@ -192,14 +192,14 @@ fn a_crash_is_explained_with_exit_code_restarts_next_try_and_last_lines() {
     assert_eq!((status.as_str(), reason.as_str()), ("False", "CrashLoopBackOff"));
     assert_eq!(
         message,
-        "container `kserve-container` ended with exit code 1; restarted 2 times, the next try is 20 s after the end; last output:\n\
+        "container `kserve-container` ended with exit code 1; restarted 2 times, next time 20 s after it ended; last output:\n\
          loading\nValueError: no model"
     );
     let (reason, message) = sim.refusal("iris").unwrap();
     assert_eq!(reason, "CrashLoopBackOff");
     assert_eq!(
         message,
-        "container `kserve-container` ended with exit code 1; restarted 2 times, the next try is 20 s after the end"
+        "container `kserve-container` ended with exit code 1; restarted 2 times, next time 20 s after it ended"
     );
     let failure = sim.status("iris").model_status.clone().unwrap();
     assert_eq!(failure.transition_status, "BlockedByFailedLoad");

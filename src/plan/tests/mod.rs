@@ -8,3 +8,4 @@ mod retire;
 mod rollout;
 mod sample;
 mod sim;
+mod status;
