@@ -107,8 +107,7 @@ impl<'w> Rollout<'w, '_> {
             let unit = wanted_replica(self.key, resolved, revision, ordinal, &containers);
             if containers.iter().any(|fact| fact.fingerprint != resolved.fingerprint.0) {
                 // It carries the number and was made from something else: it must go before its place can be taken.
-                self.views.push(pods::pod(draft.world, self.key, &unit, &Phase::Creating));
-                replica::retire(draft, &unit.name, containers.into_iter(), "it was made from something else");
+                replica::retire(draft, &containers, "it was made from something else");
                 self.phases.insert((revision, ordinal), (unit, Phase::Creating));
                 continue;
             }
@@ -166,8 +165,7 @@ impl<'w> Rollout<'w, '_> {
         let Some(revision) = revision else { return };
         let units: Vec<_> = self.units.extract_if(.., |(number, _), _| *number == revision).collect();
         for ((_, ordinal), containers) in units {
-            let unit = kept_replica(revision, ordinal, &containers);
-            self.advance(draft, ordinal, unit);
+            self.advance(draft, ordinal, Replica::kept(&containers));
         }
     }
 
@@ -175,8 +173,7 @@ impl<'w> Rollout<'w, '_> {
         for ((revision, _), containers) in std::mem::take(&mut self.units) {
             let surplus = Some(revision) == self.target;
             let why = if surplus { "fewer replicas are wanted" } else { "another revision took over" };
-            let name = Arc::clone(&containers[0].replica);
-            replica::retire(draft, &name, containers.into_iter(), why);
+            replica::retire(draft, &containers, why);
         }
     }
 
@@ -247,17 +244,6 @@ fn wanted_replica<'w>(
         ordinal,
         record: Arc::new(ReplicaRecord::of(workload)),
         source: Some((workload, resolved.fingerprint.0.as_str())),
-        containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
-    }
-}
-
-fn kept_replica<'w>(revision: u32, ordinal: u32, containers: &[&'w ContainerFact]) -> Replica<'w> {
-    Replica {
-        name: Arc::clone(&containers[0].replica),
-        revision,
-        ordinal,
-        record: Arc::clone(&containers[0].record),
-        source: None,
         containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
     }
 }
