@@ -65,7 +65,7 @@ async fn open(root: &Utf8Path) -> Result<Folder> {
 /// Says that what was written waits for a daemon.
 pub fn tell_not_running(home: &Utf8Path) {
     output::note(&format!(
-        "note: no daemon runs on {}; what was written is served once you start `kserve-local serve{}`",
+        "note: no daemon runs on {}; the folder is served once you start `kserve-local serve{}`",
         shown(home),
         flag_for(home)
     ));

@@ -2,6 +2,8 @@
 //!
 //! All of it works without a daemon: the built-in runtimes are in the binary, the user's are in the folder.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Subcommand};
@@ -14,11 +16,12 @@ use super::input::{self, InputArgs, Source};
 use super::output::{self, Grid};
 use super::report::{Exit, Problem};
 use super::wanted::NamespaceArgs;
-use crate::api::{InferenceServiceSpec, Object};
-use crate::manifest::{self, Diagnostic, DiagnosticCode, Severity};
+use crate::api::{InferenceServiceSpec, Object, ObjectKey};
+use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Severity};
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Catalog, Runtime, Verdict, select};
-use crate::source::scan;
+use crate::source::scan::{self, FoundFile};
+use crate::workload::{self, Companions, ResolveError, WorkloadConfig};
 
 /// List serving runtimes, or explain which one serves a model.
 #[derive(Clone, Debug, Args)]
@@ -77,12 +80,20 @@ pub async fn run(home: &Utf8Path, args: RuntimesArgs) -> Result<Exit> {
     }
 }
 
-/// Returns the user's objects that can be read from the folder; a folder that is not there holds none.
-fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
+/// Returns the manifest files of a home; a folder that is not there holds none.
+///
+/// # Errors
+/// A folder cannot be read.
+pub fn folder_files(home: &Utf8Path) -> Result<Vec<FoundFile>> {
     let folders: Vec<Utf8PathBuf> =
         ["runtimes", "services"].iter().map(|name| home.join(name)).filter(|folder| folder.is_dir()).collect();
+    Ok(scan::scan(&folders).map_err(|error| Problem::machine(error.to_string()).because(error.source))?)
+}
+
+/// Returns the user's objects that can be read from the folder.
+fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
-    for file in scan::scan(&folders).map_err(|error| Problem::machine(error.to_string()).because(error.source))? {
+    for file in folder_files(home)? {
         match scan::read(&file.path) {
             Ok(text) => {
                 let decoded = manifest::decode(file.path.as_str(), &text);
@@ -269,32 +280,48 @@ impl Explanation {
     }
 }
 
-/// Adds to each source what can only be told with the runtimes at hand: models that none serves.
+/// Adds to each source what can only be told with the runtimes and companions at hand: models that none serves,
+/// references that lead nowhere, what one machine cannot do.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
-    let mut objects = folder_objects(home)?;
-    objects.extend(sources.iter().flat_map(|source| source.decoded.objects.iter().map(|found| found.object.clone())));
-    let catalog = Catalog::new(&objects);
+    // What is validated stands for itself before what the folder holds of the same name.
+    let given = sources.iter().flat_map(|source| source.decoded.objects.iter().map(|found| found.object.clone()));
+    let mut objects: BTreeMap<ObjectKey, Object> = BTreeMap::new();
+    for object in folder_objects(home)?.into_iter().chain(given) {
+        objects.insert(object.key.clone(), object);
+    }
+    let catalog = Catalog::new(objects.values());
+    let companions = Companions::new(objects.values());
     for source in sources {
-        for found in &source.decoded.objects {
-            let Some(spec) = found.object.as_inference_service() else { continue };
-            let Some(model) = spec.predictor.model.as_deref() else { continue };
-            let namespace = &found.object.key.namespace;
-            if let Err(failure) = select(model, namespace, nodes(Some(spec)), &catalog) {
-                source.decoded.diagnostics.push(Diagnostic {
-                    severity: Severity::Error,
-                    code: DiagnosticCode::Invalid,
-                    file: source.name.clone(),
-                    position: Some(found.position),
-                    field: Some("spec.predictor.model".to_owned()),
-                    object: Some(found.object.key.clone()),
-                    message: failure.error.clone(),
-                    help: Some(failure.help.clone()).filter(|help| !help.is_empty()),
-                });
+        let mut found_out = Vec::new();
+        for found in source.decoded.objects.iter().filter(|found| found.object.as_inference_service().is_some()) {
+            let resolved = workload::resolve(&found.object, &catalog, &companions, &WorkloadConfig::default());
+            if let Err(error) = resolved {
+                found_out.push(diagnostic(source, found, error));
             }
         }
+        source.decoded.diagnostics.extend(found_out);
     }
     Ok(())
+}
+
+fn diagnostic(source: &Source, found: &DecodedObject, error: ResolveError) -> Diagnostic {
+    let (field, message, help) = match error {
+        ResolveError::Runtime(failure) => {
+            ("spec.predictor.model".to_owned(), failure.error, Some(failure.help).filter(|help| !help.is_empty()))
+        }
+        ResolveError::Invalid { field, message, help } => (field, message, help),
+    };
+    Diagnostic {
+        severity: Severity::Error,
+        code: DiagnosticCode::Invalid,
+        file: source.name.clone(),
+        position: Some(found.position),
+        field: Some(field),
+        object: Some(found.object.key.clone()),
+        message,
+        help,
+    }
 }

@@ -159,7 +159,15 @@ async fn put(
             None => api.state.loader.put(&admitted.raw).await.map_err(|error| refused(&key, &error))?,
         },
     };
-    Ok(written(code, &to_value(&stored), &admitted.warnings))
+    let mut shown = to_value(&stored);
+    if stored.resource_version == 0
+        && let Some(metadata) = shown["metadata"].as_object_mut()
+    {
+        // Imagined only: it has no identity yet.
+        metadata.shift_remove("uid");
+        metadata.shift_remove("resourceVersion");
+    }
+    Ok(written(code, &shown, &admitted.warnings))
 }
 
 /// Whether two documents ask for the same; that one leaves out its namespace is no difference.
