@@ -347,15 +347,11 @@ impl Driver {
         }
         self.world.memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now);
         match &fact.state {
-            FactState::Running { .. } => {
-                if known.is_none_or(|old| !old.is_running()) {
-                    self.world.memory.note_running(&fact.name, now);
-                }
+            FactState::Running { .. } if known.is_none_or(|old| !old.is_running()) => {
+                self.world.memory.note_running(&fact.name, now);
             }
-            FactState::Exited(exit) => {
-                if self.world.memory.note_exit(&fact.name, exit, now) {
-                    self.fetch_last_words(&fact);
-                }
+            FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                self.fetch_last_words(&fact);
             }
             _ => {}
         }
@@ -378,7 +374,7 @@ impl Driver {
         self.model_progress.remove(&uri);
         let state = match result {
             Ok(model) => {
-                info!(model = %uri, bytes = model.size, files = model.files, "model is here");
+                info!(model = uri.redacted(), bytes = model.size, files = model.files, "model is here");
                 self.model_failures.remove(&uri);
                 ModelState::Present { size: model.size }
             }

@@ -74,7 +74,7 @@ impl Mounts {
         match &mount.source {
             MountSource::Model(index) => {
                 let model = &workload.models[*index];
-                let gone = || MountError::ModelGone(model.written.clone());
+                let gone = || MountError::ModelGone(model.uri.redacted());
                 let path = self.cache.lookup(&model.uri).ok_or_else(gone)?.path;
                 if mount.read_only { at(path) } else { at(self.writable_copy(replica, *index, &path)?) }
             }

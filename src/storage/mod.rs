@@ -42,6 +42,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 pub use cache::{Cache, CachedModel};
 pub use pull::{Progress, PullConfig, Puller};
+pub use reach::ReachPolicy;
 
 /// One file of a model at its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
