@@ -95,7 +95,9 @@ async fn service(client: &Client, namespace: &str, name: &str) -> Result<String>
     let now = Clock::start().now().wall;
     let mut text = verdict(&object, &pods, now);
     if let Some(place) = find::broken_file(client, SERVICE, namespace, name).await {
-        text = format!("{text}  note:    its file was changed and cannot be taken; the last good version is kept: {place}\n");
+        text = format!(
+            "{text}  note:    its file was changed and cannot be taken; the last good version is kept: {place}\n"
+        );
     }
     text.push('\n');
     text.push_str(&facts(&object));
