@@ -1,5 +1,7 @@
 //! The data path over real sockets: what goes in, what comes out, and how it ends.
 
+#![expect(clippy::unwrap_used, reason = "in a test, a panic is how a helper fails")]
+
 #[path = "gateway/abuse.rs"]
 mod abuse;
 #[path = "gateway/endings.rs"]

@@ -105,6 +105,15 @@ fn null_is_the_same_as_absent() {
 }
 
 #[test]
+fn what_a_cluster_gives_back_is_taken() {
+    let metadata = "metadata:\n  uid: 6f2c\n  resourceVersion: \"12\"\n  generation: 2\n  creationTimestamp: \"2026-01-02T03:04:05Z\"\n  finalizers: [inferenceservice.finalizers]\n  managedFields:\n  - manager: kubectl\n    operation: Update\n    time: \"2026-01-02T03:04:05Z\"\n    fieldsType: FieldsV1\n    fieldsV1: {\"f:spec\": {\".\": {}}}";
+    let text = IRIS.replace("metadata:", metadata) + "status:\n  conditions: [{type: Ready, status: \"True\"}]\n";
+    let decoded = decode("exported.yaml", &text);
+    assert_eq!(decoded.diagnostics, []);
+    assert_eq!(decoded.objects[0].object.raw["metadata"]["uid"], "6f2c");
+}
+
+#[test]
 fn an_object_that_stands_twice_is_told_once() {
     let decoded = decode("twice.yaml", &format!("{IRIS}---\n{IRIS}"));
     assert_eq!(decoded.objects.len(), 1);

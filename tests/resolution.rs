@@ -1,5 +1,7 @@
 //! From YAML to workloads: the shapes users paste, and the rules that are easy to get wrong.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use kserve_local::api::{ComponentKind, Kind, Object};
 use kserve_local::manifest;
 use kserve_local::runtimes::Catalog;
@@ -328,6 +330,36 @@ fn a_transformers_flags_are_suppressed_by_prefix() {
 }
 
 #[test]
+fn the_art_explainers_arguments_come_in_order_and_the_users_once() {
+    let workload = resolved(&service(
+        "predictor:
+  model: { modelFormat: { name: sklearn }, storageUri: 's3://b/m' }
+explainer:
+  containerConcurrency: 2
+  art:
+    type: SquareAttack
+    storageUri: s3://b/art
+    runtimeVersion: v1
+    config: { nb_classes: '10', eps: '0.1' }
+    args: [--mine]
+    workingDir: /work",
+    ))
+    .remove(1);
+    let container = &workload.containers[0];
+    assert_eq!(
+        (container.image.as_str(), container.working_dir.as_deref()),
+        ("kserve/art-explainer:v1", Some("/work"))
+    );
+    assert_eq!(
+        container.args.join(" "),
+        "--model_name iris --http_port 8080 --predictor_host iris-predictor.default --workers 2 --storage_uri /mnt/models \
+         --adversary_type SquareAttack --eps 0.1 --nb_classes 10 --mine"
+    );
+    assert_eq!(container.mounts[0].path, "/mnt/models");
+    assert_eq!(env(container, "INFERENCE_SERVICE_NAME"), None, "not set on explainers");
+}
+
+#[test]
 fn the_first_port_says_how_requests_travel() {
     let workload = predictor(&model(
         "runtime: kserve-mlserver\nprotocolVersion: v2\nports:\n  - name: h2c\n    containerPort: 9000\n    protocol: TCP",
@@ -518,6 +550,21 @@ fn what_a_manifest_may_not_ask_for_is_refused_with_its_path() {
             other => panic!("{want}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn what_has_no_effect_yet_is_named() {
+    let workload = predictor(&service(
+        "predictor:
+  canaryTrafficPercent: 10
+  shareProcessNamespace: true
+  logger: { mode: all }
+  batcher: { maxBatchSize: 4 }
+  model: { modelFormat: { name: sklearn }, storageUri: 's3://b/m' }",
+    ));
+    let fields: Vec<_> = workload.warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
+    let want = ["logger", "batcher", "canaryTrafficPercent", "shareProcessNamespace"];
+    assert_eq!(fields, want.map(|field| format!("spec.predictor.{field}")));
 }
 
 #[test]

@@ -1,10 +1,13 @@
-//! Every manifest of upstream's samples ends accepted, accepted with warnings, or refused by name; never silently
-//! different. The table of counts is a snapshot, so that a change of it is seen.
+//! Upstream's own files. Every sample ends accepted, accepted with warnings, or refused by name, never silently different
+//! (the table of counts is a snapshot, so that a change of it is seen); every runtime is taken; every field of the
+//! custom resource definitions is known.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use kserve_local::manifest::{Decoded, Diagnostic, DiagnosticCode, decode, validate::validate_runtimes};
+use kserve_local::manifest::{Decoded, Diagnostic, DiagnosticCode, decode, decode_value, validate::validate_runtimes};
+use serde_json::{Map, Value, json};
 
 /// Returns upstream's folder; when it is not there the test is skipped, loudly.
 fn upstream(test: &str) -> Option<PathBuf> {
@@ -147,4 +150,66 @@ fn upstreams_runtimes_are_taken_and_do_not_collide() {
     let installed = runtimes.iter().filter(|(name, _)| name != "kserve-openvino.yaml");
     let objects: Vec<_> = installed.flat_map(|(_, decoded)| &decoded.objects).map(|object| &object.object).collect();
     assert_eq!(validate_runtimes(&objects), []);
+}
+
+/// Returns a value with every field a schema has.
+fn fill(schema: &Value) -> Value {
+    if schema["x-kubernetes-int-or-string"] == true {
+        return json!(1);
+    }
+    if let Some(first) = schema["enum"].get(0) {
+        return first.clone();
+    }
+    match schema["type"].as_str() {
+        Some("object") => {
+            let named = schema["properties"].as_object().into_iter().flatten();
+            let mut map: Map<_, _> = named.map(|(key, schema)| (key.clone(), fill(schema))).collect();
+            if schema["additionalProperties"].is_object() {
+                map.insert("key".to_owned(), fill(&schema["additionalProperties"]));
+            }
+            Value::Object(map)
+        }
+        Some("array") => json!([fill(&schema["items"])]),
+        Some("integer" | "number") => json!(1),
+        Some("boolean") => json!(true),
+        _ => json!("text"),
+    }
+}
+
+fn misfits(crd: &Path, api_version: &str, kind: &str) -> Vec<String> {
+    let crd: Value = serde_yaml::from_str(&std::fs::read_to_string(crd).unwrap()).unwrap();
+    let versions = crd["spec"]["versions"].as_array().unwrap();
+    let version = versions.iter().find(|version| api_version.ends_with(version["name"].as_str().unwrap())).unwrap();
+    let mut object = fill(&version["schema"]["openAPIV3Schema"]);
+    object["apiVersion"] = json!(api_version);
+    object["kind"] = json!(kind);
+    object["metadata"] = json!({"name": "iris"});
+    let wrong = |diagnostic: &&Diagnostic| {
+        matches!(diagnostic.code, DiagnosticCode::UnknownField | DiagnosticCode::WrongType | DiagnosticCode::Required)
+            || diagnostic.message.starts_with("field ")
+    };
+    let decoded = decode_value(&object);
+    assert!(!decoded.diagnostics.is_empty(), "an object with every field is not valid");
+    let told: Vec<_> = decoded.diagnostics.iter().filter(wrong).collect();
+    assert!(told.len() < 100, "more may have been left untold");
+    told.into_iter().map(|diagnostic| diagnostic.message.clone()).collect()
+}
+
+#[test]
+fn every_field_of_upstreams_definitions_is_known() {
+    let Some(upstream) = upstream("every_field_of_upstreams_definitions_is_known") else { return };
+    let crds = [
+        ("inferenceservices", "v1beta1", "InferenceService"),
+        ("servingruntimes", "v1alpha1", "ServingRuntime"),
+        ("clusterservingruntimes", "v1alpha1", "ClusterServingRuntime"),
+    ];
+    let mut told = BTreeSet::new();
+    for (plural, version, kind) in crds {
+        let crd = upstream.join(format!("crds/serving.kserve.io_{plural}.yaml"));
+        told.extend(misfits(&crd, &format!("serving.kserve.io/{version}"), kind));
+    }
+    // What Kubernetes has added since the version our types are of; refused by name.
+    let newer = ["fileKeyRef", "podCertificate", "restartPolicyRules"];
+    let expected = newer.map(|field| format!("field `{field}` is not served by this version"));
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), expected);
 }

@@ -1,5 +1,7 @@
 //! Which runtime serves which model: upstream's rules one by one, and the matrix of its default install.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail as tests do")]
+
 use std::sync::Arc;
 
 use kserve_local::api::ModelSpec;
@@ -355,6 +357,62 @@ fn when_nothing_is_found_the_error_says_so_in_upstreams_words_and_what_to_do() {
         let (error, got) = help(model);
         assert!(got.contains(want), "{error}: {got}");
     }
+}
+
+#[test]
+fn every_yaml_file_in_runtimes_is_compiled_in() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/runtimes");
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut found: Vec<String> = entries.filter_map(|name| name.strip_suffix(".yaml").map(str::to_owned)).collect();
+    found.sort();
+    let compiled: Vec<_> = kserve_local::runtimes::builtin::FILES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(found, compiled);
+}
+
+/// Our runtimes against upstream's files, where those are at hand: formats, protocols, commands, arguments, environment.
+#[test]
+fn the_built_in_runtimes_say_what_upstreams_say() {
+    let Some(directory) = upstream("runtimes", "the_built_in_runtimes_say_what_upstreams_say") else { return };
+    for (name, text) in kserve_local::runtimes::builtin::FILES {
+        let theirs = std::fs::read_to_string(directory.join(format!("{name}.yaml"))).unwrap();
+        let spec = |text: &str| {
+            let decoded = kserve_local::manifest::decode(name, text);
+            decoded.objects[0].object.as_serving_runtime().unwrap().clone()
+        };
+        let (mut theirs, mut ours) = (spec(&theirs), spec(text));
+        // Kept out of automatic selection because a default install does not have it.
+        let formats = theirs.supported_model_formats.iter_mut().filter(|_| *name == "kserve-openvino");
+        formats.for_each(|row| row.auto_select = Some(false));
+        for spec in [&mut theirs, &mut ours] {
+            spec.multi_model = Some(spec.is_multi_model());
+            let container = &mut spec.containers[0];
+            container.image = None;
+            container.resources = None;
+            for probe in [&mut container.readiness_probe, &mut container.startup_probe].into_iter().flatten() {
+                probe.success_threshold = None;
+            }
+        }
+        assert_eq!(ours, theirs, "{name}");
+    }
+}
+
+fn upstream(folder: &str, test: &str) -> Option<std::path::PathBuf> {
+    let root = std::env::var("KSERVE_UPSTREAM_DIR").map_or_else(
+        |_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/kserve-upstream").into(),
+        std::path::PathBuf::from,
+    );
+    let directory = root.join(folder);
+    if directory.is_dir() {
+        return Some(directory);
+    }
+    let line = format!("SKIPPED: {test}: no upstream data at {} (set KSERVE_UPSTREAM_DIR)", root.display());
+    println!("{line}");
+    if let Ok(list) = std::env::var("KSERVE_LOCAL_TEST_SKIPS") {
+        use std::io::Write as _;
+        let mut list = std::fs::OpenOptions::new().create(true).append(true).open(list).unwrap();
+        writeln!(list, "{line}").unwrap();
+    }
+    None
 }
 
 proptest! {

@@ -278,6 +278,8 @@ pub struct ArtExplainerSpec {
     pub runtime_version: Option<String>,
     /// Key and parameters of the storage secret.
     pub storage: Option<super::model_spec::StorageSpec>,
+
+    // ── the inline Container ──
     /// Image.
     pub image: Option<String>,
     /// Name of the container.
@@ -286,10 +288,46 @@ pub struct ArtExplainerSpec {
     pub command: Option<Vec<String>>,
     /// Arguments.
     pub args: Option<Vec<String>>,
+    /// Working directory.
+    pub working_dir: Option<String>,
+    /// Ports.
+    pub ports: Option<Vec<core::ContainerPort>>,
+    /// Environment from whole ConfigMaps and Secrets.
+    pub env_from: Option<Vec<core::EnvFromSource>>,
     /// Environment.
     pub env: Option<Vec<core::EnvVar>>,
     /// Resources.
     pub resources: Option<core::ResourceRequirements>,
+    /// In-place resize policy.
+    pub resize_policy: Option<Vec<core::ContainerResizePolicy>>,
+    /// Restart policy of the container.
+    pub restart_policy: Option<String>,
+    /// Mounts of volumes.
+    pub volume_mounts: Option<Vec<core::VolumeMount>>,
+    /// Raw devices.
+    pub volume_devices: Option<Vec<core::VolumeDevice>>,
+    /// Liveness probe.
+    pub liveness_probe: Option<core::Probe>,
+    /// Readiness probe.
+    pub readiness_probe: Option<core::Probe>,
+    /// Startup probe.
+    pub startup_probe: Option<core::Probe>,
+    /// Hooks.
+    pub lifecycle: Option<core::Lifecycle>,
+    /// Where the container leaves its last words.
+    pub termination_message_path: Option<String>,
+    /// How they are found.
+    pub termination_message_policy: Option<String>,
+    /// `Always`, `IfNotPresent` or `Never`.
+    pub image_pull_policy: Option<String>,
+    /// Security settings.
+    pub security_context: Option<core::SecurityContext>,
+    /// Keep stdin open.
+    pub stdin: Option<bool>,
+    /// Close stdin after the first attach.
+    pub stdin_once: Option<bool>,
+    /// Allocate a terminal.
+    pub tty: Option<bool>,
 }
 
 impl ComponentSpec {

@@ -5,25 +5,23 @@
 //! anything it knows that the container carries this instance's label.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
-    StartContainerOptions, StopContainerOptions,
+    CreateContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
 };
 use camino::Utf8PathBuf;
-use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::watch;
 
-use super::docker_connection::{Connection, QUICK, open};
+use super::docker_connection::{Connection, QUICK, inspect, open};
+use super::docker_endings::Endings;
 use super::docker_error::{refused, status, translate, unreachable, words};
 use super::docker_find::Places;
-use super::docker_list::{Ending, from_inspect, from_summary};
+use super::docker_list::{from_inspect, from_summary};
 use super::docker_network::leads_here;
 use super::docker_spec::{ReachBy, check_label, create_body, seconds};
 use super::{
@@ -64,9 +62,7 @@ struct Inner {
     connection: Mutex<Option<Arc<Connection>>>,
     /// Ids known to carry our label; labels never change, ids are never used again.
     ours: Mutex<HashSet<String>>,
-    endings: Mutex<HashMap<String, Ending>>,
-    /// Starts so far: an ending learnt before a start is not kept after it.
-    starts: AtomicU64,
+    endings: Endings,
     /// Held while the network is looked for and made, so that two creations do not make two.
     network_making: tokio::sync::Mutex<()>,
 }
@@ -83,8 +79,7 @@ impl DockerEngine {
             places,
             connection: Mutex::default(),
             ours: Mutex::default(),
-            endings: Mutex::default(),
-            starts: AtomicU64::default(),
+            endings: Endings::default(),
             network_making: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -165,49 +160,8 @@ impl DockerEngine {
         let mut containers: Vec<Container> = listed.into_iter().map(translate).collect();
         containers.sort_by(|one, other| one.name.cmp(&other.name));
         *lock(&self.inner.ours) = containers.iter().map(|container| container.id.0.clone()).collect();
-        self.tell_endings(connection, &mut containers).await?;
+        self.inner.endings.tell(connection, &self.inner.network, &mut containers).await?;
         Ok(containers)
-    }
-
-    /// Fills in how the ended ones ended. Asked once per ending; one that vanished meanwhile is left out.
-    async fn tell_endings(&self, connection: &Connection, containers: &mut Vec<Container>) -> Result<(), EngineError> {
-        let ended = |container: &Container| matches!(container.state, ContainerState::Exited(_));
-        let starts = self.inner.starts.load(Ordering::Acquire);
-        let mut known = lock(&self.inner.endings).clone();
-        known.retain(|id, _| containers.iter().any(|container| ended(container) && container.id.0 == *id));
-        let unknown: Vec<ContainerId> = containers
-            .iter()
-            .filter(|container| ended(container) && !known.contains_key(&container.id.0))
-            .map(|container| container.id.clone())
-            .collect();
-        let asked = futures::stream::iter(unknown.into_iter().map(|id| async move {
-            let answer = inspect(connection, "inspect", &id.0).await;
-            (id, answer.map(|inspected| from_inspect(inspected, &self.inner.network, leads_here)))
-        }));
-        let answers: Vec<_> = asked.buffer_unordered(8).collect().await;
-        for (id, answer) in answers {
-            match answer {
-                Ok(fresh) => {
-                    if let Some(ending) = Ending::of(&fresh) {
-                        known.insert(id.0, ending);
-                    } else if let Some(listed) = containers.iter_mut().find(|container| container.id == id) {
-                        *listed = fresh;
-                    }
-                }
-                Err(EngineError::NoSuchContainer(_)) => containers.retain(|container| container.id != id),
-                Err(error) => return Err(error),
-            }
-        }
-        for container in containers.iter_mut() {
-            if let Some(ending) = known.get(&container.id.0) {
-                ending.complete(container);
-            }
-        }
-        let mut endings = lock(&self.inner.endings);
-        if self.inner.starts.load(Ordering::Acquire) == starts {
-            *endings = known;
-        }
-        Ok(())
     }
 
     async fn create_on(&self, connection: &Connection, request: &CreateContainer) -> Result<ContainerId, EngineError> {
@@ -253,11 +207,7 @@ impl DockerEngine {
 
     async fn start_on(&self, connection: &Connection, id: &ContainerId) -> Result<(), EngineError> {
         self.check_ours(connection, "start", id).await?;
-        {
-            let mut endings = lock(&self.inner.endings);
-            self.inner.starts.fetch_add(1, Ordering::Release);
-            endings.remove(&id.0);
-        }
+        self.inner.endings.starting(id);
         let start = || connection.docker.start_container(&id.0, None::<StartContainerOptions>);
         match connection.settle("start", &id.0, SLOW, start()).await {
             // Somebody pruned the network while the container was stopped.
@@ -273,6 +223,7 @@ impl DockerEngine {
 
     async fn stop_on(&self, connection: &Connection, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
         self.check_ours(connection, "stop", id).await?;
+        self.inner.endings.stopping(id);
         let seconds = i32::try_from(seconds(grace)).unwrap_or(i32::MAX);
         let options = || StopContainerOptions { signal: None, t: Some(seconds) };
         let stop = || connection.docker.stop_container(&id.0, Some(options()));
@@ -348,7 +299,7 @@ impl ContainerEngine for DockerEngine {
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {
         let connection = self.connection().await?;
         let inspected = self.noting(self.inspect_ours(&connection, "inspect", &id.0).await)?;
-        Ok(from_inspect(inspected, &self.inner.network, leads_here))
+        Ok(self.inner.endings.examine(&connection, &self.inner.network, inspected).await)
     }
 
     async fn exec(
@@ -376,23 +327,6 @@ impl ContainerEngine for DockerEngine {
     fn changes(&self) -> BoxStream<'static, ()> {
         docker_events::changes(self.clone())
     }
-}
-
-/// Inspects a container by id or name, whoever's it is.
-async fn inspect(
-    connection: &Connection,
-    verb: &'static str,
-    id: &str,
-) -> Result<ContainerInspectResponse, EngineError> {
-    // Ids become part of a path; anything else would ask for something else.
-    if id.is_empty()
-        || id.starts_with('.')
-        || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
-    {
-        return Err(EngineError::NoSuchContainer(id.to_owned()));
-    }
-    let inspected = connection.docker.inspect_container(id, None::<InspectContainerOptions>);
-    connection.settle(verb, id, QUICK, inspected).await
 }
 
 /// Whether a container carries every label that was asked for; images may add their own.

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::InspectContainerOptions;
 use bollard::{API_DEFAULT_VERSION, Docker};
 
 use super::docker_error::{translate, unreachable};
@@ -45,6 +47,23 @@ impl Connection {
     ) -> Result<T, EngineError> {
         self.answer(limit, call).await?.map_err(|error| translate(&self.endpoint, verb, name, &error))
     }
+}
+
+/// Inspects a container by id or name, whoever's it is.
+pub(super) async fn inspect(
+    connection: &Connection,
+    verb: &'static str,
+    id: &str,
+) -> Result<ContainerInspectResponse, EngineError> {
+    // Ids become part of a path; anything else would ask for something else.
+    if id.is_empty()
+        || id.starts_with('.')
+        || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+    {
+        return Err(EngineError::NoSuchContainer(id.to_owned()));
+    }
+    let inspected = connection.docker.inspect_container(id, None::<InspectContainerOptions>);
+    connection.settle(verb, id, QUICK, inspected).await
 }
 
 /// Finds an engine, agrees on a version with it, and asks what it can do.

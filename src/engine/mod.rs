@@ -9,6 +9,7 @@
 pub mod docker;
 mod docker_connection;
 mod docker_credentials;
+mod docker_endings;
 mod docker_error;
 mod docker_events;
 mod docker_exec;
@@ -16,6 +17,7 @@ pub mod docker_find;
 mod docker_image;
 mod docker_list;
 mod docker_logs;
+mod docker_memory_death;
 mod docker_network;
 pub mod docker_spec;
 pub mod memory;

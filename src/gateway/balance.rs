@@ -89,7 +89,7 @@ impl Balancer {
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         key: &ComponentKey,
-        current: impl Fn() -> Vec<Backend>,
+        mut current: impl FnMut() -> Vec<Backend>,
         tried: &[ReplicaName],
         patience: Patience,
     ) -> Result<(Backend, Option<Slot>), NoPlace> {
@@ -114,7 +114,7 @@ impl Balancer {
     async fn wait(
         self: &Arc<Self>,
         queue: &Arc<Queue>,
-        current: impl Fn() -> Vec<Backend>,
+        mut current: impl FnMut() -> Vec<Backend>,
         tried: &[ReplicaName],
     ) -> Result<(Backend, Option<Slot>), NoPlace> {
         loop {

@@ -133,8 +133,8 @@ pub(crate) enum AnswerError {
 /// What a client gets.
 #[derive(Debug)]
 pub(crate) enum AnswerBody {
-    /// One of our own answers.
-    Own(Option<Bytes>, #[expect(dead_code, reason = "counts until it is dropped")] Flight),
+    /// One of our own answers; none after an upgrade, when the tunnel counts.
+    Own(Option<Bytes>, #[expect(dead_code, reason = "counts until it is dropped")] Option<Flight>),
     /// A backend's.
     Relayed(Relay),
 }
@@ -176,7 +176,7 @@ impl Relay {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Pending => return self.poll_idle(cx),
+            Poll::Pending => self.poll_idle(cx),
             Poll::Ready(None) => {
                 self.ended = true;
                 Poll::Ready(None)
@@ -189,19 +189,24 @@ impl Relay {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(source))) => {
-                self.flight.metrics().upstream_error(UpstreamError::Broken);
-                self.connection = None;
+                self.break_off(UpstreamError::Broken);
                 Poll::Ready(Some(Err(AnswerError::Cut { source })))
             }
         }
+    }
+
+    /// The client must see that the answer is not whole, and the connection to the backend is not used again.
+    fn break_off(&mut self, error: UpstreamError) {
+        self.flight.metrics().upstream_error(error);
+        self.flight.client().break_off();
+        self.connection = None;
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         let timeout = self.idle_timeout;
         let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
         ready!(idle.as_mut().poll(cx));
-        self.flight.metrics().upstream_error(UpstreamError::Timeout);
-        self.connection = None;
+        self.break_off(UpstreamError::Timeout);
         Poll::Ready(Some(Err(AnswerError::Stalled(timeout))))
     }
 }

@@ -38,6 +38,9 @@ pub struct GatewayConfig {
     pub upstream_idle_timeout: Duration,
     /// Most bytes of a body read ahead to find its `model`. Default 1 MiB.
     pub peek_limit: usize,
+    /// Most bytes of a body read while its request waits for a replica, so that a client that leaves is noticed.
+    /// Default 64 KiB.
+    pub read_ahead: usize,
     /// Most requests waiting for a free replica of one component when all are at their concurrency limit. Default 100.
     pub max_waiting: usize,
     /// Longest wait for a free replica. Default 30 s.
@@ -66,6 +69,7 @@ impl Default for GatewayConfig {
             max_idle_upstream: 64,
             upstream_idle_timeout: Duration::from_secs(4),
             peek_limit: 1 << 20,
+            read_ahead: 64 << 10,
             max_waiting: 100,
             queue_timeout: Duration::from_secs(30),
             drain_deadline: Duration::from_secs(30),

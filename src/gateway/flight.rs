@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -16,11 +16,23 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// Requests in flight on it.
     in_flight: AtomicUsize,
+    /// Whether an answer on it could not be finished.
+    broken: AtomicBool,
 }
 
 impl Client {
     pub(crate) fn new(peer: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { peer, in_flight: AtomicUsize::new(0) })
+        Arc::new(Self { peer, in_flight: AtomicUsize::new(0), broken: AtomicBool::new(false) })
+    }
+
+    /// An answer on it could not be finished.
+    pub(crate) fn break_off(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
+    /// Returns whether an answer on it could not be finished.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
     }
 
     /// Returns whether a request is in flight.
@@ -62,10 +74,6 @@ impl Flight {
 
     pub(crate) fn client(&self) -> &Client {
         &self.client
-    }
-
-    pub(crate) fn client_handle(&self) -> Arc<Client> {
-        Arc::clone(&self.client)
     }
 }
 

@@ -1,12 +1,16 @@
 //! One exchange with a backend: choose it, send the request, relay the answer. Retries only what was never sent.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
+use http_body::Frame;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
@@ -63,29 +67,36 @@ enum Attempt {
 
 impl Exchange<'_> {
     /// Forwards the request and relays the answer.
-    pub(crate) async fn run(mut self, mut request: Request<Incoming>, front: Front) -> Refused<Response<AnswerBody>> {
+    pub(crate) async fn run(
+        mut self,
+        mut request: Request<Incoming>,
+        mut front: Front,
+    ) -> Refused<Response<AnswerBody>> {
         let upgrade = headers::wanted_upgrade(request.headers())
             .filter(|_| request.version() == Version::HTTP_11)
             .map(|protocol| Upgrade { protocol, client: hyper::upgrade::on(&mut request) });
         let path = self.forwarded_path(request.uri())?;
+        let mut place = tokio::select! {
+            biased;
+            place = self.place(&[]) => place?,
+            // Never ends; what it has read is kept.
+            never = read_ahead(request.body_mut(), &mut front, self.worker.config.read_ahead) => match never {},
+        };
         let mut outgoing = self.prepare(request, front, upgrade.as_ref());
         let progress = outgoing.body().progress();
         let mut tried: Vec<ReplicaName> = Vec::new();
-        let mut refusal = None;
         loop {
-            let (backend, slot) = match self.place(&tried).await {
-                Ok(place) => place,
-                // Every replica was tried: what the last one said is more to the point.
-                Err(none) => return Err(refusal.unwrap_or(none)),
-            };
+            let (backend, slot) = place;
             let held = Held { slot, lease: self.worker.board.lease(&backend.replica) };
             let endpoint = self.endpoint(&backend)?;
             match self.attempt(endpoint, &path, outgoing, progress.as_deref()).await? {
                 Attempt::Answered(response, sender) => return self.relay(response, sender, held, upgrade),
                 Attempt::Unsent(request, why) => {
+                    drop(held);
                     outgoing = request;
-                    refusal = Some(why);
                     tried.push(backend.replica);
+                    // When every replica was tried, what the last one said is most to the point.
+                    place = self.place(&tried).await.map_err(|_| why)?;
                 }
             }
         }
@@ -105,20 +116,30 @@ impl Exchange<'_> {
 
     /// Finds a replica with room. (A held route will wait here.)
     async fn place(&self, tried: &[ReplicaName]) -> Refused<(Backend, Option<Slot>)> {
-        if let RouteState::NotReady { reason, message, retry_after } = self.route()? {
-            return Err(Box::new(Refusal::unavailable(reason, message, retry_after)));
-        }
-        let key = ComponentKey { service: self.target.service.key.clone(), component: self.target.component };
-        let config = &self.worker.config;
-        let patience = Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout };
-        let current = || match self.route() {
+        let mut known = match self.route()? {
+            RouteState::NotReady { reason, message, retry_after } => {
+                return Err(Box::new(Refusal::unavailable(reason, message, retry_after)));
+            }
+            RouteState::Open(backends) => Some(backends),
+        };
+        let current = || match known.take().map_or_else(|| self.route(), |known| Ok(RouteState::Open(known))) {
             Ok(RouteState::Open(backends)) => backends,
             Ok(RouteState::NotReady { .. }) | Err(_) => Vec::new(),
         };
+        let key = self.key();
+        let config = &self.worker.config;
+        let patience = Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout };
         let waiting = Gauge::new(self.flight.as_ref());
         let place = self.worker.balancer.acquire(&key, current, tried, patience).await;
         drop(waiting);
-        place.map_err(|none| Box::new(no_place(none, &key)))
+        place.map_err(|none| match self.route() {
+            // The route was closed while the request waited: its reason is the reason.
+            Ok(RouteState::NotReady { reason, message, retry_after }) => {
+                Box::new(Refusal::unavailable(reason, message, retry_after))
+            }
+            Ok(RouteState::Open(_)) => Box::new(no_place(none, &key)),
+            Err(gone) => gone,
+        })
     }
 
     fn endpoint(&self, backend: &Backend) -> Refused<Endpoint> {
@@ -309,7 +330,6 @@ impl Exchange<'_> {
         let mut flight = self.flight.take().ok_or_else(|| self.unasked())?;
         flight.answered(response.status());
         let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(upgrade.protocol);
-        let answering = Flight::begin(flight.client_handle(), self.worker.metrics.unrouted());
         let tunnel = Tunnel {
             client: upgrade.client,
             backend: hyper::upgrade::on(&mut response),
@@ -324,13 +344,25 @@ impl Exchange<'_> {
         parts.extensions.clear();
         parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         parts.headers.insert(header::UPGRADE, agreed);
-        Ok(Response::from_parts(parts, AnswerBody::Own(None, answering)))
+        Ok(Response::from_parts(parts, AnswerBody::Own(None, None)))
     }
 
     fn unasked(&self) -> Box<Refusal> {
         let message = format!("{} changed the protocol without being asked", self.key());
         Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "BackendBroke", message))
     }
+}
+
+/// Reads a request's body up to a limit while it waits. Only so does hyper notice that an HTTP/1 client has left, and
+/// then drops the request. Never ends.
+async fn read_ahead(body: &mut Incoming, front: &mut Front, limit: usize) -> Infallible {
+    let mut ahead: usize = front.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
+    while ahead < limit {
+        let Some(Ok(frame)) = body.frame().await else { break };
+        ahead += frame.data_ref().map_or(0, Bytes::len);
+        front.push_back(frame);
+    }
+    std::future::pending().await
 }
 
 /// Counts a request as waiting while it looks for a place.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use http::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::config::GatewayConfig;
@@ -21,8 +22,8 @@ use super::refusal::Refusal;
 
 /// A client's socket, watched.
 #[derive(Debug)]
-pub(crate) struct Guard<S> {
-    socket: S,
+pub(crate) struct Guard {
+    socket: TcpStream,
     client: Arc<Client>,
     framing: Framing,
     /// Read, not yet passed on: an incomplete head, or what did not fit.
@@ -54,9 +55,9 @@ struct Lingering {
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1 << 20;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
+impl Guard {
     /// Watches HTTP/1 on a socket of which `first` has already been read.
-    pub(crate) fn http1(socket: S, first: BytesMut, client: Arc<Client>, config: &GatewayConfig) -> Self {
+    pub(crate) fn http1(socket: TcpStream, first: BytesMut, client: Arc<Client>, config: &GatewayConfig) -> Self {
         let limits =
             HeadLimits { bytes: config.max_header_bytes, lines: config.max_header_count, target: config.max_uri_bytes };
         let mut guard = Self::new(socket, BytesMut::new(), client, config, Framing::new(limits));
@@ -66,11 +67,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     }
 
     /// Watches HTTP/2, whose framing hyper knows; only its slowness is our concern.
-    pub(crate) fn http2(socket: S, first: BytesMut, client: Arc<Client>, config: &GatewayConfig) -> Self {
+    pub(crate) fn http2(socket: TcpStream, first: BytesMut, client: Arc<Client>, config: &GatewayConfig) -> Self {
         Self::new(socket, first, client, config, Framing::opaque())
     }
 
-    fn new(socket: S, first: BytesMut, client: Arc<Client>, config: &GatewayConfig, framing: Framing) -> Self {
+    fn new(socket: TcpStream, first: BytesMut, client: Arc<Client>, config: &GatewayConfig, framing: Framing) -> Self {
         let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, stall: config.stall_timeout };
         Self {
             socket,
@@ -213,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 /// Above this an incomplete head is measured at every read.
 const SCAN_AGAIN: usize = 8 << 10;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
+impl AsyncRead for Guard {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let guard = self.get_mut();
         let before = buf.filled().len();
@@ -253,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+impl AsyncWrite for Guard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, buf);
         self.watch_write(cx, written)
@@ -283,6 +284,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
             ready!(self.poll_linger(cx));
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.client.is_broken() {
+            // HTTP/1.0 knows the end of an answer by the end of the connection: only a reset looks broken. If that
+            // cannot be had, nothing else can.
+            let _ = self.socket.set_zero_linger();
+        }
     }
 }
 

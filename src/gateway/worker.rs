@@ -98,7 +98,7 @@ fn ends_connection(request: &Request<Incoming>) -> bool {
 /// Makes an answer of our own.
 pub(crate) fn own(response: Response<Bytes>, mut flight: Flight) -> Response<AnswerBody> {
     flight.answered(response.status());
-    response.map(|body| AnswerBody::Own(Some(body), flight))
+    response.map(|body| AnswerBody::Own(Some(body), Some(flight)))
 }
 
 /// One request on its way.

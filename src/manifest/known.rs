@@ -27,8 +27,11 @@ const EXPLAINER_ONLY: [&str; 1] = ["art"];
 const MODEL_ONLY: [&str; 2] = ["modelFormat", "runtime"];
 
 /// Fields newer than the Kubernetes types this version is built on.
-const NEWER: [(&str, &str); 3] =
-    [("Container", "restartPolicyRules"), ("ModelSpec", "restartPolicyRules"), ("EnvVarSource", "fileKeyRef")];
+const NEWER: [(&str, &[&str]); 3] = [
+    ("restartPolicyRules", &["Container", "EphemeralContainer", "ModelSpec", "ArtExplainerSpec"]),
+    ("fileKeyRef", &["EnvVarSource"]),
+    ("podCertificate", &["VolumeProjection"]),
+];
 
 /// Fields that an API server insists on (CRD `required`); by type.
 const REQUIRED: [(&str, &[&str]); 29] = [
@@ -90,7 +93,7 @@ pub(super) fn required(owner: &str, path: &FieldPath) -> impl Iterator<Item = &'
 
 /// Whether the field exists in newer versions of Kubernetes.
 pub(super) fn is_newer(owner: &str, field: &str) -> bool {
-    NEWER.contains(&(owner, field))
+    NEWER.iter().any(|(name, owners)| *name == field && owners.contains(&owner))
 }
 
 /// Says what was likely meant by an unknown key of the struct at `path`.

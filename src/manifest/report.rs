@@ -159,6 +159,14 @@ impl<'a> Report<'a> {
             .any(|diagnostic| diagnostic.is_error() && diagnostic.field.as_deref().is_some_and(below))
     }
 
+    /// Whether the mapping at a path has a field nobody knows.
+    pub(super) fn has_unknown_field(&self, path: &FieldPath) -> bool {
+        let path = path.to_string();
+        let within = |field: &str| field.rsplit_once('.').is_some_and(|(parent, _)| parent == path);
+        let unknown = self.diagnostics.iter().filter(|diagnostic| diagnostic.code == DiagnosticCode::UnknownField);
+        unknown.into_iter().any(|diagnostic| diagnostic.field.as_deref().is_some_and(within))
+    }
+
     pub(super) fn into_diagnostics(self) -> Vec<Diagnostic> {
         self.diagnostics
     }

@@ -21,6 +21,8 @@ use super::path::{FieldPath, Step};
 
 /// Most wrong values of one document that are told.
 const MAX_WRONG: usize = 50;
+/// Most unknown and missing fields of one document that are told.
+const MAX_NOTES: usize = 100;
 
 /// Something in a value that does not fit its type.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +97,10 @@ impl<'a> Pass<'a> {
     }
 
     fn note(&self, path: FieldPath, kind: MisfitKind) {
-        self.notes.borrow_mut().misfits.push(Misfit { path, kind });
+        let mut notes = self.notes.borrow_mut();
+        if notes.misfits.len() < MAX_NOTES {
+            notes.misfits.push(Misfit { path, kind });
+        }
     }
 
     fn path(&self) -> FieldPath {

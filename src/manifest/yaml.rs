@@ -161,18 +161,33 @@ fn parse_chunk(chunk: &Chunk<'_>) -> Vec<Document> {
         Err(problem) => return vec![broken(chunk.start(), problem)],
     };
     let values = reader::read_yaml(chunk);
-    values.into_iter().enumerate().filter_map(|(index, value)| join(chunk, value, located.get(index))).collect()
+    let located = if located.len() < values.len() { locate_without_tabs(chunk).unwrap_or(located) } else { located };
+    let document = |(index, value)| join(chunk, index, value, located.get(index));
+    values.into_iter().enumerate().filter_map(document).collect()
+}
+
+/// Tabs between tokens are where the two parsers part ways. A space stands where a tab stood, so positions stay.
+fn locate_without_tabs(chunk: &Chunk<'_>) -> Option<Vec<locator::LocatedDocument>> {
+    let text = chunk.text.replace('\t', " ");
+    locator::locate(&Chunk { text: &text, ..*chunk }).ok()
 }
 
 /// Brings a value and its positions together.
-fn join(chunk: &Chunk<'_>, read: reader::Read, located: Option<&locator::LocatedDocument>) -> Option<Document> {
+fn join(
+    chunk: &Chunk<'_>,
+    index: usize,
+    read: reader::Read,
+    located: Option<&locator::LocatedDocument>,
+) -> Option<Document> {
     let start = located.map_or_else(|| chunk.start(), |document| document.root.value);
     let mut value = match read {
         Ok(value) => value,
         Err(problem) => return Some(broken(start, problem)),
     };
     let Some(located) = located else {
-        return (!value.is_null()).then(|| Document { value: Some(value), start, ..Document::default() });
+        let problems: Vec<_> = reader::check_twice(chunk, index).into_iter().collect();
+        let empty = value.is_null() && problems.is_empty();
+        return (!empty).then(|| Document { value: Some(value), located: None, start, problems });
     };
     let mut root = located.root.clone();
     settle_scalars(&mut value, &root);

@@ -1,6 +1,6 @@
 //! `plan()`: walks the services in order and collects the parts.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,8 +145,11 @@ fn plan_service<'w>(
 }
 
 fn retire_all(draft: &mut Draft<'_>, facts: &[&ContainerFact], why: &str) {
-    let names: BTreeSet<&ReplicaName> = facts.iter().map(|fact| &fact.replica).collect();
-    for name in names {
-        replica::retire(draft, name, facts.iter().copied().filter(|fact| &fact.replica == name), why);
+    let mut replicas: BTreeMap<&ReplicaName, Vec<&ContainerFact>> = BTreeMap::new();
+    for fact in facts {
+        replicas.entry(&fact.replica).or_default().push(fact);
+    }
+    for containers in replicas.values() {
+        replica::retire(draft, containers, why);
     }
 }

@@ -8,6 +8,7 @@ use super::action::{Action, ContainerPosition, CreateOrder, ProbeKind, ProbeOrde
 use super::backoff;
 use super::memory::ProbeMemory;
 use super::planner::Draft;
+use super::pods;
 use super::record::ReplicaRecord;
 use super::routes::ReplicaName;
 use super::world::{ContainerFact, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote};
@@ -86,6 +87,8 @@ pub enum Phase {
     Paused,
     /// A container of an older revision is gone and cannot be made again.
     Gone,
+    /// It is not wanted any more.
+    Leaving,
 }
 
 /// A container that ended.
@@ -99,8 +102,8 @@ pub struct Crash {
     pub last_words: Vec<String>,
     /// Restarts so far.
     pub restarts: u32,
-    /// When it is started again.
-    pub retry_in: Duration,
+    /// From its end to the next start. Not a countdown: what is shown must not change as long as nothing happens.
+    pub delay: Duration,
     /// Why we ended it ourselves, if we did.
     pub stopped_for: Option<String>,
 }
@@ -127,6 +130,19 @@ impl<'w> Replica<'w> {
         self.record.containers.first().and_then(|owner| self.containers.get(owner.name.as_str()).copied())
     }
 
+    /// Returns a replica of which only the containers are known; never empty.
+    pub(super) fn kept(containers: &[&'w ContainerFact]) -> Self {
+        let first = containers[0];
+        Self {
+            name: Arc::clone(&first.replica),
+            revision: first.revision,
+            ordinal: first.ordinal,
+            record: Arc::clone(&first.record),
+            source: None,
+            containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
+        }
+    }
+
     /// Containers that share the owner's network.
     fn companions(&self) -> Vec<&'w ContainerFact> {
         let others = self.record.containers.iter().skip(1);
@@ -134,7 +150,7 @@ impl<'w> Replica<'w> {
     }
 
     /// Init containers have done their work once the first other container is made: someone may tidy them away then.
-    fn is_initialized(&self) -> bool {
+    pub(super) fn is_initialized(&self) -> bool {
         self.record.containers.iter().any(|container| self.containers.contains_key(container.name.as_str()))
     }
 
@@ -175,6 +191,46 @@ pub(super) fn advance(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
     }
     let verdict = checks(draft, replica);
     trouble.unwrap_or(verdict)
+}
+
+/// Whether the serving container of a replica runs.
+pub(super) fn runs(containers: &[&ContainerFact]) -> bool {
+    let serves = |fact: &&&ContainerFact| {
+        fact.record.containers.first().is_some_and(|container| container.name == fact.container)
+    };
+    containers.iter().find(serves).is_some_and(|fact| fact.is_running())
+}
+
+/// What is known of a replica's checks without making any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Answered {
+    /// It failed one, does not run or is being worked on.
+    No,
+    /// Some were not made yet: the daemon or the replica was just started.
+    Perhaps,
+    /// It passed them all.
+    Yes,
+}
+
+/// Says whether a replica passed its checks when they were last made.
+pub(super) fn answered(draft: &Draft<'_>, containers: &[&ContainerFact]) -> Answered {
+    let check = |fact: &ContainerFact, kind| match draft.world.memory.probe(&fact.name, kind) {
+        Some(known) if known.passing => Answered::Yes,
+        Some(_) => Answered::No,
+        None => Answered::Perhaps,
+    };
+    let of = |fact: &&ContainerFact| {
+        let container = fact.record.container(&fact.container)?;
+        if !fact.is_running() || draft.is_busy(&fact.name) || unhealthy(draft, fact).is_some() {
+            return Some(Answered::No);
+        }
+        let is_first = fact.record.containers.first().is_some_and(|first| first.name == fact.container);
+        let has_own = is_first && fact.record.readiness != Readiness::Declared;
+        let declared = container.probes.readiness.as_ref().map(|_| check(fact, ProbeKind::Readiness));
+        let own = has_own.then(|| check(fact, ProbeKind::Model));
+        declared.into_iter().chain(own).min().or(Some(Answered::Yes))
+    };
+    if runs(containers) { containers.iter().filter_map(of).min().unwrap_or(Answered::No) } else { Answered::No }
 }
 
 /// Containers that share the network of one that ended have lost it. They are stopped before it is started again, so that
@@ -419,14 +475,14 @@ fn restart(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> Phas
 /// Describes a container that ended, and says whether it may be started again.
 fn crashed(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> (Phase, bool) {
     let memory = draft.world.memory.containers.get(&fact.name).cloned().unwrap_or_default();
-    let due = memory.ended.unwrap_or(draft.now.tick) + backoff::restart_delay(memory.failures);
-    let is_due = draft.due(due);
+    let delay = backoff::restart_delay(memory.failures);
+    let is_due = draft.due(memory.ended.unwrap_or(draft.now.tick) + delay);
     let crash = Crash {
         container: fact.container.clone(),
         exit: memory.last_exit.unwrap_or_else(|| exit.clone()),
         last_words: memory.last_words,
         restarts: memory.restarts,
-        retry_in: due.saturating_sub(draft.now.tick),
+        delay,
         stopped_for: memory.stopped_for,
     };
     (Phase::Crashed(Box::new(crash)), is_due)
@@ -600,12 +656,11 @@ fn round_up(time: Duration, step: Duration) -> Duration {
 
 /// Takes a replica down in order: out of routing (the caller's), last lease, stop, remove. `since` is when it was first
 /// found unwanted.
-pub(super) fn retire<'f>(
-    draft: &mut Draft<'_>,
-    name: &ReplicaName,
-    containers: impl Iterator<Item = &'f ContainerFact>,
-    why: &str,
-) {
+pub(super) fn retire(draft: &mut Draft<'_>, containers: &[&ContainerFact], why: &str) {
+    let Some(first) = containers.first() else { return };
+    let name = &first.replica;
+    let leaving = Replica::kept(containers);
+    draft.plan.pods.push(pods::pod(draft.world, &first.component, &leaving, &Phase::Leaving));
     draft.plan.draining.push(Arc::clone(name));
     let Some(since) = draft.world.memory.draining.get(name.as_ref()).copied() else {
         // First seen unwanted in this pass: the route closes now; what slipped through gets a moment to show itself.

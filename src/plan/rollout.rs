@@ -5,17 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::memory::Revisions;
 use super::planner::Draft;
 use super::pods::{self, PodView};
 use super::record::ReplicaRecord;
-use super::replica::{self, Phase, Replica};
+use super::replica::{self, Answered, Phase, Replica};
 use super::routes::{Backend, ComponentRoute, RouteState};
 use super::status;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
-use crate::workload::{ComponentKey, Fingerprint, RuntimeRef, names};
+use crate::workload::{ComponentKey, RuntimeRef, names};
 
 /// What a pass found out about one component.
 #[derive(Clone, Debug)]
@@ -49,6 +48,22 @@ pub struct ComponentReport {
 }
 
 type Units<'w> = BTreeMap<(u32, u32), Vec<&'w ContainerFact>>;
+type Phases<'w> = BTreeMap<(u32, u32), (Replica<'w>, Phase)>;
+
+/// One component in the making.
+struct Rollout<'w, 'k> {
+    key: &'k ComponentKey,
+    wanted: Option<&'w ResolvedWorkload>,
+    history: Revisions,
+    target: Option<u32>,
+    /// Replicas wanted of the target.
+    replicas: u32,
+    /// Replicas nothing was decided of yet.
+    units: Units<'w>,
+    /// Replicas that stay.
+    phases: Phases<'w>,
+    views: Vec<PodView>,
+}
 
 /// Advances one component.
 pub(super) fn advance<'w>(
@@ -62,94 +77,156 @@ pub(super) fn advance<'w>(
     for fact in facts {
         units.entry((fact.revision, fact.ordinal)).or_default().push(*fact);
     }
-    let target = wanted.map(|_| history.target);
-    let strangers = wanted.map(|resolved| take_strangers(&mut units, history.target, &resolved.fingerprint));
-    let replicas = wanted.map_or(0, |resolved| resolved.workload.min_replicas.max(1));
-    let mut phases = BTreeMap::new();
-    let mut views = Vec::new();
-
-    if let (Some(resolved), Some(revision)) = (wanted, target) {
-        for ordinal in 0..replicas {
-            let containers = units.remove(&(revision, ordinal)).unwrap_or_default();
-            let unit = wanted_replica(key, resolved, revision, ordinal, &containers);
-            let is_blocked = strangers.iter().flatten().any(|containers| containers[0].replica == unit.name);
-            let phase = if is_blocked { Phase::Creating } else { advance_unit(draft, &unit) };
-            views.push(pods::pod(draft.world, key, &resolved.workload.service_name, &unit, &phase));
-            phases.insert((revision, ordinal), (unit, phase));
-        }
-    }
-    let target_ready = count_ready(&phases, target);
-    let old = serving_candidate(&history, target, &units);
-    let switched = target.is_some() && target_ready >= replicas.max(1);
-    if let Some(old) = old.filter(|_| !switched) {
-        for ((revision, ordinal), containers) in units.extract_if(.., |(revision, _), _| *revision == old) {
-            let unit = kept_replica(revision, ordinal, &containers);
-            let phase = advance_unit(draft, &unit);
-            views.push(pods::pod(draft.world, key, &containers[0].service_name, &unit, &phase));
-            phases.insert((revision, ordinal), (unit, phase));
-        }
-    }
-    let serving = match (switched, old) {
-        (true, _) => target,
-        // Nothing older answers: a part of the new revision is better than none of the old.
-        (false, Some(old)) if count_ready(&phases, Some(old)) == 0 && target_ready > 0 => target,
-        (false, Some(old)) => Some(old),
-        (false, None) => target,
+    let mut rollout = Rollout {
+        key,
+        wanted,
+        target: wanted.map(|_| history.target),
+        history,
+        replicas: wanted.map_or(0, |resolved| resolved.workload.min_replicas.max(1)),
+        units,
+        phases: BTreeMap::new(),
+        views: Vec::new(),
     };
-    for ((revision, _), containers) in units {
-        let why = if Some(revision) == target { "fewer replicas are wanted" } else { "another revision took over" };
-        let name = Arc::clone(&containers[0].replica);
-        replica::retire(draft, &name, containers.into_iter(), why);
-    }
-    for containers in strangers.into_iter().flatten() {
-        let name = Arc::clone(&containers[0].replica);
-        replica::retire(draft, &name, containers.into_iter(), "it was made for something else");
-    }
-    if switched && let Some(revision) = target {
+    rollout.advance_wanted(draft);
+    let settled = rollout.target.is_some() && rollout.ready(rollout.target) >= rollout.replicas;
+    let serving = if settled { rollout.target } else { rollout.keep_serving(draft) };
+    rollout.retire_others(draft);
+    if settled && let Some(revision) = rollout.target {
         draft.plan.rolled_out.push((key.clone(), revision));
     }
-    let backends = backends(&phases, serving);
-    let phase = worst(&phases, target.or(serving));
-    let timeout = wanted.map_or_else(|| recorded_timeout(&phases, serving), |resolved| resolved.workload.timeout);
-    let service_name = wanted.map_or_else(
-        || facts.first().map(|fact| fact.service_name.clone()).unwrap_or_default(),
-        |resolved| resolved.workload.service_name.clone(),
-    );
-    let ready_replicas = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-    let state = if backends.is_empty() { status::refusal(key, &phase) } else { RouteState::Open(backends) };
-    ComponentReport {
-        key: key.clone(),
-        service_name: service_name.clone(),
-        target,
-        serving: serving.filter(|_| ready_replicas > 0),
-        history,
-        settled: switched,
-        phase,
-        replicas,
-        ready_replicas,
-        runtime: wanted.and_then(|resolved| resolved.workload.runtime.clone()),
-        route: ComponentRoute { service_name, state, timeout },
-        model_name: wanted.map(|resolved| resolved.workload.model_name.clone()),
-        pods: views,
-    }
+    rollout.report(serving, settled, facts)
 }
 
-/// Takes out replicas that carry the wanted revision's number and are not made from it: they stand in its way.
-fn take_strangers<'w>(units: &mut Units<'w>, target: u32, fingerprint: &Fingerprint) -> Vec<Vec<&'w ContainerFact>> {
-    let is_stranger =
-        |containers: &Vec<&ContainerFact>| containers.iter().any(|fact| fact.fingerprint != fingerprint.0);
-    let strangers = units.extract_if(.., |(revision, _), containers| *revision == target && is_stranger(containers));
-    strangers.map(|(_, containers)| containers).collect()
-}
-
-/// A replica answers only if the proxy can reach it, too.
-fn advance_unit(draft: &mut Draft<'_>, unit: &Replica<'_>) -> Phase {
-    let phase = replica::advance(draft, unit);
-    if phase.is_ready() && backend(unit, unit.revision).is_none() {
-        let message = format!("port {} of the container cannot be reached from here", unit.record.entry.port);
-        return Phase::NotReady { message };
+impl<'w> Rollout<'w, '_> {
+    /// Advances the replicas of the wanted revision.
+    fn advance_wanted(&mut self, draft: &mut Draft<'w>) {
+        let Some(resolved) = self.wanted else { return };
+        let revision = self.history.target;
+        for ordinal in 0..self.replicas {
+            let containers = self.units.remove(&(revision, ordinal)).unwrap_or_default();
+            let unit = wanted_replica(self.key, resolved, revision, ordinal, &containers);
+            if containers.iter().any(|fact| fact.fingerprint != resolved.fingerprint.0) {
+                // It carries the number and was made from something else: it must go before its place can be taken.
+                replica::retire(draft, &containers, "it was made from something else");
+                self.phases.insert((revision, ordinal), (unit, Phase::Creating));
+                continue;
+            }
+            self.advance(draft, ordinal, unit);
+        }
     }
-    phase
+
+    fn advance(&mut self, draft: &mut Draft<'w>, ordinal: u32, unit: Replica<'w>) {
+        let mut phase = replica::advance(draft, &unit);
+        // A replica answers only if the proxy can reach it, too.
+        if phase.is_ready() && backend(&unit, unit.revision).is_none() {
+            let message = format!("port {} of the container cannot be reached from here", unit.record.entry.port);
+            phase = Phase::NotReady { message };
+        }
+        self.views.push(pods::pod(draft.world, self.key, &unit, &phase));
+        self.phases.insert((unit.revision, ordinal), (unit, phase));
+    }
+
+    /// The wanted revision is not there yet: keeps what answers meanwhile, and says which revision gets the traffic.
+    fn keep_serving(&mut self, draft: &mut Draft<'w>) -> Option<u32> {
+        let target = self.target;
+        // Replicas of the wanted revision beyond the number that is wanted now go when the others answer.
+        self.keep(draft, target);
+        let was_target = self.history.rolled_out.filter(|rolled_out| Some(*rolled_out) == target);
+        if was_target.is_some() && self.ready(target) > 0 {
+            return target;
+        }
+        // Else the last revision that had all traffic; if that does not answer, the newest that does. The first deployment
+        // may have been edited before all its replicas answered: then its serving container at least runs.
+        let rolled_out =
+            self.history.rolled_out.filter(|revision| self.units.keys().any(|(number, _)| number == revision));
+        self.keep(draft, rolled_out);
+        if rolled_out.is_some() && self.ready(rolled_out) > 0 {
+            return rolled_out;
+        }
+        let others = self.units.iter().filter(|((revision, _), _)| Some(*revision) != target);
+        let ranked =
+            others.map(|((revision, _), containers)| (replica::answered(draft, containers), *revision, containers));
+        let hopeful = ranked.filter(|(answered, _, containers)| match rolled_out {
+            Some(_) => *answered > Answered::No,
+            None => replica::runs(containers),
+        });
+        let fallback = hopeful.map(|(answered, revision, _)| (answered, revision)).max().map(|(_, revision)| revision);
+        self.keep(draft, fallback);
+        if fallback.is_some() && self.ready(fallback) > 0 {
+            return fallback;
+        }
+        // Nothing older answers: a part of the new revision is better than none of the old.
+        let partly = target.filter(|_| self.ready(target) > 0);
+        partly.or(rolled_out).or(fallback).or(target)
+    }
+
+    /// Advances what there is of a revision.
+    fn keep(&mut self, draft: &mut Draft<'w>, revision: Option<u32>) {
+        let Some(revision) = revision else { return };
+        let units: Vec<_> = self.units.extract_if(.., |(number, _), _| *number == revision).collect();
+        for ((_, ordinal), containers) in units {
+            self.advance(draft, ordinal, Replica::kept(&containers));
+        }
+    }
+
+    fn retire_others(&mut self, draft: &mut Draft<'w>) {
+        for ((revision, _), containers) in std::mem::take(&mut self.units) {
+            let surplus = Some(revision) == self.target;
+            let why = if surplus { "fewer replicas are wanted" } else { "another revision took over" };
+            replica::retire(draft, &containers, why);
+        }
+    }
+
+    /// Counts the replicas of a revision that answer.
+    fn ready(&self, revision: Option<u32>) -> u32 {
+        let ready = self.of(revision).filter(|(_, _, phase)| phase.is_ready());
+        u32::try_from(ready.count()).unwrap_or(u32::MAX)
+    }
+
+    fn of(&self, revision: Option<u32>) -> impl Iterator<Item = (u32, &Replica<'w>, &Phase)> {
+        let own = self.phases.iter().filter(move |((number, _), _)| Some(*number) == revision);
+        own.map(|((_, ordinal), (unit, phase))| (*ordinal, unit, phase))
+    }
+
+    /// Returns the phase a person should hear of: a failure before progress, progress before readiness.
+    fn worst(&self, revision: Option<u32>) -> Phase {
+        let rank = |phase: &Phase| match phase {
+            Phase::Ready => 2,
+            phase if phase.is_failure() => 0,
+            _ => 1,
+        };
+        let counts = |ordinal: u32| revision != self.target || ordinal < self.replicas;
+        let phases = self.of(revision).filter(|(ordinal, _, _)| counts(*ordinal)).map(|(_, _, phase)| phase);
+        phases.min_by_key(|phase| rank(phase)).cloned().unwrap_or(Phase::Creating)
+    }
+
+    fn report(self, serving: Option<u32>, settled: bool, facts: &[&'w ContainerFact]) -> ComponentReport {
+        let ready = self.of(serving).filter(|(_, _, phase)| phase.is_ready());
+        let backends: Vec<Backend> = ready.filter_map(|(_, unit, _)| backend(unit, unit.revision)).collect();
+        let phase = self.worst(self.target.or(serving));
+        let workload = self.wanted.map(|resolved| &resolved.workload);
+        let recorded = || self.of(serving).find_map(|(_, unit, _)| unit.record.timeout);
+        let timeout = workload.map_or_else(recorded, |workload| workload.timeout);
+        let fact_name = || facts.first().map(|fact| fact.service_name.clone()).unwrap_or_default();
+        let service_name = workload.map_or_else(fact_name, |workload| workload.service_name.clone());
+        let ready_replicas = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let state = if backends.is_empty() { status::refusal(self.key, &phase) } else { RouteState::Open(backends) };
+        ComponentReport {
+            key: self.key.clone(),
+            service_name: service_name.clone(),
+            target: self.target,
+            serving: serving.filter(|_| ready_replicas > 0),
+            settled,
+            phase,
+            replicas: self.replicas,
+            ready_replicas,
+            runtime: workload.and_then(|workload| workload.runtime.clone()),
+            route: ComponentRoute { service_name, state, timeout },
+            model_name: workload.map(|workload| workload.model_name.clone()),
+            history: self.history,
+            pods: self.views,
+        }
+    }
 }
 
 fn wanted_replica<'w>(
@@ -171,54 +248,6 @@ fn wanted_replica<'w>(
     }
 }
 
-fn kept_replica<'w>(revision: u32, ordinal: u32, containers: &[&'w ContainerFact]) -> Replica<'w> {
-    Replica {
-        name: Arc::clone(&containers[0].replica),
-        revision,
-        ordinal,
-        record: Arc::clone(&containers[0].record),
-        source: None,
-        containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
-    }
-}
-
-/// Returns the older revision that may still be serving: the last that had all traffic, else the newest whose serving
-/// container runs (the first deployment may have been edited before all its replicas answered).
-fn serving_candidate(history: &Revisions, target: Option<u32>, units: &Units<'_>) -> Option<u32> {
-    let others = || units.iter().filter(|((revision, _), _)| Some(*revision) != target);
-    let serves = |fact: &&ContainerFact| {
-        fact.is_running() && fact.record.containers.first().is_some_and(|first| first.name == fact.container)
-    };
-    let running = others().filter(|(_, containers)| containers.iter().any(serves));
-    history
-        .rolled_out
-        .filter(|rolled_out| others().any(|((revision, _), _)| revision == rolled_out))
-        .or_else(|| running.map(|((revision, _), _)| *revision).max())
-}
-
-type Phases<'w> = BTreeMap<(u32, u32), (Replica<'w>, Phase)>;
-
-fn count_ready(phases: &Phases<'_>, revision: Option<u32>) -> u32 {
-    let ready = phases.iter().filter(|((number, _), (_, phase))| Some(*number) == revision && phase.is_ready());
-    u32::try_from(ready.count()).unwrap_or(u32::MAX)
-}
-
-/// Returns the phase a person should hear of: a failure before progress, progress before readiness.
-fn worst(phases: &Phases<'_>, revision: Option<u32>) -> Phase {
-    let rank = |phase: &Phase| match phase {
-        Phase::Ready => 2,
-        phase if phase.is_failure() => 0,
-        _ => 1,
-    };
-    let own = phases.iter().filter(|((number, _), _)| Some(*number) == revision).map(|(_, (_, phase))| phase);
-    own.min_by_key(|phase| rank(phase)).cloned().unwrap_or(Phase::Creating)
-}
-
-fn backends(phases: &Phases<'_>, serving: Option<u32>) -> Vec<Backend> {
-    let ready = phases.iter().filter(|((number, _), (_, phase))| Some(*number) == serving && phase.is_ready());
-    ready.filter_map(|((revision, _), (unit, _))| backend(unit, *revision)).collect()
-}
-
 fn backend(unit: &Replica<'_>, revision: u32) -> Option<Backend> {
     let owner = unit.record.containers.first()?;
     let fact = unit.containers.get(owner.name.as_str())?;
@@ -232,10 +261,6 @@ fn backend(unit: &Replica<'_>, revision: u32) -> Option<Backend> {
         weight: 1,
         revision: names::revision_name(&fact.service_name, revision).into(),
     })
-}
-
-fn recorded_timeout(phases: &Phases<'_>, serving: Option<u32>) -> Option<Duration> {
-    phases.iter().find(|((number, _), _)| Some(*number) == serving).and_then(|(_, (unit, _))| unit.record.timeout)
 }
 
 /// Returns the names under which a service's models are called on the bare address.

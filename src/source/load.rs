@@ -262,17 +262,19 @@ impl Inner {
                 if known.is_some_and(|old| old.diagnostics.contains(diagnostic)) {
                     continue;
                 }
+                let help = diagnostic.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+                let words = format!("{diagnostic}{help}");
                 if diagnostic.severity == Severity::Error {
-                    tracing::warn!("{diagnostic}");
+                    tracing::warn!("{words}");
                 } else {
-                    tracing::info!("{diagnostic}");
+                    tracing::info!("{words}");
                 }
                 if let Some(object) = &diagnostic.object {
                     let reason = match diagnostic.severity {
                         Severity::Error => "InvalidManifest",
                         Severity::Warning => "ManifestWarning",
                     };
-                    self.events.record(object, EventType::Warning, reason, &diagnostic.to_string(), now.wall);
+                    self.events.record(object, EventType::Warning, reason, &words, now.wall);
                 }
             }
         }

@@ -269,7 +269,8 @@ mod tests {
 
     #[test]
     fn s3_endpoints_and_addressing_follow_upstreams_variables() {
-        let table: [(&[(&str, &str)], &str, Option<&str>, bool); 8] = [
+        type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, Option<&'a str>, bool);
+        let table: [Row<'_>; 8] = [
             (&[], "b", None, true),
             (&[], "b.c", None, false),
             (&[("AWS_ENDPOINT_URL", "http://127.0.0.1:9000/")], "b", Some("http://127.0.0.1:9000"), false),

@@ -136,9 +136,11 @@ impl ObjectSource {
         match self.store.head(key).await {
             Ok(meta) => Ok(Some(meta)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
-            // Some stores answer so for what they will not tell about; the listing has the better message.
-            Err(object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => Ok(None),
-            Err(error) => Err(self.mapped(error)),
+            Err(error) => match self.mapped(error) {
+                passing @ SourceError::Transient { .. } => Err(passing),
+                // Answers to HEAD have no text; the listing is refused as well and says why.
+                _ => Ok(None),
+            },
         }
     }
 
@@ -167,7 +169,7 @@ impl ObjectSource {
             path: path.into(),
             key: meta.location.to_string(),
             size: Some(meta.size),
-            etag: meta.e_tag.clone().filter(|etag| !etag.starts_with("W/")),
+            etag: meta.e_tag.as_deref().filter(|etag| !etag.starts_with("W/")).map(quoted),
             sha256: None,
         }
     }
@@ -179,52 +181,64 @@ impl ObjectSource {
         if let Some(refused) = reach::cause::<Unreachable>(&error) {
             return SourceError::Denied(refused.to_string());
         }
+        if let Some(elsewhere) = reach::cause::<OtherRegion>(&error) {
+            return SourceError::Invalid(format!("{protocol} bucket '{}' {elsewhere}", self.bucket));
+        }
         if reach::cause::<NotRanged>(&error).is_some() {
             return SourceError::RangeIgnored(uri);
         }
         let answer = Answer::of(&error);
-        match (&error, answer.code.as_deref()) {
-            (_, Some("NoSuchBucket")) => {
-                SourceError::NotFound(format!("{protocol} bucket '{}' does not exist.", self.bucket))
-            }
-            (
-                _,
-                Some(
-                    code @ ("InvalidAccessKeyId"
-                    | "SignatureDoesNotMatch"
-                    | "ExpiredToken"
-                    | "InvalidToken"
-                    | "TokenRefreshRequired"),
-                ),
-            ) => SourceError::Denied(format!("Invalid AWS credentials. {protocol} said {code}.")),
-            (
-                _,
-                Some(
-                    code
-                    @ ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"),
-                ),
-            ) => SourceError::Invalid(format!(
-                "S3 error [{code}]: the bucket is in another region; set AWS_REGION to it."
-            )),
-            (Error::Precondition { .. }, _) => SourceError::Changed(uri),
-            (Error::Unauthenticated { .. }, _) => {
+        if let Some(known) = answer.code.as_deref().and_then(|code| self.known(code)) {
+            return known;
+        }
+        match (&error, answer.status) {
+            (Error::Precondition { .. }, _) | (_, Some(412)) => SourceError::Changed(uri),
+            (Error::Unauthenticated { .. }, _) | (_, Some(401)) => {
                 SourceError::Denied(format!("{protocol} authentication failed. Check the credentials for '{uri}'."))
             }
-            (Error::PermissionDenied { .. }, _) => {
+            (Error::PermissionDenied { .. }, _) | (_, Some(403)) => {
                 SourceError::Denied(format!("Access denied to {protocol} resource '{uri}'. Verify permissions."))
             }
-            (Error::NotFound { .. }, _) => SourceError::NotFound(format!("{protocol} resource '{uri}' not found.")),
+            (Error::NotFound { .. }, _) | (_, Some(404)) => {
+                SourceError::NotFound(format!("{protocol} resource '{uri}' not found."))
+            }
             (Error::InvalidPath { source }, _) => SourceError::Invalid(format!(
                 "{protocol} resource '{uri}' has an object with a name that is not taken: {source}"
             )),
-            (_, Some(code)) if !answer.may_pass => {
-                let message = answer.message.unwrap_or_default();
-                SourceError::Invalid(format!("{protocol} error [{code}]: {message}"))
-            }
             _ if answer.may_pass => {
                 SourceError::transient(format!("Failed to connect to {protocol} endpoint '{uri}'."), Told::of(&error))
             }
-            _ => SourceError::Invalid(format!("{protocol} resource '{uri}' cannot be read: {}", Told::of(&error))),
+            _ => match answer.code {
+                Some(code) => {
+                    let message = answer.message.unwrap_or_default();
+                    SourceError::Invalid(format!("{protocol} error [{code}]: {message}"))
+                }
+                None => {
+                    let told = Told::of(&error);
+                    SourceError::Invalid(format!("{protocol} resource '{uri}' cannot be read: {told}"))
+                }
+            },
+        }
+    }
+
+    /// Maps the codes that say more than their status.
+    fn known(&self, code: &str) -> Option<SourceError> {
+        let protocol = self.protocol;
+        match code {
+            "NoSuchBucket" => {
+                Some(SourceError::NotFound(format!("{protocol} bucket '{}' does not exist.", self.bucket)))
+            }
+            "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "ExpiredToken"
+            | "InvalidToken"
+            | "TokenRefreshRequired" => {
+                Some(SourceError::Denied(format!("Invalid AWS credentials. {protocol} said {code}.")))
+            }
+            "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => Some(SourceError::Invalid(
+                format!("{protocol} error [{code}]: the bucket is in another region; set AWS_REGION to it."),
+            )),
+            _ => None,
         }
     }
 }
@@ -300,6 +314,11 @@ impl ModelSource for ObjectSource {
     }
 }
 
+/// Puts an ETag in the quotes that preconditions need; some listings leave them out.
+fn quoted(etag: &str) -> String {
+    format!("\"{}\"", etag.trim_matches('"'))
+}
+
 fn parse(endpoint: &str) -> Result<Url, SourceError> {
     let parsed = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     parsed.ok_or_else(|| SourceError::Invalid(format!("`{endpoint}` is no endpoint of an object store")))
@@ -357,12 +376,21 @@ impl HttpService for Connector {
         self.policy.check(&url).map_err(|refused| HttpError::new(HttpErrorKind::Unknown, refused))?;
         let ranged = request.headers().contains_key(::http::header::RANGE);
         let response = HttpService::call(&self.client, request).await?;
+        if response.status().is_redirection() && !response.headers().contains_key(::http::header::LOCATION) {
+            let region = response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
+            return Err(HttpError::new(HttpErrorKind::Unknown, OtherRegion(region.map(str::to_owned))));
+        }
         if ranged && response.status() == ::http::StatusCode::OK {
             return Err(HttpError::new(HttpErrorKind::Decode, NotRanged));
         }
         Ok(response)
     }
 }
+
+/// A redirect without an address: S3's way to say so.
+#[derive(Debug, thiserror::Error)]
+#[error("is in {}; set AWS_REGION to it", .0.as_deref().unwrap_or("another region"))]
+struct OtherRegion(Option<String>);
 
 /// The whole came where a range was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -393,6 +421,7 @@ impl Told {
 struct Answer {
     code: Option<String>,
     message: Option<String>,
+    status: Option<u16>,
     /// Whether it may be different next time.
     may_pass: bool,
 }
@@ -413,6 +442,7 @@ impl Answer {
         Self {
             code: between("<Code>", "</Code>").map(brief),
             message: between("<Message>", "</Message>").map(brief),
+            status,
             may_pass,
         }
     }

@@ -158,7 +158,8 @@ pub(super) fn client(
         .http1_only()
         .referer(false)
         .connect_timeout(CONNECT_TIMEOUT.min(wish.stall))
-        .read_timeout(wish.stall)
+        // A little later than the pull's own watch, which says more; this one is for listings.
+        .read_timeout(wish.stall + Duration::from_secs(1))
         .redirect(if wish.follow { redirect } else { reqwest::redirect::Policy::none() })
         .dns_resolver(Arc::new(resolver))
         .tls_danger_accept_invalid_certs(!wish.verify_tls)

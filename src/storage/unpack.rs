@@ -26,19 +26,21 @@ pub struct ArchiveLimits {
     pub bytes: u64,
     /// Entries.
     pub entries: u64,
-    /// Bytes unpacked per byte of archive; archives may always become 64 MiB.
+    /// Bytes unpacked per byte of archive.
     pub ratio: u64,
+    /// Bytes that any archive may become, whatever its ratio.
+    pub floor: u64,
 }
 
 impl Default for ArchiveLimits {
     fn default() -> Self {
-        Self { bytes: 1 << 40, entries: 1_000_000, ratio: 200 }
+        Self { bytes: 1 << 40, entries: 1_000_000, ratio: 200, floor: 64 << 20 }
     }
 }
 
 impl ArchiveLimits {
     fn budget(&self, archive: u64) -> u64 {
-        self.bytes.min(archive.saturating_mul(self.ratio).max(64 << 20))
+        self.bytes.min(archive.saturating_mul(self.ratio).max(self.floor))
     }
 }
 
@@ -286,21 +288,21 @@ fn tar_entry(mut entry: tar::Entry<'_, impl Read>, into: &mut Sandbox<'_>) -> Re
 }
 
 fn unpack_zip(file: File, into: &mut Sandbox<'_>) -> Result<(), UnpackError> {
-    let broken = |error: zip::result::ZipError| match error {
+    let unread_zip = |error: zip::result::ZipError| match error {
         zip::result::ZipError::Io(error) => unread(error),
-        other => UnpackError::Broken(other.to_string()),
+        other => broken(&other.to_string()),
     };
-    let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(broken)?;
+    let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(unread_zip)?;
     if archive.has_duplicate_names() {
         return Err(hostile("it has a name twice"));
     }
-    if archive.has_overlapping_entries().map_err(broken)? {
+    if archive.has_overlapping_entries().map_err(unread_zip)? {
         return Err(hostile("its entries overlap"));
     }
     for index in 0..archive.len() {
         into.count_entry()?;
-        let mut entry = archive.by_index(index).map_err(broken)?;
-        let name = entry.name().map_err(broken)?.into_owned();
+        let mut entry = archive.by_index(index).map_err(unread_zip)?;
+        let name = entry.name().map_err(unread_zip)?.into_owned();
         let path = names::check(&name)?;
         let mode = entry.unix_mode().unwrap_or(0);
         match mode & 0o170_000 {
@@ -325,11 +327,16 @@ fn hostile(problem: &str) -> UnpackError {
     UnpackError::Hostile(problem.to_owned())
 }
 
+/// Makes the error of a broken archive; what the reader says may quote the archive.
+fn broken(problem: &str) -> UnpackError {
+    UnpackError::Broken(problem.escape_debug().take(200).collect())
+}
+
 /// Maps an error of reading the archive.
 fn unread(error: io::Error) -> UnpackError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
         Some(TooMuch) => hostile("it unpacks to far more than its size"),
-        None => UnpackError::Broken(error.to_string()),
+        None => broken(&error.to_string()),
     }
 }
 
@@ -350,3 +357,7 @@ impl<R: Read> Read for Metered<R> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+#[path = "unpack_tests.rs"]
+mod tests;

@@ -110,15 +110,8 @@ fn art_explainer(component: &ComponentSpec, art: &ArtExplainerSpec, scope: &Scop
     }
     let (repository, tag) = ART_IMAGE;
     let tag = art.runtime_version.as_deref().filter(|version| !version.is_empty()).unwrap_or(tag);
-    let container = Container {
-        name: meta::KSERVE_CONTAINER.to_owned(),
-        image: Some(art.image.clone().unwrap_or_else(|| format!("{repository}:{tag}"))),
-        command: art.command.clone(),
-        args: Some(args),
-        env: art.env.clone(),
-        resources: art.resources.clone(),
-        ..Container::default()
-    };
+    let image = art.image.clone().unwrap_or_else(|| format!("{repository}:{tag}"));
+    let container = art_container(art, image, args);
     let mut containers = vec![Placed::new(path, container)];
     let others = component.containers().iter().enumerate();
     containers
@@ -130,6 +123,36 @@ fn art_explainer(component: &ComponentSpec, art: &ArtExplainerSpec, scope: &Scop
         pod.has_model = true;
     }
     Ok(pod)
+}
+
+/// The container of ART's inline fields.
+fn art_container(art: &ArtExplainerSpec, image: String, args: Vec<String>) -> Container {
+    Container {
+        name: meta::KSERVE_CONTAINER.to_owned(),
+        image: Some(image),
+        command: art.command.clone(),
+        args: Some(args),
+        working_dir: art.working_dir.clone(),
+        ports: art.ports.clone(),
+        env_from: art.env_from.clone(),
+        env: art.env.clone(),
+        resources: art.resources.clone(),
+        resize_policy: art.resize_policy.clone(),
+        restart_policy: art.restart_policy.clone(),
+        volume_mounts: art.volume_mounts.clone(),
+        volume_devices: art.volume_devices.clone(),
+        liveness_probe: art.liveness_probe.clone(),
+        readiness_probe: art.readiness_probe.clone(),
+        startup_probe: art.startup_probe.clone(),
+        lifecycle: art.lifecycle.clone(),
+        termination_message_path: art.termination_message_path.clone(),
+        termination_message_policy: art.termination_message_policy.clone(),
+        image_pull_policy: art.image_pull_policy.clone(),
+        security_context: art.security_context.clone(),
+        stdin: art.stdin,
+        stdin_once: art.stdin_once,
+        tty: art.tty,
+    }
 }
 
 /// The containers as written; there must be one.

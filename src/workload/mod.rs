@@ -10,6 +10,7 @@ pub mod fingerprint;
 mod image;
 pub mod merge;
 mod model_source;
+mod mounts;
 pub mod names;
 mod origin;
 mod pod;

@@ -4,7 +4,8 @@
 //! path. `pvc://` is a mount of the claim's folder and nothing is pulled. What cannot be served yet is refused by field:
 //! the `storage` block (credentials by key), encrypted artifacts, and schemes this version does not pull.
 
-use super::volumes::{claim_source, mount_path};
+use super::mounts::mount_path;
+use super::volumes::claim_source;
 use super::{ModelRef, Mount, MountSource, ResolveError};
 use crate::api::component::StorageUriEntry;
 use crate::api::{ModelSpec, StorageUri, meta};

@@ -16,8 +16,8 @@ use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RuntimeRef, Workload, names, probes,
-    resources, security,
+    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RuntimeRef, Workload, mounts, names,
+    probes, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, meta};
 
@@ -89,6 +89,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         .collect();
     refuse_duplicate_names(pod.containers.iter().chain(&init))?;
     let mut warnings = pod.warnings.clone();
+    warnings.extend(not_served(component, &path));
     let amounts = amounts(pod.containers.iter().chain(&init), &scope.gpu_types(), &mut warnings)?;
     let service_name = names::component_service_name(&scope.key.name, pod.kind, scope.spec.predictor.name.as_deref());
     let facts = PodFacts {
@@ -120,7 +121,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     Ok(Workload {
         component: ComponentKey { service: scope.key.clone(), component: pod.kind },
         readiness: readiness::readiness(known, &entry),
-        shm_size: containers.iter().filter_map(|spec| volumes::shm_size(&spec.mounts)).max(),
+        shm_size: containers.iter().filter_map(|spec| mounts::shm_size(&spec.mounts)).max(),
         image_pull_secrets: pull_secrets(&pod, component, scope),
         service_account: component.service_account().to_owned(),
         termination_grace: seconds(
@@ -163,6 +164,28 @@ fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), Reso
         Some(pod) => security::refuse_pod(pod, &format!("{path}.securityContext")),
         None => Ok(()),
     }
+}
+
+/// Names what is written and has no effect yet; what can never have one is named where manifests are checked.
+fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
+    let written = [
+        ("logger", component.logger.is_some(), "payload logging is not served yet; requests are not copied"),
+        ("batcher", component.batcher.is_some(), "batching is not served yet; requests are passed on one by one"),
+        (
+            "canaryTrafficPercent",
+            component.canary_traffic_percent.is_some_and(|percent| percent != 100),
+            "splitting traffic is not served yet; a ready revision gets all of it",
+        ),
+        (
+            "shareProcessNamespace",
+            component.share_process_namespace == Some(true),
+            "containers of a replica share the network and volumes, not processes",
+        ),
+        ("dnsConfig", component.dns_config.is_some(), "names are resolved by the container engine"),
+        ("runtimeClassName", component.runtime_class_name.is_some(), "the container engine's own runtime is used"),
+    ];
+    let written = written.into_iter().filter(|(_, written, _)| *written);
+    written.map(|(field, _, why)| format!("{path}.{field}: {why}")).collect()
 }
 
 fn refuse_duplicate_names<'p>(containers: impl Iterator<Item = &'p Placed>) -> Result<(), ResolveError> {
@@ -274,7 +297,7 @@ impl Translator<'_> {
             args: expanded(&container.args),
             working_dir: container.working_dir.clone().filter(|path| !path.is_empty()),
             ports: ports(container, origin)?,
-            mounts: volumes::mounts(container, origin, self.volumes, &env)?,
+            mounts: mounts::mounts(container, origin, self.volumes, &env)?,
             resources: self.facts.resources.get(&container.name).cloned().unwrap_or_default(),
             security: security::security(container, origin, self.component.security_context.as_ref())?,
             stdin: container.stdin.unwrap_or(false),

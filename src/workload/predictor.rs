@@ -27,7 +27,9 @@ pub(super) fn pod(written: &ModelSpec, scope: &Scope<'_>) -> Result<Pod, Resolve
     let annotations = pod_annotations(spec.annotations.as_ref(), &meta.annotations, predictor.annotations.as_ref());
     let mut warnings = Vec::new();
     let models = models(written, model_read_only(&annotations), scope, &mut warnings)?;
-    warn_of_storage(written, server_type, &mut warnings);
+    if !models.mounts.is_empty() {
+        warn_of_storage(written, server_type, &mut warnings);
+    }
     warn_of_grpc(&model, &containers[0].container, &mut warnings);
     let protocol = model.protocol_version.unwrap_or_default();
     Ok(Pod {

@@ -112,7 +112,14 @@ pub fn resolve(
     };
     let key = ServiceKey::new(&object.key.namespace, &object.key.name);
     let scope = Scope { key, meta: &object.meta, spec, catalog, companions, config };
-    spec.components().map(|(kind, component)| resolve_component(kind, component, &scope)).collect()
+    let mut workloads: Vec<Workload> = spec
+        .components()
+        .map(|(kind, component)| resolve_component(kind, component, &scope))
+        .collect::<Result<_, _>>()?;
+    if let (Some(predictor), false) = (workloads.first_mut(), spec.canary.is_empty()) {
+        predictor.warnings.push("spec.canary: named canaries are not served yet; all traffic stays here".to_owned());
+    }
+    Ok(workloads)
 }
 
 fn resolve_component(

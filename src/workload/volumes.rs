@@ -1,24 +1,22 @@
-//! Volumes of a component, and the mounts of its containers.
+//! Volumes of a component.
 //!
 //! `emptyDir`, `configMap`, `secret`, `persistentVolumeClaim` and `projected` volumes of ConfigMaps and Secrets are
 //! served; `hostPath` only where the operator allows it; every other kind is refused by its field.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, KeyToPath, ProjectedVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, KeyToPath, ProjectedVolumeSource, Volume};
 use serde_json::Value;
 
 use super::env::{self, PodFacts};
-use super::expand::expand;
-use super::origin::Origin;
-use super::{Mount, MountSource, ResolveError, WorkloadConfig};
+use super::{MountSource, ResolveError, WorkloadConfig};
 use crate::api::quantity;
 
 /// A volume and whether its kind can be written to.
 #[derive(Clone, Debug)]
 pub(super) struct ResolvedVolume {
-    source: MountSource,
-    read_only: bool,
+    pub(super) source: MountSource,
+    pub(super) read_only: bool,
 }
 
 /// Volumes by name.
@@ -205,65 +203,125 @@ fn allowed(path: &str, config: &WorkloadConfig) -> bool {
 }
 
 /// Whether a relative path leads nowhere else.
-fn stays_inside(path: &str) -> bool {
+pub(super) fn stays_inside(path: &str) -> bool {
     !path.starts_with('/') && !path.split('/').any(|part| part == "..") && !path.contains('\0')
 }
 
-/// Resolves the mounts a container declares.
-pub(super) fn mounts(
-    container: &Container,
-    origin: &Origin,
-    volumes: &Volumes,
-    env: &[(String, String)],
-) -> Result<Vec<Mount>, ResolveError> {
-    let mut mounts: Vec<Mount> = Vec::new();
-    for mount in container.volume_mounts.iter().flatten() {
-        let field = origin.item("volumeMounts", "mountPath", &Value::from(mount.mount_path.as_str()));
-        let Some(volume) = volumes.get(&mount.name) else {
-            return Err(ResolveError::invalid(
-                format!("{field}.name"),
-                format!("volume `{}` is not defined", mount.name),
-            ));
-        };
-        let path = mount_path(&mount.mount_path, &format!("{field}.mountPath"))?;
-        if mounts.iter().any(|other| other.path == path) {
-            return Err(ResolveError::invalid(format!("{field}.mountPath"), format!("`{path}` is mounted twice")));
-        }
-        if mount.mount_propagation.as_deref() == Some("Bidirectional") {
-            return Err(ResolveError::invalid(
-                format!("{field}.mountPropagation"),
-                "mounts are not passed on to the machine",
-            ));
-        }
-        let sub_path = match (mount.sub_path.as_deref(), mount.sub_path_expr.as_deref()) {
-            (Some(path), _) if !path.is_empty() => Some(path.to_owned()),
-            (_, Some(text)) if !text.is_empty() => Some(expand(text, |name| env::get(env, name))),
-            _ => None,
-        };
-        if sub_path.as_deref().is_some_and(|path| !stays_inside(path)) {
-            return Err(ResolveError::invalid(format!("{field}.subPath"), "must be a relative path without `..`"));
-        }
-        let read_only = volume.read_only || mount.read_only.unwrap_or(false);
-        mounts.push(Mount { path, source: volume.source.clone(), sub_path, read_only });
-    }
-    Ok(mounts)
-}
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+    use serde_json::json;
 
-/// Checks a path in a container and takes the slash off its end.
-pub(super) fn mount_path(path: &str, field: &str) -> Result<String, ResolveError> {
-    let trimmed = path.trim_end_matches('/');
-    let parts_ok = !trimmed.split('/').any(|part| part == "..") && !trimmed.contains('\0');
-    if trimmed.starts_with('/') && parts_ok {
-        Ok(trimmed.to_owned())
-    } else {
-        Err(ResolveError::invalid(field, format!("`{path}` is not an absolute path below the root, without `..`")))
-    }
-}
+    use super::*;
+    use crate::workload::Companions;
 
-/// Returns the size of `/dev/shm` when an in-memory volume is mounted there and states one.
-pub(super) fn shm_size(mounts: &[Mount]) -> Option<u64> {
-    mounts.iter().find_map(|mount| match &mount.source {
-        MountSource::EmptyDir { memory: true, size_limit, .. } if mount.path == "/dev/shm" => *size_limit,
-        _ => None,
-    })
+    fn resolved(volume: Value) -> Result<ResolvedVolume, ResolveError> {
+        let mut volume = volume;
+        volume["name"] = json!("v");
+        let secret: Secret = serde_json::from_value(json!({ "data": { "token": "czNjcjN0" } })).unwrap();
+        let map: ConfigMap = serde_json::from_value(json!({ "data": { "a": "1", "b": "2" } })).unwrap();
+        let companions = Companions {
+            secrets: [(("team", "creds"), &secret)].into(),
+            config_maps: [(("team", "settings"), &map)].into(),
+            ..Companions::default()
+        };
+        let (nothing, resources) = (BTreeMap::new(), BTreeMap::new());
+        let facts = PodFacts {
+            namespace: "team",
+            name: "iris-predictor",
+            labels: &nothing,
+            annotations: &nothing,
+            service_account: "default",
+            resources: &resources,
+            companions: &companions,
+        };
+        let written = [("spec.predictor.volumes[0]".to_owned(), serde_json::from_value(volume).unwrap())];
+        volumes(&written, &facts, &WorkloadConfig::default()).map(|mut volumes| volumes.remove("v").unwrap())
+    }
+
+    fn files(volume: Value) -> (Vec<(String, String)>, u32) {
+        match resolved(volume).unwrap().source {
+            MountSource::Files { files, mode, .. } => {
+                let text = |contents: Vec<u8>| String::from_utf8(contents).unwrap();
+                (files.into_iter().map(|(path, contents)| (path, text(contents))).collect(), mode)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn files_come_from_config_maps_secrets_and_projections_of_them() {
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect()
+        };
+        let cases = [
+            (json!({ "configMap": { "name": "settings" } }), pairs(&[("a", "1"), ("b", "2")]), 0o644),
+            (
+                json!({ "configMap": { "name": "settings", "defaultMode": 0o400, "items": [{ "key": "b", "path": "deep/b" }] } }),
+                pairs(&[("deep/b", "2")]),
+                0o400,
+            ),
+            (
+                json!({ "secret": { "secretName": "creds", "items": [{ "key": "token", "path": "t", "mode": 0o600 }] } }),
+                pairs(&[("t", "s3cr3t")]),
+                0o600,
+            ),
+            (json!({ "secret": { "secretName": "absent", "optional": true } }), Vec::new(), 0o644),
+            (
+                json!({ "projected": { "sources": [
+                    { "configMap": { "name": "settings", "items": [{ "key": "a", "path": "x" }] } },
+                    { "secret": { "name": "creds" } },
+                ] } }),
+                pairs(&[("token", "s3cr3t"), ("x", "1")]),
+                0o644,
+            ),
+        ];
+        for (volume, want, mode) in cases {
+            assert_eq!(files(volume.clone()), (want, mode), "{volume}");
+        }
+    }
+
+    #[test]
+    fn folders_that_live_as_long_as_the_replica_may_be_in_memory() {
+        let source = |volume: Value| resolved(volume).unwrap().source;
+        let empty = |memory, size_limit| MountSource::EmptyDir { volume: "v".to_owned(), memory, size_limit };
+        assert_eq!(source(json!({ "emptyDir": {} })), empty(false, None));
+        assert_eq!(
+            source(json!({ "emptyDir": { "medium": "Memory", "sizeLimit": "1Gi" } })),
+            empty(true, Some(1 << 30))
+        );
+    }
+
+    #[test]
+    fn what_is_not_served_or_not_there_is_refused_by_its_field() {
+        let cases = [
+            (json!({}), ""),
+            (json!({ "emptyDir": {}, "secret": { "secretName": "creds" } }), ""),
+            (json!({ "csi": { "driver": "d" } }), ".csi"),
+            (json!({ "image": { "reference": "r" } }), ".image"),
+            (json!({ "hostPath": { "path": "/etc" } }), ".hostPath.path"),
+            (json!({ "emptyDir": { "medium": "HugePages" } }), ".emptyDir.medium"),
+            (json!({ "emptyDir": { "sizeLimit": "lots" } }), ".emptyDir.sizeLimit"),
+            (json!({ "configMap": { "name": "absent" } }), ".configMap"),
+            (
+                json!({ "configMap": { "name": "settings", "items": [{ "key": "c", "path": "c" }] } }),
+                ".configMap.items[0].key",
+            ),
+            (
+                json!({ "configMap": { "name": "settings", "items": [{ "key": "a", "path": "../a" }] } }),
+                ".configMap.items[0].path",
+            ),
+            (json!({ "secret": { "secretName": "creds", "defaultMode": 0o1000 } }), ".secret.defaultMode"),
+            (
+                json!({ "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }),
+                ".projected.sources[0]",
+            ),
+            (json!({ "persistentVolumeClaim": { "claimName": "../x" } }), ".persistentVolumeClaim.claimName"),
+        ];
+        for (volume, field) in cases {
+            let error = resolved(volume).unwrap_err();
+            let ResolveError::Invalid { field: path, .. } = &error else { panic!("{error}") };
+            assert_eq!(path, &format!("spec.predictor.volumes[0]{field}"));
+        }
+    }
 }

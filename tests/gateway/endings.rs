@@ -106,8 +106,13 @@ async fn a_cut_answer_looks_cut() {
     }
     house.is_idle().await;
     assert_eq!(upstream.connections(), 8, "nothing was sent twice");
+    let mut old = TcpStream::connect(house.address).await.unwrap();
+    old.write_all(b"GET /v1/models/iris/chunks HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut seen = Vec::new();
+    let end = old.read_to_end(&mut seen).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "an end would look like the end");
     let metrics = house.gateway.metrics().snapshot();
-    assert_eq!(metrics.services[&ServiceKey::new("default", "iris")].broken_answers, 8);
+    assert_eq!(metrics.services[&ServiceKey::new("default", "iris")].broken_answers, 9);
 }
 
 #[tokio::test]
@@ -261,6 +266,72 @@ async fn requests_over_the_concurrency_limit_wait_and_then_overflow() {
     }
     assert_eq!(top.load(Ordering::SeqCst), 1, "never more than the limit");
     house.is_idle().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_the_queue_is_forgotten() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, |_| async { std::future::pending().await }).await;
+    let narrow = Backend { concurrency: Some(1), ..backend(upstream.address) };
+    let house = House::open(&tasks, open(vec![narrow]), GatewayConfig::default()).await;
+    let metrics = house.gateway.metrics();
+    let waiting = async |wanted| {
+        let service = ServiceKey::new("default", "iris");
+        let reached = async {
+            while metrics.snapshot().services.get(&service).is_none_or(|one| one.waiting != wanted) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), reached).await.unwrap();
+    };
+    let (mut busy, mut leaver) = (house.client().await, house.client().await);
+    busy.send(POST).await;
+    while house.board.of(REPLICA).in_flight == 0 {
+        tokio::task::yield_now().await;
+    }
+    leaver.send(POST).await;
+    waiting(1).await;
+    drop(leaver);
+    waiting(0).await;
+    drop(busy);
+    house.is_idle().await;
+    assert_eq!(upstream.requests(), 1, "nothing is started for a client that has gone");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_resets_its_stream_on_a_shared_connection() {
+    struct Gone(Arc<Notify>);
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let tasks = Tasks::new();
+    let gone = Arc::new(Notify::new());
+    let seen = Arc::clone(&gone);
+    let upstream = Upstream::h2c(&tasks, move |request: Request<Incoming>| {
+        let gone = Gone(Arc::clone(&seen));
+        async move {
+            if request.uri().path().ends_with("wait") {
+                std::future::pending::<()>().await;
+            }
+            drop(gone);
+            mirror(request).await
+        }
+    })
+    .await;
+    let h2c = Backend { protocol: kserve_local::workload::UpstreamProtocol::H2c, ..backend(upstream.address) };
+    let house = House::open(&tasks, open(vec![h2c]), GatewayConfig::default()).await;
+    let mut client = house.client().await;
+    client.send("GET /v1/models/iris/wait HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    while upstream.requests() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    tokio::time::timeout(Duration::from_secs(5), gone.notified()).await.expect("the stream was reset");
+    house.is_idle().await;
+    assert_eq!(house.client().await.ask(GET).await.status, 200);
+    assert_eq!(upstream.connections(), 1, "others on the connection do not feel it");
 }
 
 #[tokio::test]

@@ -319,6 +319,8 @@ async fn upgraded_connections_are_tunnels_until_one_side_ends() {
     assert_eq!(house.board.of(super::REPLICA).in_flight, 1, "leased while the tunnel stands");
     drop(client);
     house.is_idle().await;
+    let metrics = house.gateway.metrics().snapshot();
+    assert_eq!(metrics.unrouted.responses, [0; 6], "one request, counted once");
 }
 
 #[tokio::test]
@@ -364,4 +366,29 @@ async fn the_bare_address_lists_all_services() {
     assert_eq!((answer.status, answer.json()["reason"].as_str()), (404, Some("UnknownHost")));
     assert_eq!(answer.json()["services"][0]["namespace"], "default");
     assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_at_once_share_few_connections_and_lose_nothing() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let house = &house;
+    let client = |number: usize| async move {
+        let mut client = house.client().await;
+        for round in 0..50 {
+            let body = format!("{number}/{round}");
+            let length = body.len();
+            let request = format!(
+                "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            assert_eq!(client.ask(request).await.json()["body"], body);
+        }
+    };
+    let started = tokio::time::Instant::now();
+    futures::future::join_all((0..32).map(client)).await;
+    println!("{} connections, {:?} per request", upstream.connections(), started.elapsed() / 1600);
+    assert_eq!(upstream.requests(), 1600);
+    assert!(upstream.connections() <= 64, "{} connections for 32 clients", upstream.connections());
+    house.is_idle().await;
 }

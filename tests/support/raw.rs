@@ -21,8 +21,6 @@ pub(crate) struct Answer {
     pub(crate) head: String,
     /// The body, without chunk framing.
     pub(crate) body: String,
-    /// Trailer lines.
-    pub(crate) trailers: String,
 }
 
 impl Answer {
@@ -74,7 +72,7 @@ impl Raw {
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let field =
             |name: &str| head.lines().find_map(|line| line.strip_prefix(name).map(|value| value.trim().to_owned()));
-        let (mut body, mut trailers) = (String::new(), String::new());
+        let mut body = String::new();
         if status == 101 || status == 204 || status == 304 || status < 200 {
         } else if field("transfer-encoding:").is_some_and(|coding| coding == "chunked") {
             loop {
@@ -86,7 +84,6 @@ impl Raw {
                         if line == "\r\n" {
                             break;
                         }
-                        trailers.push_str(&line);
                     }
                     break;
                 }
@@ -100,7 +97,7 @@ impl Raw {
         } else {
             body = self.rest().await;
         }
-        Some(Answer { status, head, body, trailers })
+        Some(Answer { status, head, body })
     }
 
     /// Sends a request and reads its answer.

@@ -121,7 +121,7 @@ fn check_hpa(component: &ComponentSpec, metrics: &[MetricsSpec], path: &FieldPat
         let at = path.key("scaleTarget");
         if metric == Some("memory") && target < 1 {
             report.invalid(&at, "the target memory should be greater than 1 MiB");
-        } else if target < 1 || target > 100 {
+        } else if !(1..=100).contains(&target) {
             // Upstream holds memory to 100 as well, by a slip of precedence; manifests are judged as a cluster judges.
             report.invalid(&at, PERCENT);
         }

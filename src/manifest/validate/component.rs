@@ -90,8 +90,9 @@ fn check_implementation(kind: ComponentKind, component: &ComponentSpec, path: &F
     let message = format!("exactly one of [{list}] must be specified in {spec}");
     match found.as_slice() {
         [_] => {}
-        // What implements it was likely meant by the field that was told already.
-        [] if report.has_error_below(path) => {}
+        // It was likely meant by a field that was told already.
+        [] if report.has_error_below(&path.key("containers")) || report.has_unknown_field(path) => {}
+        [] if ["model", "art"].iter().any(|field| report.has_error_below(&path.key(field))) => {}
         [] => {
             report.invalid(path, format!("{message}; there is none"));
             report.help(match kind {

@@ -6,7 +6,7 @@ use crate::api::component::{ComponentSpec, StorageUriEntry};
 use crate::api::model_spec::ConfidentialSpec;
 use crate::api::{StorageUri, meta};
 use crate::manifest::diagnostic::DiagnosticCode;
-use crate::manifest::path::FieldPath;
+use crate::manifest::path::{FieldPath, Step};
 use crate::manifest::report::Report;
 
 use super::component::{Written, models_of};
@@ -60,8 +60,9 @@ fn check_model(written: &Written<'_>, component: &ComponentSpec, component_path:
         check_confidential(confidential, model.storage_uri.as_deref(), &path, report);
     }
     let nowhere = model.storage_uri.is_none() && model.storage.is_none() && component.storage_uris.is_none();
-    // What is written wrong there may have been the place.
-    if nowhere && !report.has_error_below(&path) && !FETCHED_BY_SERVER.contains(&written.format()) {
+    // What is written wrong there may have been the place; a canary has the place of the stable predictor.
+    let told = report.has_error_below(&path) || path.steps().get(1) == Some(&Step::Key("canary".to_owned()));
+    if nowhere && !told && !FETCHED_BY_SERVER.contains(&written.format()) {
         let message = "no storageUri: the server starts without a model (on a cluster it waits for TrainedModels)";
         report.warning(&path, DiagnosticCode::Suspicious, message);
         report.help("write storageUri");

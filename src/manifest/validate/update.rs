@@ -1,6 +1,6 @@
 //! Rules that hold only when an object replaces another (§1.7, §2.8).
 
-use crate::api::{InferenceServiceSpec, Metadata, Object, Typed, meta};
+use crate::api::{InferenceServiceSpec, Metadata, Object, ObjectKey, ServingRuntimeSpec, Typed, meta};
 use crate::manifest::diagnostic::Diagnostic;
 use crate::manifest::path::FieldPath;
 use crate::manifest::report::Report;
@@ -15,17 +15,20 @@ pub fn validate_update(old: &Object, new: &Object) -> Vec<Diagnostic> {
             check_variant(before, after, &mut report);
         }
         (Typed::ServingRuntime(before), Typed::ServingRuntime(after)) => {
-            if before.worker_spec.is_some() && after.worker_spec.is_none() && !after.is_disabled() {
-                let message = format!(
-                    "the {} {} is invalid: removing workerSpec where it already exists is not allowed",
-                    new.key.kind, new.key.name
-                );
-                report.invalid(&FieldPath::of(&["spec", "workerSpec"]), message);
-            }
+            check_workers(before, after, &new.key, &mut report);
         }
         _ => {}
     }
     report.into_diagnostics()
+}
+
+fn check_workers(before: &ServingRuntimeSpec, after: &ServingRuntimeSpec, key: &ObjectKey, report: &mut Report<'_>) {
+    if before.worker_spec.is_some() && after.worker_spec.is_none() && !after.is_disabled() {
+        let (kind, name) = (key.kind, &key.name);
+        let message =
+            format!("the {kind} {name} is invalid: removing workerSpec where it already exists is not allowed");
+        report.invalid(&FieldPath::of(&["spec", "workerSpec"]), message);
+    }
 }
 
 /// A mode that is not annotated is Knative, upstream's default.

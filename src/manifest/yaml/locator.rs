@@ -10,6 +10,9 @@ use crate::manifest::locate::{Below, Located};
 use crate::manifest::path::{FieldPath, Step};
 use crate::manifest::scalar::key_reading;
 
+/// Most problems of one document that are told.
+const MAX_PROBLEMS: usize = 100;
+
 /// The positions of one document.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LocatedDocument {
@@ -109,7 +112,10 @@ impl<'a> Locator<'a> {
             _ => return Err(Stop::Lost),
         };
         if anchor > 0 {
-            self.anchors.insert(anchor, (node.clone(), self.nodes - before + 1));
+            let size = self.nodes - before + 1;
+            // What is kept for aliases counts as well, or anchors within anchors would be a bomb of their own.
+            self.count(size, position)?;
+            self.anchors.insert(anchor, (node.clone(), size));
         }
         Ok(node)
     }
@@ -148,6 +154,7 @@ impl<'a> Locator<'a> {
 
     fn entries(&mut self, depth: usize) -> Result<Vec<(String, Located)>, Stop> {
         let mut entries: Vec<(String, Located)> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
         loop {
             let (event, span) = self.next()?.ok_or(Stop::Lost)?;
             let position = self.place(&span);
@@ -156,7 +163,7 @@ impl<'a> Locator<'a> {
                 Event::Scalar(text, style, ..) => self.key(text.into_owned(), style, position),
                 other => {
                     self.node_from(other, &span, depth + 1)?;
-                    self.problems.push(complex_key(position));
+                    self.tell(complex_key(position));
                     self.node(depth + 1)?;
                     continue;
                 }
@@ -166,13 +173,22 @@ impl<'a> Locator<'a> {
             let path = self.path.clone();
             self.path.pop();
             let node = Located { key: Some(position), ..node? };
-            match entries.iter_mut().find(|(name, _)| *name == key) {
-                Some((_, first)) => {
-                    self.problems.push(duplicate(&key, path, position, first.key.unwrap_or_default()));
-                    *first = node;
+            match places.get(&key) {
+                Some(place) => {
+                    let first = std::mem::replace(&mut entries[*place].1, node);
+                    self.tell(duplicate(&key, path, position, first.key.unwrap_or_default()));
                 }
-                None => entries.push((key, node)),
+                None => {
+                    places.insert(key.clone(), entries.len());
+                    entries.push((key, node));
+                }
             }
+        }
+    }
+
+    fn tell(&mut self, problem: Problem) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
         }
     }
 
@@ -181,7 +197,7 @@ impl<'a> Locator<'a> {
             && let Some(reading) = key_reading(&text)
         {
             let message = format!("key `{text}` reads as {reading}; keys are text");
-            self.problems.push(Problem::syntax(Some(position), message).help(format!("quote it: \"{text}\"")));
+            self.tell(Problem::syntax(Some(position), message).help(format!("quote it: \"{text}\"")));
         }
         text
     }
@@ -193,7 +209,7 @@ impl<'a> Locator<'a> {
             return;
         }
         let message = format!("tag `{}{}` means nothing in a manifest", tag.handle, tag.suffix);
-        self.problems.push(Problem::syntax(Some(position), message).help("remove it, or quote the value"));
+        self.tell(Problem::syntax(Some(position), message).help("remove it, or quote the value"));
     }
 }
 

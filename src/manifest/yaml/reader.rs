@@ -25,6 +25,12 @@ pub(super) fn read_yaml(chunk: &Chunk<'_>) -> Vec<Read> {
     values
 }
 
+/// Returns what is wrong with a document when keys may not stand twice: for documents whose positions cannot be told.
+pub(super) fn check_twice(chunk: &Chunk<'_>, index: usize) -> Option<Problem> {
+    let document = serde_yaml::Deserializer::from_str(chunk.text).nth(index)?;
+    serde_yaml::Value::deserialize(document).err().map(|error| explain(chunk, &error))
+}
+
 fn explain(chunk: &Chunk<'_>, error: &serde_yaml::Error) -> Problem {
     let position = error.location().map(|at| chunk.place(at.line(), at.column()));
     let text = error.to_string();

@@ -112,7 +112,7 @@ fn a_bomb_of_anchors_is_refused() {
     let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..12 {
         let inner = vec![format!("*a{}", level - 1); 10].join(", ");
-        text.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
+        text = format!("{text}a{level}: &a{level} [{inner}]\n");
     }
     let document = one(&text);
     assert_eq!(document.value, None);
@@ -185,4 +185,52 @@ fn what_is_written_is_read_back() {
     let value =
         json!({"a": "yes", "b": "0644", "c": "1.10", "d": [1, 2.5, null, true], "e": {"f": "x: y"}, "g": "1_0"});
     assert_eq!(super::tests::value(&to_yaml(&value)), value);
+}
+
+/// Any JSON value, rich in texts that look like something else.
+fn any_json() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    let odd = [
+        "yes", "n", "0644", "1_0", "1.10", "1e3", "~", "null", "true", "", " x", "a: b", "- a", "#", "quoted0q",
+        "0x1F", "é🦀", "a\nb", "<", ".5", "+1", "-",
+    ];
+    let text = prop_oneof![prop::sample::select(odd.to_vec()).prop_map(str::to_owned), "[ -~]{0,12}", "\\PC{0,6}",];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        text.clone().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 32, 5, move |inner| {
+        let keys = text.clone().prop_filter("`<<` is a merge", |key| key != "<<");
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::vec((keys, inner), 0..5).prop_map(|entries| Value::Object(entries.into_iter().collect())),
+        ]
+    })
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn any_value_that_is_written_is_read_back(value in any_json()) {
+        let value = json!({"value": value});
+        let text = to_yaml(&value);
+        let documents = parse(&text);
+        proptest::prop_assert_eq!(documents.len(), 1, "{}", &text);
+        proptest::prop_assert_eq!(&documents[0].problems, &[], "{}", &text);
+        proptest::prop_assert_eq!(documents[0].value.as_ref(), Some(&value), "{}", &text);
+    }
+}
+
+#[test]
+fn a_key_that_stands_twice_is_told_even_where_positions_cannot_be() {
+    // Tabs between tokens are where the two parsers part ways.
+    let document = one("-a:\t1\n-b:\t2\n-a:\t3\n");
+    assert_eq!(document.problems[0].message, "key `-a` stands twice; first at line 1, column 1");
+    let document = one("{a\tb: 1, c: 2}\t\n");
+    assert_eq!(document.value, Some(json!({"a\tb": 1, "c": 2})));
+    let document = one("? a\n? a\n?");
+    assert!(!document.problems.is_empty());
 }

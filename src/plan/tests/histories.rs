@@ -1,0 +1,254 @@
+//! Random histories: whatever happens, once it stops happening everything ends where it should, and stays there.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use super::sample::{annotated, container, fingerprint, key, predicting, service, unresolvable};
+use super::sim::{Ledger, Orders, Sim};
+use crate::api::meta;
+use crate::plan::world::{DesiredService, FactState};
+use crate::workload::{Workload, names};
+
+const NAMES: [&str; 3] = ["iris", "mnist", "wine"];
+
+#[derive(Clone, Debug)]
+enum Event {
+    Apply(usize, Shape),
+    Delete(usize),
+    Crash(usize),
+    Sicken(usize),
+    Heal,
+    Lease(usize),
+    Return(usize),
+    EngineDown,
+    EngineUp,
+    FailEvery(u64),
+    LoseEvery(u64),
+    Stale(usize),
+    RestartDaemon { done: bool, lost: bool },
+    Jump(i64),
+    Vanish(usize),
+}
+
+/// What is wanted of a service.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    image: &'static str,
+    replicas: u32,
+    sidecar: bool,
+    init: bool,
+    liveness: bool,
+    stopped: bool,
+    unresolvable: bool,
+}
+
+impl Shape {
+    fn workload(self, name: &str) -> Workload {
+        let mut workload = predicting(name, self.image);
+        workload.min_replicas = self.replicas;
+        if self.liveness {
+            workload.containers[0].probes.liveness = Some(super::sample::probe("/live", 5, 2));
+        }
+        if self.sidecar {
+            workload.containers.push(container("agent", "agent:good1"));
+        }
+        if self.init {
+            workload.init_containers.push(container("prepare", "prepare:init"));
+        }
+        workload
+    }
+
+    fn service(self, name: &str) -> DesiredService {
+        let service = match self.unresolvable {
+            true => unresolvable(name),
+            false => service(name, vec![self.workload(name)]),
+        };
+        if self.stopped { annotated(service, meta::STOP, "true") } else { service }
+    }
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let image = prop_oneof![
+        5 => Just("server:good1"),
+        3 => Just("server:good2"),
+        1 => Just("server:slow"),
+        1 => Just("server:never"),
+        1 => Just("server:crash"),
+    ];
+    let rare = || prop::bool::weighted(0.15);
+    (image, 1..3u32, rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
+        |(image, replicas, sidecar, init, liveness, stopped, unresolvable)| Shape {
+            image,
+            replicas,
+            sidecar,
+            init,
+            liveness,
+            stopped,
+            unresolvable,
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let one = || 0..NAMES.len();
+    prop_oneof![
+        6 => (one(), shape()).prop_map(|(index, shape)| Event::Apply(index, shape)),
+        2 => one().prop_map(Event::Delete),
+        3 => (0..8usize).prop_map(Event::Crash),
+        2 => (0..8usize).prop_map(Event::Sicken),
+        1 => Just(Event::Heal),
+        3 => one().prop_map(Event::Lease),
+        2 => (0..8usize).prop_map(Event::Return),
+        1 => Just(Event::EngineDown),
+        2 => Just(Event::EngineUp),
+        1 => (2..5u64).prop_map(Event::FailEvery),
+        1 => (2..5u64).prop_map(Event::LoseEvery),
+        1 => (1..4usize).prop_map(Event::Stale),
+        1 => (any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(done, lost)| Event::RestartDaemon { done, lost }),
+        1 => (-90_000..90_000i64).prop_map(Event::Jump),
+        1 => (0..8usize).prop_map(Event::Vanish),
+    ]
+}
+
+fn happen(sim: &mut Sim, event: &Event) {
+    let nth = |names: Vec<String>, index: usize| {
+        let count = names.len();
+        names.into_iter().nth(index % count.max(1))
+    };
+    match event {
+        Event::Apply(index, shape) => sim.apply(shape.service(NAMES[*index])),
+        Event::Delete(index) => sim.delete(NAMES[*index]),
+        Event::Crash(index) => nth(sim.running(), *index).into_iter().for_each(|name| sim.crash(&name)),
+        Event::Sicken(index) => sim.sick.extend(nth(sim.running(), *index)),
+        Event::Heal => sim.sick.clear(),
+        Event::Lease(index) => sim.lease(NAMES[*index]),
+        Event::Return(index) => {
+            let name = nth(sim.leases.keys().cloned().collect(), *index);
+            if let Some(name) = name {
+                sim.leases.remove(&name);
+            }
+        }
+        Event::EngineDown => sim.faults.engine_down = true,
+        Event::EngineUp => sim.faults.engine_down = false,
+        Event::FailEvery(n) => sim.faults.fail_every = Some(*n),
+        Event::LoseEvery(n) => sim.faults.lose_every = Some(*n),
+        Event::Stale(passes) => sim.faults.stale = *passes,
+        Event::RestartDaemon { done, lost } => {
+            let orders = if *done { Orders::Done } else { Orders::Dropped };
+            sim.restart_daemon(orders, if *lost { Ledger::Lost } else { Ledger::Kept });
+        }
+        Event::Jump(seconds) => sim.jump(*seconds),
+        Event::Vanish(index) => {
+            let names = sim.containers.values().filter(|fact| matches!(fact.state, FactState::Exited(_)));
+            let name = nth(names.map(|fact| fact.name.clone()).collect(), *index);
+            name.into_iter().for_each(|name| drop(sim.containers.remove(&name)));
+        }
+    }
+}
+
+/// Ends every fault and waits long enough for every back-off and drain.
+fn settle(sim: &mut Sim) {
+    sim.faults.engine_down = false;
+    sim.faults.fail_every = None;
+    sim.faults.lose_every = None;
+    sim.faults.stale = 0;
+    sim.sick.clear();
+    sim.leases.clear();
+    sim.run(700.0);
+}
+
+/// What a service must end as.
+fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
+    let Some(shape) = last else {
+        assert!(!sim.containers.values().any(|fact| fact.component.service == key(name)), "{name} was deleted");
+        assert!(!sim.plan.routes.services.contains_key(&key(name)));
+        return;
+    };
+    let own: Vec<_> = sim.containers.values().filter(|fact| fact.component.service == key(name)).collect();
+    if shape.stopped {
+        assert!(own.is_empty(), "{name} is stopped");
+        return;
+    }
+    if shape.unresolvable {
+        assert!(!sim.status(name).is_ready());
+        return;
+    }
+    let workload = shape.workload(name);
+    let wanted = fingerprint(&workload).0;
+    let answers = shape.image.contains("good") || shape.image.contains("slow");
+    if answers {
+        let mut expected = BTreeSet::new();
+        let revision = own.first().map_or(0, |fact| fact.revision);
+        for ordinal in 0..shape.replicas {
+            let replica = names::replica_name("default", &workload.service_name, revision, ordinal);
+            for spec in &workload.containers {
+                expected.insert(names::container_name("test", &replica, &spec.name));
+            }
+        }
+        let there: BTreeSet<_> =
+            own.iter().filter(|fact| fact.container != "prepare").map(|fact| fact.name.clone()).collect();
+        assert_eq!(there, expected);
+        assert!(own.iter().all(|fact| fact.fingerprint == wanted));
+        assert!(own.iter().all(|fact| fact.is_running() || fact.container == "prepare"));
+        assert_eq!(sim.backends(name).len(), usize::try_from(shape.replicas).unwrap());
+        assert!(sim.status(name).is_ready());
+    } else {
+        // What never answers is kept trying, beside at most one older revision that does.
+        let revisions: BTreeSet<_> = own.iter().map(|fact| fact.revision).collect();
+        assert!(revisions.len() <= 2, "{revisions:?}");
+        assert!(!sim.status(name).is_ready());
+        for backend in sim.backends(name) {
+            assert!(own.iter().any(|fact| *fact.replica == *backend && fact.fingerprint != wanted), "{backend}");
+        }
+    }
+}
+
+fn play(history: &[(f64, Event)]) {
+    let mut sim = Sim::new();
+    let mut last: [Option<Shape>; NAMES.len()] = [None; NAMES.len()];
+    for (pause, event) in history {
+        match event {
+            Event::Apply(index, shape) => last[*index] = Some(*shape),
+            Event::Delete(index) => last[*index] = None,
+            _ => {}
+        }
+        happen(&mut sim, event);
+        sim.run(*pause);
+    }
+    settle(&mut sim);
+    for (name, last) in NAMES.iter().zip(last) {
+        assert_settled(&sim, name, last);
+    }
+    if last.iter().flatten().all(|shape| shape.image != "server:crash" || shape.stopped) {
+        sim.assert_still(30.0);
+    }
+}
+
+fn histories() -> impl Strategy<Value = Vec<(f64, Event)>> {
+    prop::collection::vec((prop_oneof![3 => 0.0..3.0f64, 1 => 3.0..60.0f64], event()), 1..25)
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    // The seed of a failure is printed and kept beside this file, and tried first from then on.
+    let persistence = FileFailurePersistence::WithSource("regressions");
+    ProptestConfig { cases, failure_persistence: Some(Box::new(persistence)), ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config(48))]
+    #[test]
+    fn whatever_happens_it_ends_where_it_should_and_is_quiet_there(history in histories()) {
+        play(&history);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(3000))]
+    #[test]
+    #[ignore = "takes minutes"]
+    fn whatever_happens_it_ends_where_it_should_however_long_one_looks(history in histories()) {
+        play(&history);
+    }
+}
