@@ -6,6 +6,7 @@
 #[expect(dead_code, reason = "shared with the tests of the API")]
 mod support;
 
+use std::fmt::Write as _;
 use std::process::Stdio;
 
 use clap::CommandFactory;
@@ -87,7 +88,7 @@ fn the_whole_command_line_is_documented() {
 
 fn help(command: &mut clap::Command, text: &mut String) {
     let bin = command.get_bin_name().unwrap_or("kserve-local").to_owned();
-    text.push_str(&format!("════ {bin}\n{}\n", command.render_long_help()));
+    writeln!(text, "════ {bin}\n{}", command.render_long_help()).unwrap();
     for sub in command.get_subcommands_mut() {
         help(sub, text);
     }
@@ -293,9 +294,9 @@ async fn get_prints_what_kubectl_prints() {
             "",
         )
         .await;
-        shown.push_str(&format!("$ kserve-local {words}\n{}", run.out));
+        write!(shown, "$ kserve-local {words}\n{}", run.out).unwrap();
         if !run.err.is_empty() {
-            shown.push_str(&format!("[stderr, exit code {}]\n{}", run.code, run.err));
+            write!(shown, "[stderr, exit code {}]\n{}", run.code, run.err).unwrap();
         }
         shown.push('\n');
     }

@@ -5,6 +5,8 @@
 #[path = "support/api.rs"]
 mod support;
 
+use std::fmt::Write as _;
+
 use kserve_local::api::{Kind, ObjectKey};
 use kserve_local::plan::pods::ContainerViewState;
 use kserve_local::telemetry::EventType;
@@ -129,10 +131,10 @@ async fn tables_have_kserves_columns() {
             .iter()
             .map(|column| format!("{}/{}", column["name"].as_str().unwrap(), column["priority"]))
             .collect();
-        shown.push_str(&format!("{path}\n  {}\n", heads.join(" | ")));
+        writeln!(shown, "{path}\n  {}", heads.join(" | ")).unwrap();
         for row in table["rows"].as_array().unwrap() {
             assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
-            shown.push_str(&format!("  {}\n", row["cells"]));
+            writeln!(shown, "  {}", row["cells"]).unwrap();
         }
     }
     insta::assert_snapshot!(shown);

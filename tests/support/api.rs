@@ -23,32 +23,31 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-pub const TOKEN: &str = "the-token";
-pub const DEADLINE: Duration = Duration::from_secs(10);
-pub const ISVC: &str = "/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices";
-pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-pub const MERGE: &str = "application/merge-patch+json";
+pub(crate) const TOKEN: &str = "the-token";
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const ISVC: &str = "/apis/serving.kserve.io/v1beta1/namespaces/default/inferenceservices";
+pub(crate) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+pub(crate) const MERGE: &str = "application/merge-patch+json";
 
 /// When objects are born in these tests; the API's clock is 90 seconds later.
-pub fn born() -> Timestamp {
+pub(crate) fn born() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }
 
-pub struct Api {
-    pub base: String,
-    pub home: Home,
-    pub store: Store,
-    pub events: EventLog,
-    pub loader: Loader,
-    pub engine: MemoryEngine,
-    pub pods: watch::Sender<Arc<Vec<PodView>>>,
-    pub tasks: Tasks,
+pub(crate) struct Api {
+    pub(crate) base: String,
+    pub(crate) home: Home,
+    pub(crate) events: EventLog,
+    pub(crate) loader: Loader,
+    pub(crate) engine: MemoryEngine,
+    pub(crate) pods: watch::Sender<Arc<Vec<PodView>>>,
+    pub(crate) tasks: Tasks,
     http: reqwest::Client,
     _folder: tempfile::TempDir,
 }
 
 impl Api {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(Utf8Path::from_path(folder.path()).unwrap());
         home.create().unwrap();
@@ -59,7 +58,7 @@ impl Api {
         let engine = MemoryEngine::new("test").with_behaviour("i", Behaviour::default());
         let (pods, pods_seen) = watch::channel(Arc::default());
         let state = ApiState {
-            store: store.clone(),
+            store,
             events: events.clone(),
             loader: loader.clone(),
             pods: pods_seen,
@@ -80,53 +79,53 @@ impl Api {
             async move { kubeapi::serve(state, listener, &tasks, end).await }
         });
         let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap();
-        Self { base, home, store, events, loader, engine, pods, tasks, http, _folder: folder }
+        Self { base, home, events, loader, engine, pods, tasks, http, _folder: folder }
     }
 
-    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).bearer_auth(TOKEN)
     }
 
-    pub fn anonymous(&self, path: &str) -> RequestBuilder {
+    pub(crate) fn anonymous(&self, path: &str) -> RequestBuilder {
         self.http.get(format!("{}{path}", self.base))
     }
 
-    pub async fn send(&self, request: RequestBuilder) -> (u16, Value) {
+    pub(crate) async fn send(&self, request: RequestBuilder) -> (u16, Value) {
         let response = request.send().await.unwrap();
         let code = response.status().as_u16();
         (code, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default())
     }
 
-    pub async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.send(self.request(Method::GET, path)).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
-    pub async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
         self.send(self.request(Method::PUT, path).json(body)).await
     }
 
-    pub async fn merge(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) async fn merge(&self, path: &str, body: &Value) -> (u16, Value) {
         let request = self.request(Method::PATCH, path).header("content-type", MERGE).body(body.to_string());
         self.send(request).await
     }
 
-    pub async fn delete(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
         self.send(self.request(Method::DELETE, path)).await
     }
 
     /// Returns the lines of a stream as they come.
-    pub async fn lines(&self, path: &str) -> Lines {
+    pub(crate) async fn lines(&self, path: &str) -> Lines {
         let response = self.request(Method::GET, path).send().await.unwrap();
         assert_eq!(response.status().as_u16(), 200, "{path}");
         Lines { bytes: response.bytes_stream().boxed(), buffer: Vec::new() }
     }
 
     /// Puts a replica there, with one container that runs in the engine.
-    pub async fn run_pod(&self, service: &str) -> String {
+    pub(crate) async fn run_pod(&self, service: &str) -> String {
         let name = format!("{service}-predictor-00001-0");
         let request = CreateContainer {
             name: name.clone(),
@@ -148,7 +147,7 @@ impl Api {
     }
 }
 
-pub fn pod(service: &str, state: ContainerViewState, id: Option<String>) -> PodView {
+pub(crate) fn pod(service: &str, state: ContainerViewState, id: Option<String>) -> PodView {
     let ready = matches!(state, ContainerViewState::Running { .. });
     PodView {
         name: format!("{service}-predictor-00001-0"),
@@ -172,7 +171,7 @@ pub fn pod(service: &str, state: ContainerViewState, id: Option<String>) -> PodV
     }
 }
 
-pub fn isvc(name: &str) -> Value {
+pub(crate) fn isvc(name: &str) -> Value {
     json!({
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -184,14 +183,14 @@ pub fn isvc(name: &str) -> Value {
 }
 
 /// A stream, line by line.
-pub struct Lines {
+pub(crate) struct Lines {
     bytes: futures::stream::BoxStream<'static, reqwest::Result<bytes::Bytes>>,
     buffer: Vec<u8>,
 }
 
 impl Lines {
     /// Returns the next line; none at the end.
-    pub async fn next(&mut self) -> Option<String> {
+    pub(crate) async fn next(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -203,7 +202,7 @@ impl Lines {
     }
 
     /// Returns the next watch event: its type, and the object's name and resource version.
-    pub async fn event(&mut self) -> (String, String, u64) {
+    pub(crate) async fn event(&mut self) -> (String, String, u64) {
         let line = self.next().await.expect("another event");
         let event: Value = serde_json::from_str(&line).unwrap();
         let metadata = &event["object"]["metadata"];
