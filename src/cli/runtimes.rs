@@ -37,10 +37,9 @@ pub struct RuntimesArgs {
 
 /// What to do with runtimes.
 #[derive(Clone, Debug, Subcommand)]
+#[expect(missing_docs, reason = "the help of a verb is the documentation of its arguments")]
 pub enum RuntimesCommand {
-    /// List the runtimes there are
     List(ListArgs),
-    /// Explain which runtime serves a model, and why each other one lost
     Explain(ExplainArgs),
 }
 
