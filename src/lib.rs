@@ -13,10 +13,11 @@
 //! | | | ── everything above this line is pure: no clock, no files, no sockets, no environment ── |
 //! | 5 | [`telemetry`], [`tasks`] | logs, metrics, events; tracked tasks |
 //! | 6 | [`store`], [`storage`], [`engine`], [`probe`], [`traffic`] | objects now; model bytes; containers; checks; the notice board |
-//! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder; the loop; the data path |
-//! | 8 | [`kubeapi`] | what the command line, kubectl and SDKs talk to |
-//! | 9 | [`config`], [`daemon`] | settings; builds every room and runs it |
-//! | 10 | [`cli`] | one file per verb |
+//! | 7 | [`source`] | the home folder and the manifests in it |
+//! | 8 | [`reconcile`], [`gateway`], [`kubeapi`] | the loop; the data path; what the command line, kubectl and SDKs talk to |
+//! | 9 | [`config`] | settings: file, environment, flags |
+//! | 10 | [`daemon`] | builds every room and runs it |
+//! | 11 | [`cli`] | one file per verb |
 //!
 //! Two walks through it are in `ARCHITECTURE.md`.
 
