@@ -129,13 +129,13 @@ fn sources() -> Vec<(String, Vec<(usize, String)>)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = rust_files(&root);
     files.sort();
-    let relative = files.iter().map(|path| path.strip_prefix(&root).unwrap().display().to_string());
+    let relative = files.iter().map(|path| path.strip_prefix(&root).expect("it was found there").display().to_string());
     let is_test = |file: &String| file.contains("/tests/") || file.ends_with("tests.rs");
     relative.filter(|file| !is_test(file)).map(|file| (file.clone(), code(&read(&file)))).collect()
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let paths = std::fs::read_dir(folder).expect("src/ is there").map(|entry| entry.expect("it can be listed").path());
     paths
         .flat_map(|path| match path {
             path if path.is_dir() => rust_files(&path),
@@ -146,7 +146,7 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn read(file: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file)).unwrap()
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(file)).expect("it was listed")
 }
 
 fn code(text: &str) -> Vec<(usize, String)> {

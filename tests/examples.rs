@@ -13,7 +13,8 @@ const EXPECTED_WARNINGS: &[(&str, &[&str])] = &[];
 
 fn yaml_files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let paths =
+        std::fs::read_dir(folder).expect("the folder is there").map(|entry| entry.expect("it can be listed").path());
     let mut files: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|ext| ext == "yaml")).collect();
     files.sort();
     assert!(!files.is_empty());
@@ -21,13 +22,13 @@ fn yaml_files(folder: &str) -> Vec<PathBuf> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name().unwrap().to_string_lossy().into_owned()
+    path.file_name().expect("a file has a name").to_string_lossy().into_owned()
 }
 
 /// Decodes a file that has to be free of errors, and of warnings that are not expected.
 fn objects(path: &Path) -> Vec<Object> {
     let name = name(path);
-    let decoded = decode(&name, &std::fs::read_to_string(path).unwrap());
+    let decoded = decode(&name, &std::fs::read_to_string(path).expect("it was listed"));
     let expected = EXPECTED_WARNINGS.iter().find(|(file, _)| *file == name).map_or(&[][..], |(_, pieces)| *pieces);
     let surprises: Vec<String> = decoded
         .diagnostics
