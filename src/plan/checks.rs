@@ -78,7 +78,7 @@ fn own_check(replica: &Replica<'_>, index: usize) -> Option<(Probe, ProbeWhat)> 
 }
 
 /// Returns the schedule of a check that nobody declared: every 10 s once ready, three failures to lose it.
-pub fn derived_probe(port: u16) -> Probe {
+fn derived_probe(port: u16) -> Probe {
     Probe {
         check: Check::Tcp { port },
         initial_delay: Duration::ZERO,
