@@ -1,1 +1,5 @@
-fn main() {}
+//! The `kserve-local` binary: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    kserve_local::cli::main()
+}

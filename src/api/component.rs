@@ -145,8 +145,10 @@ pub struct ComponentSpec {
     /// Use the host's network.
     pub host_network: Option<bool>,
     /// Use the host's process ids.
+    #[serde(rename = "hostPID")]
     pub host_pid: Option<bool>,
     /// Use the host's IPC.
+    #[serde(rename = "hostIPC")]
     pub host_ipc: Option<bool>,
     /// Share one process namespace in the pod.
     pub share_process_namespace: Option<bool>,
@@ -206,6 +208,7 @@ pub struct ComponentSpec {
 #[serde(rename_all = "camelCase")]
 pub struct StorageUriEntry {
     /// Where it comes from.
+    #[serde(default)]
     pub uri: String,
     /// Where it goes; `/mnt/models` when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -275,6 +278,8 @@ pub struct ArtExplainerSpec {
     pub runtime_version: Option<String>,
     /// Key and parameters of the storage secret.
     pub storage: Option<super::model_spec::StorageSpec>,
+
+    // ── the inline Container ──
     /// Image.
     pub image: Option<String>,
     /// Name of the container.
@@ -283,10 +288,46 @@ pub struct ArtExplainerSpec {
     pub command: Option<Vec<String>>,
     /// Arguments.
     pub args: Option<Vec<String>>,
+    /// Working directory.
+    pub working_dir: Option<String>,
+    /// Ports.
+    pub ports: Option<Vec<core::ContainerPort>>,
+    /// Environment from whole ConfigMaps and Secrets.
+    pub env_from: Option<Vec<core::EnvFromSource>>,
     /// Environment.
     pub env: Option<Vec<core::EnvVar>>,
     /// Resources.
     pub resources: Option<core::ResourceRequirements>,
+    /// In-place resize policy.
+    pub resize_policy: Option<Vec<core::ContainerResizePolicy>>,
+    /// Restart policy of the container.
+    pub restart_policy: Option<String>,
+    /// Mounts of volumes.
+    pub volume_mounts: Option<Vec<core::VolumeMount>>,
+    /// Raw devices.
+    pub volume_devices: Option<Vec<core::VolumeDevice>>,
+    /// Liveness probe.
+    pub liveness_probe: Option<core::Probe>,
+    /// Readiness probe.
+    pub readiness_probe: Option<core::Probe>,
+    /// Startup probe.
+    pub startup_probe: Option<core::Probe>,
+    /// Hooks.
+    pub lifecycle: Option<core::Lifecycle>,
+    /// Where the container leaves its last words.
+    pub termination_message_path: Option<String>,
+    /// How they are found.
+    pub termination_message_policy: Option<String>,
+    /// `Always`, `IfNotPresent` or `Never`.
+    pub image_pull_policy: Option<String>,
+    /// Security settings.
+    pub security_context: Option<core::SecurityContext>,
+    /// Keep stdin open.
+    pub stdin: Option<bool>,
+    /// Close stdin after the first attach.
+    pub stdin_once: Option<bool>,
+    /// Allocate a terminal.
+    pub tty: Option<bool>,
 }
 
 impl ComponentSpec {

@@ -9,6 +9,7 @@ use super::{ComponentKind, ComponentSpec};
 #[serde(rename_all = "camelCase")]
 pub struct InferenceServiceSpec {
     /// The component that holds the model. Exactly one implementation.
+    #[serde(default)]
     pub predictor: ComponentSpec,
     /// Pre- and post-processing in front of the predictor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -26,6 +27,7 @@ pub struct InferenceServiceSpec {
 #[serde(rename_all = "camelCase")]
 pub struct CanarySpec {
     /// Overrides merged over the stable predictor.
+    #[serde(default)]
     pub predictor: ComponentSpec,
     /// Share of traffic in percent, 0 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]

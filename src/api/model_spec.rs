@@ -104,7 +104,6 @@ impl ModelSpec {
             stdin: self.stdin,
             stdin_once: self.stdin_once,
             tty: self.tty,
-            ..core::Container::default()
         }
     }
 }

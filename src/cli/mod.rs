@@ -1,1 +1,34 @@
-//! The command line: one file per verb.
+//! The command line: one file per verb, all of them clients of the API.
+//!
+//! What was typed becomes what is meant ([`verbs`]), runs, and ends as text ([`output`], the only place that prints) and
+//! as an exit code ([`report`]). Results go to stdout, everything else to stderr.
+
+pub mod apply;
+pub mod client;
+pub mod completion;
+pub mod delete;
+pub mod demo;
+pub mod describe;
+pub mod events;
+pub mod find;
+pub mod folder;
+pub mod follow;
+pub mod format;
+pub mod get;
+pub mod home;
+pub mod input;
+pub mod jsonpath;
+pub mod logs;
+pub mod output;
+pub mod predict;
+pub mod report;
+pub mod runtimes;
+pub mod serve;
+pub mod validate;
+pub mod verbs;
+pub mod version;
+pub mod wait;
+pub mod wanted;
+
+pub use home::home;
+pub use verbs::{Cli, main};

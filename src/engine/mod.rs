@@ -7,8 +7,23 @@
 //! **Invariant:** an engine touches only containers that carry this instance's label.
 
 pub mod docker;
+mod docker_connection;
+mod docker_credentials;
+mod docker_endings;
+mod docker_error;
+mod docker_events;
+mod docker_exec;
+pub mod docker_find;
+mod docker_image;
+mod docker_list;
+mod docker_logs;
+mod docker_memory_death;
+mod docker_network;
 pub mod docker_spec;
 pub mod memory;
+mod memory_machine;
+pub mod memory_script;
+mod memory_server;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -296,6 +311,7 @@ pub trait ContainerEngine: Send + Sync + 'static {
         id: &ContainerId,
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine, EngineError>>, EngineError>;
-    /// Says "something changed", for ever, reconnecting by itself; a hint, never the truth.
+    /// Says "something changed", for ever, reconnecting by itself; a hint, never the truth. The first comes when changes
+    /// begin to be heard.
     fn changes(&self) -> BoxStream<'static, ()>;
 }

@@ -1,1 +1,34 @@
-//! The data path.
+//! The data path: one port for every protocol, one table that says where each request goes.
+//!
+//! A request's way: `listener` accepts the connection, `guard` checks HTTP/1 framing more strictly than hyper does,
+//! `worker` walks the request through `route` (pure) and, where the body names the model, `peek` (pure); `forward`
+//! takes a place from `balance` and a connection from `upstream`, and relays the answer piece by piece as a `body`;
+//! `tunnel` takes over after an upgrade. Whatever we answer ourselves is a `refusal` or comes from `index`.
+//!
+//! **Invariants:** the gateway decides nothing that the [route table](crate::plan::routes) does not say. A lease is held
+//! from before a backend is contacted until the last byte of its answer has been passed on, on every path. Bodies are
+//! never collected. Every wait ends by a limit of [`GatewayConfig`].
+
+mod address;
+mod balance;
+mod body;
+mod config;
+mod executor;
+mod flight;
+mod forward;
+mod framing;
+mod guard;
+mod headers;
+mod index;
+mod listener;
+mod metrics;
+mod peek;
+mod refusal;
+mod route;
+mod tunnel;
+mod upstream;
+mod worker;
+
+pub use config::GatewayConfig;
+pub use listener::Gateway;
+pub use metrics::{LATENCY_BOUNDS, Metrics, MetricsSnapshot, ServiceSnapshot};

@@ -1,1 +1,30 @@
-//! What the command line, kubectl and SDKs talk to.
+//! What the command line, `kubectl` and SDKs talk to: a small Kubernetes API over the store, on the API listener.
+//!
+//! Everything it shows is a view of what others own (the store, the pods the driver published, the event ring); everything
+//! it writes goes through [`Loader`](crate::source::Loader), so that an edit over the API and an edit of a file are the
+//! same thing. It decides nothing about serving.
+//!
+//! **Invariant:** a request without the token sees health, metrics and the version, nothing else; a request that a
+//! browser made for another site sees nothing at all. Every error is a `metav1.Status`.
+
+pub mod access;
+pub mod age;
+pub mod discovery;
+pub mod events;
+pub mod extras;
+pub mod failure;
+pub mod feed;
+pub mod logs;
+pub mod objects;
+pub mod patch;
+pub mod pods;
+pub mod query;
+pub mod resource;
+pub mod selector;
+pub mod server;
+pub mod table;
+pub mod validation;
+pub mod watch;
+pub mod write;
+
+pub use server::{ApiState, serve};

@@ -6,8 +6,16 @@
 pub mod decode;
 pub mod defaults;
 pub mod diagnostic;
+mod identify;
+mod known;
+mod locate;
+mod path;
+mod report;
+mod scalar;
+mod strict;
 pub mod validate;
 pub mod yaml;
 
 pub use decode::{Decoded, DecodedObject, decode, decode_value};
-pub use diagnostic::{Diagnostic, Position, Severity};
+pub use diagnostic::{Diagnostic, DiagnosticCode, Position, Severity};
+pub use path::{FieldPath, Step};

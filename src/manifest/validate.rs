@@ -1,1 +1,41 @@
-//! Upstream's rules, reported all at once (§1.7, §2.8).
+//! Upstream's rules, reported all at once (§1.7, §2.8), and what a file asks for that one machine does not have.
+//!
+//! Rules look at a document as it is written, before legacy forms are converted, so that paths are the user's own.
+//! Whether an image, a model or a runtime exists is not known here.
+
+mod autoscaling;
+mod canary;
+mod component;
+mod ignored;
+mod names;
+mod runtime;
+mod service;
+mod storage;
+mod update;
+
+use serde_json::Value;
+
+pub use runtime::validate_runtimes;
+pub use update::validate_update;
+
+use super::report::Report;
+use crate::api::{Kind, Metadata, Typed};
+
+/// Checks one object.
+pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value, report: &mut Report<'_>) {
+    names::check(kind, metadata, report);
+    match typed {
+        Typed::InferenceService(spec) => {
+            service::check(metadata, spec, report);
+            ignored::check_service(spec, raw, report);
+        }
+        Typed::ServingRuntime(spec) => {
+            runtime::check(kind, &metadata.name, spec, report);
+            ignored::check_runtime(raw, report);
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,7 @@ fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
     match draft.world.images.get(image) {
         None => {
             draft.act(Action::CheckImage { image: image.clone() });
-            pulling(PullNote::default())
+            Some(Phase::Creating)
         }
         Some(ImageState::Pulling(note)) => pulling(note.clone()),
         Some(ImageState::Present { pulled_at }) => {

@@ -36,7 +36,7 @@ pub struct ComponentRoute {
     pub service_name: String,
     /// Open, or why not.
     pub state: RouteState,
-    /// Longest time from the request's last byte to the answer's first; none means no limit.
+    /// Longest time from the request's last byte to the answer's first; none means the gateway's default (§4.3).
     pub timeout: Option<Duration>,
 }
 

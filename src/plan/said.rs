@@ -20,7 +20,9 @@ pub(super) fn said(phase: &Phase) -> Said {
         Phase::Ready => (True, "", String::new()),
         Phase::EngineUnknown => (Unknown, "EngineUnavailable", "the container engine has not answered yet".to_owned()),
         Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
-        Phase::PullingModel(uri, note) => (Unknown, "ModelPulling", format!("fetching {uri}{}", progress(note))),
+        Phase::PullingModel(uri, note) => {
+            (Unknown, "ModelPulling", format!("fetching {}{}", uri.redacted(), progress(note)))
+        }
         Phase::ModelFailed { message, transient } => (False, "ModelPullFailed", retried(message, *transient)),
         Phase::PullingImage(image, note) => (Unknown, "ImagePulling", format!("pulling {image}{}", progress(note))),
         Phase::ImageFailed { message, transient } => (False, "ImagePullFailed", retried(message, *transient)),

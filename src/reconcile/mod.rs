@@ -1,1 +1,15 @@
-//! The loop.
+//! The loop: one task owns the world, plans, publishes and dispatches; everyone else posts facts or rings its bell.
+//!
+//! **Invariant:** statuses and routes are published before anything is done; a pass never waits for an effect.
+
+pub mod clock;
+pub mod desired;
+pub mod driver;
+pub mod execute;
+pub mod mounts;
+pub mod observe;
+pub mod revisions;
+pub mod said;
+
+pub use clock::Clock;
+pub use driver::{Driver, DriverConfig, DriverParts};

@@ -3,8 +3,10 @@
 //!
 //! **Invariant:** pure. Selection depends on the model, the namespace and the catalogue only.
 
+mod advice;
 pub mod builtin;
 pub mod catalog;
+mod eligibility;
 pub mod select;
 pub mod template;
 

@@ -1,12 +1,17 @@
 //! The manifest folder: the desired state.
 //!
 //! Everything that writes (API, command line) ends as a file here; everything that reads reads the whole folder.
-//! **Invariant:** a folder that cannot be read changes nothing; a document that stops parsing keeps its last good object.
+//! **Invariant:** a folder that cannot be read changes nothing; a document that stops parsing keeps its last good object,
+//! across restarts too.
 
+pub mod document;
+pub mod home;
 pub mod load;
 pub mod scan;
+pub mod settle;
 pub mod watch;
 pub mod write;
 
-pub use load::{FileProblems, Loader};
+pub use home::Home;
+pub use load::{FileProblems, LoadReport, Loader};
 pub use write::WriteError;

@@ -3,20 +3,46 @@
 //! One trait for sources ([`ModelSource`]); the pull ([`pull`]) is written once on top of it: ranged, resumable,
 //! verified, cancellable, published atomically into the [`Cache`]. Local paths are mounted in place and never copied.
 //!
+//! | file | what it is for |
+//! |---|---|
+//! | [`pull`] | one pull from URI to published folder; one download however many ask |
+//! | [`fetch`] | the files of one manifest onto disk: ranges, retries, stalls, resuming |
+//! | [`piece`] | one piece of a file, on its way to disk and back |
+//! | [`resume`] | what a partial download already has, written as it goes |
+//! | [`cache`] | where models live, and what makes one visible |
+//! | [`staging`] | a model under construction: locked, and published by one rename |
+//! | [`object`], [`http`], [`local`] | the sources |
+//! | [`credentials`] | what the environment says about S3 and GCS |
+//! | [`reach`] | where connections may go, and the HTTP client that keeps to it |
+//! | [`names`] | names chosen by servers and archives, checked |
+//! | [`unpack`] | archives, in their box |
+//!
 //! **Invariant:** a model directory that is visible under its final name is whole.
 
 pub mod cache;
+pub mod credentials;
+pub mod fetch;
+pub mod http;
 pub mod local;
+pub mod names;
 pub mod object;
+pub mod piece;
 pub mod pull;
+pub mod reach;
+pub mod resume;
+pub mod staging;
 pub mod unpack;
+
+use std::io;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 
 pub use cache::{Cache, CachedModel};
-pub use pull::{Progress, Puller};
+pub use pull::{Progress, PullConfig, Puller};
+pub use reach::ReachPolicy;
 
 /// One file of a model at its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +53,10 @@ pub struct RemoteFile {
     pub key: String,
     /// Size in bytes when the source states it.
     pub size: Option<u64>,
-    /// ETag or generation to pin reads to.
+    /// Strong ETag to pin reads to; without one a file is read in one stream and never resumed.
     pub etag: Option<String>,
+    /// Digest (SHA-256, hex) when the source states it; checked before the model is published.
+    pub sha256: Option<String>,
 }
 
 /// What a source offers for one URI.
@@ -50,8 +78,6 @@ pub enum Unpack {
     Tar,
     /// Unpacked as zip.
     Zip,
-    /// Decompressed with gzip, stored under the same name without `.gz`.
-    Gunzip,
 }
 
 /// A place models come from.
@@ -95,10 +121,20 @@ pub enum SourceError {
     /// The object changed while it was read.
     #[error("`{0}` changed at the source while it was read")]
     Changed(String),
+    /// A range was asked for and the whole was sent: the file has to be read in one stream.
+    #[error("`{0}` cannot be read in ranges")]
+    RangeIgnored(String),
+}
+
+impl SourceError {
+    /// Makes a [`SourceError::Transient`] with its cause.
+    pub fn transient(message: impl Into<String>, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Transient { message: message.into(), source: Some(Arc::new(source)) }
+    }
 }
 
 /// Why a pull did not end in a model.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum PullError {
     /// The source.
     #[error("could not fetch `{uri}`")]
@@ -120,6 +156,18 @@ pub enum PullError {
         /// Size received in bytes.
         actual: u64,
     },
+    /// Other bytes than the source stated.
+    #[error("`{file}` of `{uri}` has the SHA-256 digest {actual} where the source stated {stated}")]
+    WrongDigest {
+        /// URI.
+        uri: String,
+        /// File.
+        file: String,
+        /// Stated digest, hex.
+        stated: String,
+        /// Digest of what was received, hex.
+        actual: String,
+    },
     /// The archive is broken or hostile.
     #[error("could not unpack `{file}`: {problem}")]
     Archive {
@@ -134,7 +182,17 @@ pub enum PullError {
         /// Path.
         path: Utf8PathBuf,
         /// Cause.
-        source: std::io::Error,
+        source: Arc<io::Error>,
+    },
+    /// This machine's disk is full, or would be.
+    #[error("`{path}` has {free} bytes of disk space where {needed} are needed")]
+    DiskFull {
+        /// Where to.
+        path: Utf8PathBuf,
+        /// Bytes still to be written, as far as known.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
     },
     /// The scheme is KServe's but is not pulled by this version.
     #[error("storage scheme `{scheme}` is not served by this version")]
@@ -152,8 +210,35 @@ impl PullError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Source { source, .. } => matches!(source, SourceError::Transient { .. } | SourceError::Changed(_)),
-            Self::WrongSize { .. } | Self::Disk { .. } | Self::Cancelled => true,
+            Self::WrongSize { .. } | Self::WrongDigest { .. } | Self::Cancelled => true,
+            Self::Disk { .. } | Self::DiskFull { .. } => true,
             Self::Archive { .. } | Self::UnsupportedScheme { .. } => false,
         }
+    }
+
+    /// Makes the error of a failed write below `path` with `needed` bytes still to come.
+    pub(crate) fn disk(path: &Utf8Path, needed: u64, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull { path: path.to_owned(), needed, free: cache::free_space(path).unwrap_or(0) }
+            }
+            _ => Self::Disk { path: path.to_owned(), source: Arc::new(source) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_numbers_and_is_transient() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let error = PullError::disk(Utf8Path::new("/tmp/models"), 1234, kind.into());
+            assert!(matches!(&error, PullError::DiskFull { needed: 1234, free, .. } if *free > 0), "{error:?}");
+            assert!(error.is_transient());
+        }
+        let other = PullError::disk(Utf8Path::new("/tmp/models"), 1234, io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(other, PullError::Disk { .. }));
     }
 }

@@ -1,11 +1,45 @@
 //! One pull: list, fetch in ranges, verify, unpack, publish.
+//!
+//! ```no_run
+//! # use std::{collections::BTreeMap, sync::Arc};
+//! # use kserve_local::api::StorageUri;
+//! # use kserve_local::storage::{Cache, Progress, PullConfig, Puller};
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let cache = Cache::open("/var/cache/kserve-local".into())?;
+//! let environment: BTreeMap<String, String> = std::env::vars().collect();
+//! let puller = Puller::new(cache, PullConfig::default(), Arc::new(environment));
+//! let (progress, watched) = tokio::sync::watch::channel(Progress::default());
+//! let uri = StorageUri::parse("gs://kfserving-examples/models/sklearn/1.0/model")?;
+//! let model = puller.pull(&uri, progress, tokio_util::sync::CancellationToken::new()).await?;
+//! println!("{} is in {}", watched.borrow().total, model.path);
+//! # Ok(()) }
+//! ```
+//!
+//! However many ask for a URI, in this process or in others, one download runs: callers here share one future, other
+//! processes wait for the folder's lock. The work is driven by whoever waits for it; when the last one goes (its token is
+//! cancelled or its future dropped) it stops, and what was fetched stays for resuming.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use camino::{Utf8Path, Utf8PathBuf};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cache, CachedModel, PullError};
+use super::cache::{self, ModelKey, Record, RecordedFile};
+use super::fetch::{Fetch, pause};
+use super::http::HttpSource;
+use super::local::{self, Found};
+use super::names::Placed;
+use super::object::ObjectSource;
+use super::piece::blocking;
+use super::reach::ReachPolicy;
+use super::staging::Staging;
+use super::unpack::{self, ArchiveLimits, UnpackError};
+use super::{Cache, CachedModel, ModelSource, PullError, RemoteManifest, SourceError, Unpack};
 use crate::api::StorageUri;
 
 /// How far a pull is.
@@ -17,7 +51,7 @@ pub struct Progress {
     pub total: u64,
     /// Files so far and in all.
     pub files: (u64, u64),
-    /// `listing`, `downloading`, `unpacking`, `publishing`.
+    /// `waiting` (for another process), `listing`, `downloading`, `unpacking`, `publishing`.
     pub phase: &'static str,
 }
 
@@ -29,22 +63,55 @@ pub struct PullConfig {
     /// Bytes per range.
     pub range_size: u64,
     /// Longest silence of a connection before it is given up.
-    pub stall_timeout: std::time::Duration,
+    pub stall_timeout: Duration,
+    /// Tries of one range without progress before the pull fails.
+    pub attempts: u32,
+    /// Wait before the second try; doubles, up to ten seconds.
+    pub backoff: Duration,
+    /// Where connections may go.
+    pub reach: ReachPolicy,
+    /// What archives may become.
+    pub archive: ArchiveLimits,
 }
 
-/// Pulls models into the cache. One download per URI, however many ask.
+impl Default for PullConfig {
+    fn default() -> Self {
+        Self {
+            concurrency: 8,
+            range_size: 16 << 20,
+            stall_timeout: Duration::from_secs(30),
+            attempts: 5,
+            backoff: Duration::from_millis(200),
+            reach: ReachPolicy::default(),
+            archive: ArchiveLimits::default(),
+        }
+    }
+}
+
+type Outcome = Result<CachedModel, PullError>;
+type Work = Shared<BoxFuture<'static, Outcome>>;
+
+/// A pull that someone is waiting for.
+#[derive(Debug)]
+struct Flight {
+    work: WeakShared<BoxFuture<'static, Outcome>>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// Pulls models into the cache. One download per URI, however many ask. Clones share their downloads.
 #[derive(Clone, Debug)]
 pub struct Puller {
     cache: Cache,
     config: PullConfig,
+    environment: Arc<BTreeMap<String, String>>,
+    flights: Arc<Mutex<BTreeMap<StorageUri, Flight>>>,
 }
 
 impl Puller {
     /// Makes a puller that writes into `cache`; `environment` holds the credentials and endpoints the user's own tools
     /// would find (`AWS_*`, `GOOGLE_APPLICATION_CREDENTIALS`, `STORAGE_EMULATOR_HOST`, …), read once by the caller.
-    pub fn new(cache: Cache, config: PullConfig, environment: Arc<std::collections::BTreeMap<String, String>>) -> Self {
-        let _ = environment;
-        Self { cache, config }
+    pub fn new(cache: Cache, config: PullConfig, environment: Arc<BTreeMap<String, String>>) -> Self {
+        Self { cache, config, environment, flights: Arc::default() }
     }
 
     /// Fetches a model unless it is there. Local URIs are checked and returned as they are.
@@ -57,7 +124,315 @@ impl Puller {
         progress: watch::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<CachedModel, PullError> {
-        let _ = (uri, progress, cancel, &self.cache, &self.config);
-        todo!()
+        let (work, mut watched) = self.join(uri);
+        let mut work = work.fuse();
+        let mut open = true;
+        loop {
+            progress.send_replace(watched.borrow_and_update().clone());
+            tokio::select! {
+                biased;
+                // Losing this arm cancels nothing: the work is shared and polled again, here or by someone else.
+                outcome = &mut work => {
+                    progress.send_replace(watched.borrow().clone());
+                    return outcome;
+                }
+                // Dropping our share stops the work if nobody else waits for it.
+                () = cancel.cancelled() => return Err(PullError::Cancelled),
+                // Only news of progress is lost.
+                changed = watched.changed(), if open => open = changed.is_ok(),
+            }
+        }
     }
+
+    /// Joins the pull of a URI that is under way, or starts one.
+    fn join(&self, uri: &StorageUri) -> (Work, watch::Receiver<Progress>) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(uri)
+            && let Some(work) = flight.work.upgrade().filter(|work| work.peek().is_none())
+        {
+            return (work, flight.progress.clone());
+        }
+        flights.retain(|_, flight| flight.work.upgrade().is_some());
+        let (sender, progress) = watch::channel(Progress::default());
+        let pull = Pull {
+            uri: uri.clone(),
+            cache: self.cache.clone(),
+            config: self.config.clone(),
+            environment: self.environment.clone(),
+            progress: sender,
+        };
+        let work = async move { pull.run().await }.boxed().shared();
+        if let Some(weak) = work.downgrade() {
+            flights.insert(uri.clone(), Flight { work: weak, progress: progress.clone() });
+        }
+        (work, progress)
+    }
+}
+
+/// One pull.
+struct Pull {
+    uri: StorageUri,
+    cache: Cache,
+    config: PullConfig,
+    environment: Arc<BTreeMap<String, String>>,
+    progress: watch::Sender<Progress>,
+}
+
+/// How often a lock that another process holds is looked at again.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+/// Tries of a listing before the pull fails: a place that does not answer is told soon.
+const LISTING_ATTEMPTS: u32 = 3;
+
+impl Pull {
+    async fn run(&self) -> Outcome {
+        let (cache, uri) = (self.cache.clone(), self.uri.clone());
+        match &self.uri {
+            StorageUri::Local(path) => return self.local(Utf8Path::new(path)).await,
+            StorageUri::Pvc { .. } => return Err(PullError::UnsupportedScheme { scheme: "pvc".to_owned() }),
+            StorageUri::Unsupported { scheme, .. } => {
+                return Err(PullError::UnsupportedScheme { scheme: scheme.clone() });
+            }
+            StorageUri::S3 { .. } | StorageUri::Gs { .. } | StorageUri::Http(_) => {}
+        }
+        if let Some(model) = self.blocking(move || Ok(cache.lookup(&uri))).await? {
+            return Ok(self.present(model));
+        }
+        let key = ModelKey::of(&self.uri);
+        let staging = match self.stage(&key).await? {
+            Staged::Present(model) => return Ok(self.present(model)),
+            Staged::Ours(staging) => staging,
+        };
+        let source = self.open().await?;
+        let mut outcome = self.remote(&*source, &staging, &key).await;
+        if let Err(PullError::Source { source: SourceError::Changed(_), .. }) = &outcome {
+            // Someone is writing there. Once more from the listing; nothing of the old version is used.
+            outcome = self.remote(&*source, &staging, &key).await;
+        }
+        if let Err(PullError::DiskFull { .. }) = &outcome {
+            self.blocking(move || staging.reset()).await?;
+        }
+        outcome
+    }
+
+    fn present(&self, model: CachedModel) -> CachedModel {
+        let CachedModel { size, files, .. } = model;
+        self.progress.send_replace(Progress { done: size, total: size, files: (files, files), phase: "publishing" });
+        model
+    }
+
+    fn phase(&self, phase: &'static str) {
+        self.progress.send_modify(|progress| progress.phase = phase);
+    }
+
+    fn failed(&self, source: SourceError) -> PullError {
+        PullError::Source { uri: self.uri.redacted(), source }
+    }
+
+    /// Runs file work on a blocking thread.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, PullError> {
+        blocking(work).await.map_err(|error| PullError::disk(self.cache.root(), 0, error))
+    }
+
+    /// Takes the model's folder, or waits until whoever has it is done.
+    async fn stage(&self, key: &ModelKey) -> Result<Staged, PullError> {
+        loop {
+            let (cache, key) = (self.cache.clone(), key.clone());
+            let tried = self.blocking(move || {
+                let staging = Staging::try_begin(&cache, &key)?;
+                Ok((staging, cache.find(&key)))
+            });
+            match tried.await? {
+                (Some(staging), None) => return Ok(Staged::Ours(Arc::new(staging))),
+                (staging, Some(model)) => {
+                    if let Some(staging) = staging {
+                        self.blocking(move || cache::remove_tree(staging.folder())).await?;
+                    }
+                    return Ok(Staged::Present(model));
+                }
+                (None, None) => {
+                    self.phase("waiting");
+                    // Ends when the holder publishes, gives up or dies, or when nobody waits for us any more.
+                    tokio::time::sleep(LOCK_POLL).await;
+                }
+            }
+        }
+    }
+
+    /// Opens the source of a remote URI.
+    async fn open(&self) -> Result<Box<dyn ModelSource>, PullError> {
+        self.phase("listing");
+        let (uri, config, environment) = (self.uri.clone(), self.config.clone(), self.environment.clone());
+        let opened = self.blocking(move || Ok(open_source(&uri, &config, &environment))).await?;
+        opened.map_err(|error| self.failed(error))
+    }
+
+    /// Lists, fetches, unpacks and publishes.
+    async fn remote(&self, source: &dyn ModelSource, staging: &Arc<Staging>, key: &ModelKey) -> Outcome {
+        self.phase("listing");
+        let manifest = self.list(source).await?;
+        let total: u64 = manifest.files.iter().filter_map(|file| file.size).sum();
+        self.progress.send_replace(Progress {
+            total,
+            files: (0, manifest.files.len() as u64),
+            phase: "downloading",
+            ..Progress::default()
+        });
+        self.check_space(staging, total).await?;
+        let fetch = Fetch {
+            uri: &self.uri.redacted(),
+            source,
+            files: &manifest.files,
+            staging,
+            config: &self.config,
+            progress: &self.progress,
+        };
+        let fetched = fetch.run().await?;
+        let archive = match (&manifest.files[..], manifest.unpack) {
+            ([only], kind @ (Unpack::Tar | Unpack::Zip)) => Some((staging.fetched().join(&only.path), kind)),
+            _ => None,
+        };
+        let Some((archive, kind)) = archive else {
+            return self.publish(staging, staging.fetched(), key, fetched).await;
+        };
+        let unpacked = self.unpack(staging, &archive, kind).await;
+        if let Err(PullError::Archive { .. }) = &unpacked {
+            let staging = staging.clone();
+            self.blocking(move || staging.reset()).await?;
+        }
+        self.publish(staging, staging.files(), key, unpacked?).await
+    }
+
+    /// Asks the source what there is, and checks the names it gives.
+    async fn list(&self, source: &dyn ModelSource) -> Result<RemoteManifest, PullError> {
+        let mut failures = 0;
+        let manifest = loop {
+            match source.manifest().await {
+                Ok(manifest) => break manifest,
+                Err(error @ SourceError::Transient { .. }) => {
+                    failures += 1;
+                    if failures >= LISTING_ATTEMPTS.min(self.config.attempts) {
+                        return Err(self.failed(error));
+                    }
+                    tokio::time::sleep(pause(self.config.backoff, failures)).await;
+                }
+                Err(error) => return Err(self.failed(error)),
+            }
+        };
+        let mut placed = Placed::default();
+        for file in &manifest.files {
+            let checked = super::names::check(file.path.as_str()).and_then(|path| placed.file(&path));
+            checked.map_err(|problem| {
+                self.failed(SourceError::Invalid(format!("the source offers a file that is not taken: {problem}")))
+            })?;
+        }
+        Ok(manifest)
+    }
+
+    /// Refuses a download that cannot fit, before it begins.
+    async fn check_space(&self, staging: &Arc<Staging>, total: u64) -> Result<(), PullError> {
+        let held = staging.clone();
+        let (free, there) =
+            self.blocking(move || Ok((cache::free_space(held.folder())?, blocks_used(&held.fetched())))).await?;
+        let needed = total.saturating_sub(there);
+        if needed > free {
+            return Err(PullError::DiskFull { path: staging.folder().to_owned(), needed, free });
+        }
+        Ok(())
+    }
+
+    async fn unpack(
+        &self,
+        staging: &Arc<Staging>,
+        archive: &Utf8Path,
+        kind: Unpack,
+    ) -> Result<Vec<RecordedFile>, PullError> {
+        self.phase("unpacking");
+        let stop = CancellationToken::new();
+        // When this future is dropped the thread is told to stop; it holds the folder until it has.
+        let _told = stop.clone().drop_guard();
+        let (held, limits) = (staging.clone(), self.config.archive);
+        let file = archive.file_name().unwrap_or_default().to_owned();
+        let archive = archive.to_owned();
+        let unpacked = self
+            .blocking(move || Ok(unpack::unpack(&archive, kind, &held.files(), &limits, &|| stop.is_cancelled())))
+            .await?;
+        unpacked.map_err(|error| match error {
+            UnpackError::Stopped => PullError::Cancelled,
+            UnpackError::Disk(error) => PullError::disk(staging.folder(), 0, error),
+            problem => PullError::Archive { file, problem: problem.to_string() },
+        })
+    }
+
+    async fn publish(
+        &self,
+        staging: &Arc<Staging>,
+        from: Utf8PathBuf,
+        key: &ModelKey,
+        files: Vec<RecordedFile>,
+    ) -> Outcome {
+        self.phase("publishing");
+        let (staging, record) = (staging.clone(), Record::new(key, files));
+        self.blocking(move || staging.publish(&from, &record)).await
+    }
+
+    async fn local(&self, path: &Utf8Path) -> Outcome {
+        let (owned, cache) = (path.to_owned(), self.cache.clone());
+        let looked = self.blocking(move || {
+            Ok(local::find(&owned).and_then(|found| match found {
+                Found::Folder(meta) => local::measure(&cache, &owned, &meta).map(Ok),
+                Found::File { path, key, unpack } => Ok(Err((path, key, unpack))),
+            }))
+        });
+        let (file, key, unpack) = match looked.await?? {
+            Ok(model) => return Ok(self.present(model)),
+            Err(file) => file,
+        };
+        let staging = match self.stage(&key).await? {
+            Staged::Present(model) => return Ok(self.present(model)),
+            Staged::Ours(staging) => staging,
+        };
+        let files = match unpack {
+            Unpack::Keep => {
+                let held = staging.clone();
+                self.blocking(move || Ok(local::stage_file(&held, &file))).await??
+            }
+            kind => self.unpack(&staging, &file, kind).await?,
+        };
+        let model = self.publish(&staging, staging.files(), &key, files).await?;
+        Ok(self.present(model))
+    }
+}
+
+enum Staged {
+    Present(CachedModel),
+    Ours(Arc<Staging>),
+}
+
+/// Opens the source of a remote URI with what the environment gives. Blocking.
+fn open_source(
+    uri: &StorageUri,
+    config: &PullConfig,
+    environment: &BTreeMap<String, String>,
+) -> Result<Box<dyn ModelSource>, SourceError> {
+    match uri {
+        StorageUri::S3 { bucket, path } => Ok(Box::new(ObjectSource::s3(bucket, path, config, environment)?)),
+        StorageUri::Gs { bucket, path } => Ok(Box::new(ObjectSource::gcs(bucket, path, config, environment)?)),
+        StorageUri::Http(url) => Ok(Box::new(HttpSource::open(url, config, environment)?)),
+        other => Err(SourceError::Invalid(format!("`{other}` is not fetched"))),
+    }
+}
+
+/// Returns the bytes a partial download already takes on disk.
+fn blocks_used(folder: &Utf8Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = folder.read_dir_utf8() else { return 0 };
+    let used = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => blocks_used(entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    });
+    used.sum()
 }

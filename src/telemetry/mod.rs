@@ -1,5 +1,7 @@
 //! What can be seen from outside: logs, events, metrics.
 
 pub mod events;
+pub mod logs;
+pub mod metrics;
 
 pub use events::{Event, EventLog, EventType};

@@ -3,11 +3,26 @@
 //!
 //! **Invariant:** pure. The same inputs give the same [`Workload`] and the same [`Fingerprint`], on any machine.
 
+mod component;
+mod env;
+mod expand;
 pub mod fingerprint;
+mod image;
 pub mod merge;
+mod model_source;
+mod mounts;
 pub mod names;
+mod origin;
+mod pod;
+mod predictor;
+mod probes;
+mod readiness;
 pub mod resolve;
+mod resources;
+mod security;
+mod server_defaults;
 pub mod spec;
+mod volumes;
 
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use resolve::{Companions, ResolveError, WorkloadConfig, resolve};

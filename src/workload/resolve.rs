@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 
-use super::Workload;
-use crate::api::{Object, Typed};
+use super::pod::{self, Pod};
+use super::{Workload, component, predictor};
+use crate::api::{ComponentKind, ComponentSpec, InferenceServiceSpec, Metadata, Object, ServiceKey, Typed, meta};
 use crate::runtimes::{Catalog, NoRuntime};
 
 /// Objects an InferenceService may refer to, by `(namespace, name)`.
@@ -61,7 +62,42 @@ pub enum ResolveError {
     },
 }
 
-/// Resolves every component of an InferenceService, predictor first.
+impl ResolveError {
+    /// Something in the spec cannot be done.
+    pub(super) fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), message: message.into(), help: None }
+    }
+
+    /// Adds the next step.
+    pub(super) fn with_help(self, text: impl Into<String>) -> Self {
+        match self {
+            Self::Invalid { field, message, .. } => Self::Invalid { field, message, help: Some(text.into()) },
+            other @ Self::Runtime(_) => other,
+        }
+    }
+}
+
+/// Everything a component is resolved from.
+#[derive(Clone, Debug)]
+pub(super) struct Scope<'a> {
+    pub(super) key: ServiceKey,
+    pub(super) meta: &'a Metadata,
+    pub(super) spec: &'a InferenceServiceSpec,
+    pub(super) catalog: &'a Catalog,
+    pub(super) companions: &'a Companions<'a>,
+    pub(super) config: &'a WorkloadConfig,
+}
+
+impl Scope<'_> {
+    /// Returns the GPU resource names the service adds by annotation.
+    pub(super) fn gpu_types(&self) -> Vec<String> {
+        let text = self.meta.annotation(meta::GPU_RESOURCE_TYPES).unwrap_or_default();
+        serde_json::from_str(text).unwrap_or_default()
+    }
+}
+
+/// Resolves every component of an InferenceService, predictor first. The object has its defaults applied and its legacy
+/// forms folded into `model` (`manifest::defaults`).
 ///
 /// # Errors
 /// The first component that cannot be resolved, with the reason.
@@ -71,6 +107,53 @@ pub fn resolve(
     companions: &Companions<'_>,
     config: &WorkloadConfig,
 ) -> Result<Vec<Workload>, ResolveError> {
-    let _ = (object, catalog, companions, config);
-    todo!()
+    let Some(spec) = object.as_inference_service() else {
+        return Err(ResolveError::invalid("kind", format!("{} is not an InferenceService", object.key.kind)));
+    };
+    let key = ServiceKey::new(&object.key.namespace, &object.key.name);
+    let scope = Scope { key, meta: &object.meta, spec, catalog, companions, config };
+    let mut workloads: Vec<Workload> = spec
+        .components()
+        .map(|(kind, component)| resolve_component(kind, component, &scope))
+        .collect::<Result<_, _>>()?;
+    if let (Some(predictor), false) = (workloads.first_mut(), spec.canary.is_empty()) {
+        predictor.warnings.push("spec.canary: named canaries are not served yet; all traffic stays here".to_owned());
+    }
+    Ok(workloads)
+}
+
+fn resolve_component(
+    kind: ComponentKind,
+    component: &ComponentSpec,
+    scope: &Scope<'_>,
+) -> Result<Workload, ResolveError> {
+    pod::to_workload(pod_of(kind, component, scope)?, component, scope)
+}
+
+fn pod_of(kind: ComponentKind, spec: &ComponentSpec, scope: &Scope<'_>) -> Result<Pod, ResolveError> {
+    match kind {
+        ComponentKind::Predictor => {
+            refuse_unserved(spec)?;
+            match &spec.model {
+                Some(model) => predictor::pod(model, scope),
+                None => component::custom_predictor(scope),
+            }
+        }
+        ComponentKind::Transformer => component::transformer(spec, scope),
+        ComponentKind::Explainer => component::explainer(spec, scope),
+    }
+}
+
+fn refuse_unserved(predictor: &ComponentSpec) -> Result<(), ResolveError> {
+    if predictor.worker_spec.is_some() {
+        return Err(ResolveError::invalid("spec.predictor.workerSpec", "one machine has no second node to work on")
+            .with_help("leave workerSpec out; several GPUs of this machine are asked for with a nvidia.com/gpu limit and the server's own arguments"));
+    }
+    if predictor.storage_container_name.is_some() {
+        return Err(ResolveError::invalid(
+            "spec.predictor.storageContainerName",
+            "storage containers are not run: models are pulled by kserve-local itself",
+        ));
+    }
+    Ok(())
 }

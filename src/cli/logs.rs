@@ -1,0 +1,148 @@
+//! `logs`: the output of a service's containers.
+
+use anyhow::Result;
+use bytes::Bytes;
+use camino::Utf8Path;
+use clap::Args;
+use futures::stream::{self, StreamExt};
+use serde_json::Value;
+
+use super::client::{Client, ClientError};
+use super::find::{self, SERVICE, condition, path_of, pods_of};
+use super::follow;
+use super::output;
+use super::report::{Exit, Problem};
+use super::wanted::NamespaceArgs;
+use crate::api::{ComponentKind, meta};
+use crate::kubeapi::resource::Resource;
+
+/// Print the output of an InferenceService's containers.
+#[derive(Clone, Debug, Args)]
+pub struct LogsArgs {
+    /// Name of an InferenceService or of one of its pods; isvc/NAME and pod/NAME are taken too
+    pub name: String,
+    /// Namespace.
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<u64>,
+    /// Only lines younger than this, for example 90s or 10m
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Container [default: the one that serves]
+    #[arg(short, long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// Component: predictor, transformer or explainer [default: all]
+    #[arg(long, value_name = "NAME")]
+    pub component: Option<String>,
+    /// Begin every line with its time
+    #[arg(long)]
+    pub timestamps: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// The daemon is not there, or there is no such service or pod.
+pub async fn run(home: &Utf8Path, args: LogsArgs) -> Result<Exit> {
+    let query = query(&args)?;
+    let client = Client::find(home)?;
+    let pods = pods(&client, &args).await?;
+    let mut streams = Vec::new();
+    for pod in &pods {
+        let path = format!("{}/log?{query}", path_of(Resource::Pods, &args.namespace.namespace, pod));
+        match client.stream(&path, "text/plain").await {
+            Ok(bytes) => {
+                let prefix = if pods.len() > 1 { format!("[{pod}] ") } else { String::new() };
+                streams.push(follow::lines(bytes).map(move |line| (prefix.clone(), line)).boxed());
+            }
+            // Another replica may have something to say.
+            Err(error) if pods.len() > 1 => output::note(&format!("{pod}: {error}")),
+            Err(error) => return Err(no_output(error, &args.name)),
+        }
+    }
+    if args.follow { print(stream::select_all(streams)).await } else { print(stream::iter(streams).flatten()).await }
+}
+
+/// A container that never started is no wrong usage.
+fn no_output(error: ClientError, name: &str) -> anyhow::Error {
+    match error {
+        ClientError::Status { code: 400, message, .. } => {
+            Problem::not_so(message).hint(format!("see `kserve-local describe isvc {name}`")).into()
+        }
+        other => other.into(),
+    }
+}
+
+async fn print(mut lines: impl stream::Stream<Item = (String, Result<Bytes, ClientError>)> + Unpin) -> Result<Exit> {
+    while let Some((prefix, line)) = lines.next().await {
+        output::line(&format!("{prefix}{}", String::from_utf8_lossy(&line?)))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn query(args: &LogsArgs) -> Result<String> {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if args.follow {
+        query.append_pair("follow", "true");
+    }
+    if let Some(lines) = args.tail {
+        query.append_pair("tailLines", &lines.to_string());
+    }
+    if let Some(since) = &args.since {
+        let wrong = |_| Problem::usage(format!("`{since}` is no time")).hint("for example --since 10m");
+        let span: jiff::SignedDuration = since.parse().map_err(wrong)?;
+        query.append_pair("sinceSeconds", &span.as_secs().max(1).to_string());
+    }
+    if let Some(container) = &args.container {
+        query.append_pair("container", container);
+    }
+    if args.timestamps {
+        query.append_pair("timestamps", "true");
+    }
+    Ok(query.finish())
+}
+
+/// Returns the names of the pods that are meant.
+async fn pods(client: &Client, args: &LogsArgs) -> Result<Vec<String>> {
+    let namespace = &args.namespace.namespace;
+    let (kind, name) = match args.name.split_once('/') {
+        Some((word, name)) => (Some(super::wanted::kind(word)?), name),
+        None => (None, args.name.as_str()),
+    };
+    if kind != Some(SERVICE) {
+        match client.get(&path_of(Resource::Pods, namespace, name)).await {
+            Ok(_) => return Ok(vec![name.to_owned()]),
+            Err(error) if error.is_not_found() && kind.is_none() => {}
+            Err(error) if error.is_not_found() => {
+                return Err(find::not_found(client, Resource::Pods, namespace, name, error).await.into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let service = find::get(client, SERVICE, namespace, name).await?;
+    let component = args.component.as_deref();
+    let pods: Vec<String> = pods_of(client, namespace, name)
+        .await?
+        .iter()
+        .filter(|pod| component.is_none_or(|wanted| pod["metadata"]["labels"][meta::COMPONENT_LABEL] == wanted))
+        .filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned()))
+        .collect();
+    if pods.is_empty() { Err(nothing_runs(&service, name, component).into()) } else { Ok(pods) }
+}
+
+fn nothing_runs(service: &Value, name: &str, component: Option<&str>) -> Problem {
+    let what = component.map(|component| format!(" of its {component}")).unwrap_or_default();
+    let problem = Problem::not_so(format!("`{name}` has no containers{what} now"));
+    if component.is_some_and(|component| !ComponentKind::ALL.iter().any(|kind| kind.as_str() == component)) {
+        return problem.hint("components are predictor, transformer and explainer");
+    }
+    match condition(service, "Ready").and_then(|ready| ready["message"].as_str()) {
+        Some(message) if !message.is_empty() => problem.hint(message),
+        _ => problem.hint(format!("see `kserve-local describe isvc {name}`")),
+    }
+}

@@ -1,0 +1,152 @@
+//! `serve`: runs the daemon in the foreground.
+
+use anyhow::Result;
+use camino::Utf8Path;
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::report::{Exit, Problem};
+use crate::config::{self, ConfigError, Environment, Flags, Settings};
+use crate::daemon::{Containers, Daemon, StartError};
+use crate::source::Home;
+use crate::telemetry::logs;
+
+/// Run the daemon: watch the folder, run models, answer requests.
+///
+/// Ctrl-C stops the models it started; SIGTERM leaves them running for the next start. A second Ctrl-C ends at once.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// Where prediction requests are answered; port 0 takes a free one, which `state/addresses.json` then names [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Where the API, health and metrics are answered [default: 127.0.0.1:8090]
+    #[arg(long, value_name = "ADDR")]
+    pub api_listen: Option<String>,
+    /// What runs the containers [default: auto]
+    #[arg(long, value_enum)]
+    pub engine: Option<EngineChoice>,
+    /// What is logged, for example `info` or `warn,kserve_local=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "KSERVE_LOCAL_LOG")]
+    pub log: String,
+    /// How it is logged
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// What runs the containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineChoice {
+    /// Docker, when it answers
+    Auto,
+    /// Docker, Podman or anything else that speaks Docker's API
+    Docker,
+    /// Nothing runs: containers are imagined, for trying things out
+    Memory,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl From<EngineChoice> for config::EngineChoice {
+    fn from(choice: EngineChoice) -> Self {
+        match choice {
+            EngineChoice::Auto => Self::Auto,
+            EngineChoice::Docker => Self::Docker,
+            EngineChoice::Memory => Self::Memory,
+        }
+    }
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// The daemon could not start, or ended badly.
+pub async fn run(home: &Utf8Path, args: ServeArgs) -> Result<Exit> {
+    let format = match args.log_format {
+        LogFormat::Text => logs::LogFormat::Text,
+        LogFormat::Json => logs::LogFormat::Json,
+    };
+    logs::init(&args.log, format, colour()).map_err(|error| Problem::usage("--log cannot be used").because(error))?;
+    let flags = Flags { listen: args.listen, api_listen: args.api_listen, engine: args.engine.map(Into::into) };
+    let settings = Settings::load(Home::new(home), &flags, environment()).map_err(bad_setting)?;
+    let mut daemon = Daemon::start(settings).await.map_err(cannot_start)?;
+    match until_told(&mut daemon).await? {
+        End::Interrupted => {
+            let ending = daemon.shut_down(Containers::Stop);
+            tokio::select! {
+                // Whatever was still being stopped is left running and adopted by the next start.
+                _ = tokio::signal::ctrl_c() => {}
+                () = ending => {}
+            }
+            Ok(Exit::Interrupted)
+        }
+        End::Terminated => {
+            daemon.shut_down(Containers::Leave).await;
+            Ok(Exit::Done)
+        }
+        End::Failed => {
+            daemon.shut_down(Containers::Leave).await;
+            Err(Problem::new(Exit::Bug, "a part of the daemon ended that must not; the log says why")
+                .hint("models keep running; start the daemon again, and please report the log")
+                .into())
+        }
+    }
+}
+
+/// Why a daemon ends.
+pub(super) enum End {
+    /// Ctrl-C.
+    Interrupted,
+    /// SIGTERM.
+    Terminated,
+    /// A part of it ended by itself.
+    Failed,
+}
+
+/// Waits for a signal, or for the daemon to fail.
+pub(super) async fn until_told(daemon: &mut Daemon) -> Result<End> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(tokio::select! {
+        // Signals that lose are still delivered to whoever waits next.
+        interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| End::Interrupted)?,
+        _ = terminate.recv() => End::Terminated,
+        () = daemon.failed() => End::Failed,
+    })
+}
+
+/// Reads the environment, once.
+pub(super) fn environment() -> Environment {
+    // A variable that is not UTF-8 cannot be one of ours.
+    std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect()
+}
+
+fn colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// A setting that cannot be used, with the exit code of wrong usage.
+pub(super) fn bad_setting(error: ConfigError) -> anyhow::Error {
+    Problem::usage("the settings cannot be used").because(error).into()
+}
+
+/// A daemon that cannot start, with the next step.
+pub(super) fn cannot_start(error: StartError) -> anyhow::Error {
+    let hint = match &error {
+        StartError::Lock(crate::daemon::LockError::Held { .. }) => {
+            "use the daemon that runs, stop it, or start this one with another folder: --home DIR".to_owned()
+        }
+        StartError::Listen { flag, .. } => {
+            format!("something else listens there; choose another address with {flag}, or port 0 for a free one")
+        }
+        StartError::Home { .. } | StartError::Lock(_) => "choose a folder you may write to with --home DIR".to_owned(),
+        StartError::Engine(_) => "check DOCKER_HOST, `docker context show` and config.yaml: dockerHost".to_owned(),
+    };
+    Problem::machine("kserve-local cannot start").because(error).hint(hint).into()
+}

@@ -1,0 +1,109 @@
+//! The verbs, and running the one that was typed.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use camino::Utf8PathBuf;
+use clap::{Args, Parser, Subcommand};
+
+use super::report::{self, Exit};
+use super::{
+    apply, completion, delete, demo, describe, events, get, home, logs, predict, runtimes, serve, validate, version,
+    wait,
+};
+
+/// KServe on one machine, without Kubernetes: the same InferenceService YAML, served from a folder.
+#[derive(Debug, Parser)]
+#[command(name = "kserve-local", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 done, 1 not so, 2 usage or invalid manifest, 3 this machine, 4 remote, \
+                        5 does not fit in memory, 70 a bug of ours, 130 interrupted.")]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every verb.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Folder of manifests and state [default: $KSERVE_LOCAL_HOME, else ~/.kserve-local]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon: watch the folder, run models, answer requests
+    Serve(serve::ServeArgs),
+    /// Create or change objects from manifests
+    Apply(apply::ApplyArgs),
+    /// Delete objects
+    Delete(delete::DeleteArgs),
+    /// Show objects: isvc, runtimes, pods, events, secrets, …
+    Get(get::GetArgs),
+    /// Show one object in full, beginning with why it is not ready
+    Describe(describe::DescribeArgs),
+    /// Print the output of an InferenceService's containers
+    Logs(logs::LogsArgs),
+    /// Wait until something is so
+    Wait(wait::WaitArgs),
+    /// Show what happened
+    Events(events::EventsArgs),
+    /// Send a prediction request and print the answer
+    Predict(predict::PredictArgs),
+    /// List serving runtimes, or explain which one serves a model and why each other one lost
+    Runtimes(runtimes::RuntimesArgs),
+    /// Check manifests without a daemon
+    Validate(validate::ValidateArgs),
+    /// Serve an example model on a throwaway folder and send it a prediction
+    Demo(demo::DemoArgs),
+    /// Print a completion script for a shell
+    Completion(completion::CompletionArgs),
+    /// Print the version
+    Version(version::VersionArgs),
+}
+
+/// Parses the command line, runs the verb, and returns the exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed stdout is no reason to fail; the exit code is the same either way.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report::report(&anyhow::Error::new(error).context("could not start the async runtime")),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(exit) => exit.into(),
+        Err(error) => report::report(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let given = cli.global.home.is_some();
+    let home: Utf8PathBuf = home::home(cli.global.home);
+    match cli.command {
+        Command::Serve(args) => serve::run(&home, args).await,
+        Command::Demo(args) => demo::run(given.then_some(home), args).await,
+        Command::Apply(args) => apply::run(&home, args).await,
+        Command::Delete(args) => delete::run(&home, args).await,
+        Command::Get(args) => get::run(&home, args).await,
+        Command::Describe(args) => describe::run(&home, args).await,
+        Command::Logs(args) => logs::run(&home, args).await,
+        Command::Wait(args) => wait::run(&home, args).await,
+        Command::Events(args) => events::run(&home, args).await,
+        Command::Predict(args) => predict::run(&home, args).await,
+        Command::Runtimes(args) => runtimes::run(&home, args).await,
+        Command::Validate(args) => validate::run(&home, args).await,
+        Command::Completion(args) => completion::run(args),
+        Command::Version(args) => version::run(&home, args).await,
+    }
+}

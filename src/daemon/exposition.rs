@@ -1,0 +1,129 @@
+//! Gathers what `/metrics` shows.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::api::Kind;
+use crate::gateway::{LATENCY_BOUNDS, Metrics, ServiceSnapshot};
+use crate::manifest::Severity;
+use crate::plan::pods::PodView;
+use crate::source::Loader;
+use crate::store::Store;
+use crate::telemetry::metrics::{ServiceSample, render};
+use crate::traffic::TrafficBoard;
+
+/// Name, help, and where the number is.
+type Counter = (&'static str, &'static str, fn(&ServiceSnapshot) -> u64);
+
+/// Where the numbers are.
+pub(super) struct Exposition {
+    pub(super) store: Store,
+    pub(super) board: TrafficBoard,
+    pub(super) pods: watch::Receiver<Arc<Vec<PodView>>>,
+    pub(super) loader: Loader,
+    pub(super) gateway: Arc<Metrics>,
+}
+
+impl Exposition {
+    /// Returns the text of `/metrics`.
+    pub(super) fn render(&self) -> String {
+        let problems = self.loader.problems();
+        let with_errors =
+            problems.iter().filter(|file| file.diagnostics.iter().any(|d| d.severity == Severity::Error)).count();
+        let engine_down = self.services().iter().any(|(_, down)| *down);
+        let samples: Vec<ServiceSample> = self.services().into_iter().map(|(sample, _)| sample).collect();
+        let mut text = render(&samples, i64::try_from(with_errors).unwrap_or(i64::MAX), !engine_down);
+        self.gateway_families(&mut text);
+        text.push_str("# EOF\n");
+        text
+    }
+
+    fn services(&self) -> Vec<(ServiceSample, bool)> {
+        let pods = self.pods.borrow().clone();
+        let snapshot = self.store.snapshot();
+        let leases = self.board.snapshot();
+        let sample = |stored: &Arc<crate::store::Stored>| {
+            let key = &stored.object.key;
+            let own = |pod: &&PodView| {
+                pod.component.service.namespace == key.namespace && pod.component.service.name == key.name
+            };
+            let ready = stored.status.as_ref().is_some_and(|status| status.is_ready());
+            let condition = stored.status.as_ref().and_then(|status| status.condition("Ready"));
+            let down = condition.is_some_and(|condition| condition.reason == "EngineUnavailable");
+            let in_flight: u64 = leases
+                .iter()
+                .filter(|(replica, _)| pods.iter().filter(own).any(|pod| replica.starts_with(pod.name.as_str())))
+                .map(|(_, traffic)| traffic.in_flight)
+                .sum();
+            let restarts = pods.iter().filter(own).flat_map(|pod| &pod.containers).map(|c| i64::from(c.restarts)).sum();
+            let replicas = pods.iter().filter(own).filter(|pod| pod.ready).count();
+            let sample = ServiceSample {
+                namespace: key.namespace.clone(),
+                name: key.name.clone(),
+                ready,
+                ready_replicas: i64::try_from(replicas).unwrap_or(i64::MAX),
+                in_flight: i64::try_from(in_flight).unwrap_or(i64::MAX),
+                restarts,
+            };
+            (sample, down)
+        };
+        snapshot.list(Kind::InferenceService, None).map(sample).collect()
+    }
+
+    /// The gateway counts in plain numbers of its own; here they become text.
+    fn gateway_families(&self, text: &mut String) {
+        let snapshot = self.gateway.snapshot();
+        let services: Vec<(String, &ServiceSnapshot)> = snapshot
+            .services
+            .iter()
+            .map(|(key, numbers)| {
+                let labels = format!("namespace=\"{}\",inferenceservice=\"{}\"", key.namespace, key.name);
+                (labels, numbers)
+            })
+            .chain(std::iter::once(("namespace=\"\",inferenceservice=\"\"".to_owned(), &snapshot.unrouted)))
+            .collect();
+        let counters: [Counter; 5] = [
+            ("upstream_connect_errors", "Connections a backend did not accept", |s| s.connect_errors),
+            ("broken_answers", "Answers that ended before they were whole", |s| s.broken_answers),
+            ("timeouts", "Requests that ran out of time", |s| s.timeouts),
+            ("request_bytes", "Bytes of request bodies", |s| s.request_bytes),
+            ("response_bytes", "Bytes of response bodies", |s| s.response_bytes),
+        ];
+        let mut family = |kind: &str, name: &str, help: &str, lines: String| {
+            let _ = write!(text, "# HELP kserve_local_{name} {help}.\n# TYPE kserve_local_{name} {kind}\n{lines}");
+        };
+        let mut requests = String::new();
+        for (labels, numbers) in &services {
+            for (class, count) in numbers.responses.iter().enumerate() {
+                let code = if class == 0 { "none".to_owned() } else { format!("{class}xx") };
+                let _ = writeln!(requests, "kserve_local_requests_total{{{labels},code=\"{code}\"}} {count}");
+            }
+        }
+        family("counter", "requests", "Requests ended, by class of status", requests);
+        for (name, help, read) in counters {
+            let mut lines = String::new();
+            for (labels, numbers) in &services {
+                let _ = writeln!(lines, "kserve_local_{name}_total{{{labels}}} {}", read(numbers));
+            }
+            family("counter", name, help, lines);
+        }
+        let mut latency = String::new();
+        for (labels, numbers) in &services {
+            let mut below = 0;
+            for (index, count) in numbers.latency.iter().enumerate() {
+                below += count;
+                let bound = LATENCY_BOUNDS.get(index).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+                let _ = writeln!(
+                    latency,
+                    "kserve_local_request_duration_seconds_bucket{{{labels},le=\"{bound}\"}} {below}"
+                );
+            }
+            let sum = numbers.latency_sum.as_secs_f64();
+            let _ = writeln!(latency, "kserve_local_request_duration_seconds_sum{{{labels}}} {sum}");
+            let _ = writeln!(latency, "kserve_local_request_duration_seconds_count{{{labels}}} {below}");
+        }
+        family("histogram", "request_duration_seconds", "From the request's first byte to the answer's last", latency);
+    }
+}

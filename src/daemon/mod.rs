@@ -1,0 +1,350 @@
+//! Builds every room, hands each its ends of the channels, runs, and shuts down in order.
+//!
+//! Start: lock, listeners, store, driver, gateway, API. Shutdown: stop accepting, drain requests, stop the driver, leave
+//! the containers (or stop them, when they were started for a foreground run), let pulls end where they can resume.
+
+mod exposition;
+mod lock;
+mod state;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::config::{EngineChoice, Settings};
+use crate::engine::docker::{DockerConfig, DockerEngine};
+use crate::engine::memory::MemoryEngine;
+use crate::engine::{Container, ContainerEngine, EngineError};
+use crate::gateway::{Gateway, GatewayConfig};
+use crate::kubeapi::{self, ApiState};
+use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
+use crate::plan::world::PlanConfig;
+use crate::reconcile::execute::{Executor, chain};
+use crate::reconcile::mounts::Mounts;
+use crate::reconcile::{Clock, Driver, DriverConfig, DriverParts, revisions};
+use crate::source::{Home, Loader, watch as folder_watch};
+use crate::storage::{Cache, PullConfig, Puller, ReachPolicy};
+use crate::store::Store;
+use crate::tasks::Tasks;
+use crate::telemetry::EventLog;
+use crate::traffic::TrafficBoard;
+use crate::workload::WorkloadConfig;
+
+pub use lock::LockError;
+pub use state::Addresses;
+
+/// Longest wait for tasks at the end.
+const TASK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The home cannot be used.
+    #[error("could not use the home folder `{home}`")]
+    Home {
+        /// Home.
+        home: String,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// Another daemon owns the home.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// An address is taken or not ours.
+    #[error("could not listen on {address} for {what}")]
+    Listen {
+        /// Address.
+        address: SocketAddr,
+        /// `predictions` or `the API`.
+        what: &'static str,
+        /// The flag that chooses another.
+        flag: &'static str,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The engine cannot be set up at all.
+    #[error("could not set up the container engine")]
+    Engine(#[source] EngineError),
+}
+
+/// What becomes of the containers at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Containers {
+    /// They keep running and are adopted by the next start.
+    Leave,
+    /// They are stopped and removed.
+    Stop,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    addresses: Addresses,
+    engine: Arc<dyn ContainerEngine>,
+    docker: Option<Arc<DockerEngine>>,
+    home: Home,
+    store: Store,
+    gateway_end: CancellationToken,
+    driver_end: CancellationToken,
+    gateway_done: tokio::task::JoinHandle<std::io::Result<()>>,
+    driver_done: tokio::task::JoinHandle<()>,
+    tasks: Tasks,
+    is_broken: bool,
+    // Held for as long as the daemon lives; the system lets go of it however the process ends.
+    _lock: lock::Lock,
+}
+
+impl Daemon {
+    /// Starts a daemon.
+    ///
+    /// # Errors
+    /// Another daemon owns the home, an address is taken, or the home cannot be used.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let home = settings.home.clone();
+        let in_home = |source| StartError::Home { home: home.root().to_string(), source };
+        home.create().map_err(in_home)?;
+        let lock = lock::Lock::take(&home)?;
+        let data = bind(settings.listen, "predictions", "--listen").await?;
+        let api = bind(settings.api_listen, "the API", "--api-listen").await?;
+        let instance = state::instance(&home).map_err(in_home)?;
+        let token = state::token(&home).map_err(in_home)?;
+        let addresses = Addresses {
+            pid: std::process::id(),
+            data: data.local_addr().map_err(in_home)?.to_string(),
+            api: api.local_addr().map_err(in_home)?.to_string(),
+            instance: instance.clone(),
+        };
+
+        let clock = Clock::start();
+        let tasks = Tasks::new();
+        let events = EventLog::default();
+        let store = Store::new(state::ledger(&home));
+        let loader = Loader::new(home.clone(), store.clone(), events.clone(), move || clock.now());
+        let (engine, docker) = engine(&settings, &instance)?;
+        let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
+        let board = TrafficBoard::default();
+        let routes = Arc::new(ArcSwap::default());
+        let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), GatewayConfig::default()));
+        let (pods, pods_seen) = watch::channel(Arc::default());
+        // A manifest cannot make the daemon ask itself (promise D13).
+        let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
+        let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
+        let pull = PullConfig { reach, ..PullConfig::default() };
+        let executor = Executor {
+            engine: Arc::clone(&engine),
+            puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone())),
+            mounts: Mounts { home: home.clone(), cache: cache.clone() },
+            instance,
+        };
+        let data_port = data.local_addr().map_err(in_home)?.port();
+        let driver = Driver::new(
+            DriverParts {
+                store: store.clone(),
+                executor,
+                cache,
+                board: board.clone(),
+                routes,
+                pods,
+                events: events.clone(),
+                refused: gateway.backend_refused(),
+                tasks: tasks.clone(),
+                clock,
+                home: home.clone(),
+            },
+            driver_config(&settings, data_port),
+            revisions::load(&home),
+        );
+
+        let driver_end = CancellationToken::new();
+        let driver_done = tasks.spawn("driver", driver.run(driver_end.clone()));
+        tasks.spawn("folder", folder_watch::run(loader.clone(), vec![home.services(), home.runtimes()], tasks.token()));
+        let gateway_end = CancellationToken::new();
+        let gateway_done = tasks.spawn("gateway", {
+            let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), gateway_end.clone());
+            async move { gateway.serve(data, &tasks, end).await }
+        });
+        let gateway_address = addresses.data.parse().unwrap_or(settings.listen);
+        let exposition = exposition::Exposition {
+            store: store.clone(),
+            board,
+            pods: pods_seen.clone(),
+            loader: loader.clone(),
+            gateway: gateway.metrics(),
+        };
+        let ready_store = store.clone();
+        let state = ApiState {
+            store: store.clone(),
+            events,
+            loader,
+            pods: pods_seen,
+            engine: Arc::clone(&engine),
+            token,
+            metrics: Arc::new(move || exposition.render()),
+            ready: Arc::new(move || match ready_store.snapshot().desired_version {
+                0 => Err("the folder was not read yet".to_owned()),
+                _ => Ok(()),
+            }),
+            clock: Arc::new(move || clock.now().wall),
+            gateway_address,
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        tasks.spawn("api", {
+            let (tasks, end) = (tasks.clone(), tasks.token());
+            async move { kubeapi::serve(state, api, &tasks, end).await }
+        });
+        addresses.save(&home).map_err(in_home)?;
+        info!(data = addresses.data, api = addresses.api, home = %home.root(), "serving");
+        let daemon = Self {
+            addresses,
+            engine,
+            docker,
+            home,
+            store,
+            gateway_end,
+            driver_end,
+            gateway_done,
+            driver_done,
+            tasks,
+            is_broken: false,
+            _lock: lock,
+        };
+        daemon.greet_engine();
+        Ok(daemon)
+    }
+
+    /// Returns the addresses it listens on.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Returns the objects it serves.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns when a part of the daemon has ended that must not end by itself.
+    pub async fn failed(&mut self) {
+        tokio::select! {
+            // Joining by reference: the handle can be joined again at the end.
+            ended = &mut self.driver_done => error!(?ended, "the driver ended"),
+            ended = &mut self.gateway_done => error!(?ended, "the gateway ended"),
+        }
+        self.is_broken = true;
+    }
+
+    /// Says once which engine is used, or why none is.
+    fn greet_engine(&self) {
+        let engine = Arc::clone(&self.engine);
+        self.tasks.spawn("greet-engine", async move {
+            match engine.info().await {
+                Ok(found) => info!(
+                    engine = found.name,
+                    version = found.version,
+                    endpoint = found.endpoint,
+                    platform = found.platform,
+                    "container engine"
+                ),
+                Err(error) => warn!(
+                    error = chain(&error),
+                    "no container engine answers; models start as soon as one does (is Docker installed and running, and may this user use it?)"
+                ),
+            }
+        });
+    }
+
+    /// Ends the daemon in order.
+    pub async fn shut_down(self, containers: Containers) {
+        info!("shutting down");
+        self.gateway_end.cancel();
+        // A handle that was joined already must not be joined again; the tracker waits for whatever is left.
+        if !self.is_broken
+            && let Err(error) = self.gateway_done.await
+        {
+            warn!(%error, "the gateway ended badly");
+        }
+        self.driver_end.cancel();
+        if !self.is_broken
+            && let Err(error) = self.driver_done.await
+        {
+            warn!(%error, "the driver ended badly");
+        }
+        if containers == Containers::Stop {
+            stop_everything(&self.engine).await;
+            if let Some(docker) = &self.docker
+                && let Err(error) = docker.remove_network().await
+            {
+                warn!(error = chain(&error), "could not remove the network");
+            }
+        }
+        self.tasks.shut_down(TASK_DEADLINE).await;
+        Addresses::remove(&self.home);
+    }
+}
+
+async fn bind(address: SocketAddr, what: &'static str, flag: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, what, flag, source })
+}
+
+fn driver_config(settings: &Settings, data_port: u16) -> DriverConfig {
+    DriverConfig {
+        plan: PlanConfig {
+            domains: settings.domains.clone(),
+            data_port,
+            drain_deadline: settings.drain_deadline,
+            default_mode: settings.default_mode.clone(),
+            ..PlanConfig::default()
+        },
+        workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone() },
+    }
+}
+
+type Engines = (Arc<dyn ContainerEngine>, Option<Arc<DockerEngine>>);
+
+fn engine(settings: &Settings, instance: &str) -> Result<Engines, StartError> {
+    if settings.engine == EngineChoice::Memory {
+        return Ok((Arc::new(MemoryEngine::new(instance)), None));
+    }
+    let config = DockerConfig {
+        instance: instance.to_owned(),
+        endpoint: settings.docker_host.clone(),
+        network_name: None,
+        env: settings.environment.clone(),
+        user_home: settings.environment.get("HOME").map(Into::into),
+    };
+    let docker = Arc::new(DockerEngine::connect(config).map_err(StartError::Engine)?);
+    Ok((Arc::clone(&docker) as Arc<dyn ContainerEngine>, Some(docker)))
+}
+
+/// Stops and removes every container of this instance, all at once.
+async fn stop_everything(engine: &Arc<dyn ContainerEngine>) {
+    let containers = match engine.list().await {
+        Ok(containers) => containers,
+        Err(error) => return warn!(error = chain(&error), "could not stop the containers"),
+    };
+    if containers.is_empty() {
+        return;
+    }
+    info!(containers = containers.len(), "stopping what was started");
+    let end = |container: Container| async move {
+        let grace = grace(&container);
+        let ended = match engine.stop(&container.id, grace).await {
+            Ok(()) => engine.remove(&container.id).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ended {
+            warn!(container = container.name, error = chain(&error), "could not stop a container");
+        }
+    };
+    futures::stream::iter(containers).for_each_concurrent(16, end).await;
+}
+
+fn grace(container: &Container) -> Duration {
+    let record = container.labels.get(RECORD_LABEL).and_then(|text| serde_json::from_str::<ReplicaRecord>(text).ok());
+    record.map_or(Duration::from_secs(10), |record| record.grace)
+}

@@ -1,0 +1,96 @@
+//! "Something changed", from the engine's event stream. Lossy by nature; the list is the truth.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::errors::Error;
+use bollard::models::EventMessage;
+use bollard::query_parameters::EventsOptions;
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt};
+
+use super::docker::DockerEngine;
+use super::docker_error::translate;
+
+/// Waits between attempts to connect.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A subscription that failed has said so by then.
+const SETTLING: Duration = Duration::from_millis(250);
+/// A stream silent for so long may be dead (a machine that slept, an engine that was replaced): it is opened anew.
+const LONGEST_SILENCE: Duration = Duration::from_secs(600);
+/// Events that change what is listed. Others, above all those of exec probes, would only be noise.
+const TELLING: [&str; 9] = ["create", "start", "die", "stop", "oom", "pause", "unpause", "destroy", "rename"];
+
+enum Ear {
+    Deaf { wait: Duration },
+    Listening(BoxStream<'static, Result<EventMessage, Error>>),
+}
+
+/// Yields at every event of a container of ours, and whenever events may have been missed. Never ends.
+pub(super) fn changes(engine: DockerEngine) -> BoxStream<'static, ()> {
+    let start = (engine, Ear::Deaf { wait: Duration::ZERO });
+    stream::unfold(start, |(engine, ear)| async move {
+        let ear = match ear {
+            Ear::Deaf { wait } => listen(&engine, wait).await,
+            Ear::Listening(events) => hear(&engine, events).await,
+        };
+        Some(((), (engine, ear)))
+    })
+    .boxed()
+}
+
+/// Connects, however long it takes, and returns once events arrive from now on.
+async fn listen(engine: &DockerEngine, mut wait: Duration) -> Ear {
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).clamp(FIRST_WAIT, LONGEST_WAIT);
+        let Ok(connection) = engine.connection().await else { continue };
+        let filter = |name: &str, values: &[&str]| (name.to_owned(), values.iter().map(|v| (*v).to_owned()).collect());
+        let label = engine.label_filter();
+        let filters = HashMap::from([
+            filter("type", &["container"]),
+            filter("label", &[label.as_str()]),
+            filter("event", &TELLING),
+        ]);
+        let options = EventsOptions { since: None, until: None, filters: Some(filters) };
+        let mut events = connection.docker.events(Some(options)).boxed();
+        // The request goes out at the first poll.
+        match tokio::time::timeout(SETTLING, events.next()).await {
+            Err(_) | Ok(Some(Ok(_))) => return Ear::Listening(events),
+            Ok(lost) => note(engine, &connection.endpoint, lost),
+        }
+    }
+}
+
+/// Waits for the next event; a stream that ends, fails or stays silent is a hint too.
+async fn hear(engine: &DockerEngine, mut events: BoxStream<'static, Result<EventMessage, Error>>) -> Ear {
+    match tokio::time::timeout(LONGEST_SILENCE, events.next()).await {
+        Ok(Some(Ok(_))) => {
+            drain(&mut events);
+            Ear::Listening(events)
+        }
+        Ok(lost) => {
+            note(engine, "the engine", lost);
+            Ear::Deaf { wait: FIRST_WAIT }
+        }
+        Err(_) => Ear::Deaf { wait: Duration::ZERO },
+    }
+}
+
+/// One hint is as good as many: takes what has already arrived.
+fn drain(events: &mut (impl Stream<Item = Result<EventMessage, Error>> + Unpin)) {
+    use futures::FutureExt;
+    while let Some(Some(Ok(_))) = events.next().now_or_never() {}
+}
+
+/// Lets the next call connect anew when the engine is what failed.
+fn note(engine: &DockerEngine, endpoint: &str, lost: Option<Result<EventMessage, Error>>) {
+    let reason = match lost {
+        Some(Err(error)) => Err(translate(endpoint, "listen to", "events", &error)),
+        _ => Ok(()),
+    };
+    if let Err(error) = engine.noting(reason) {
+        tracing::debug!(%error, "the engine's event stream failed");
+    }
+}

@@ -1,0 +1,248 @@
+//! Bodies on their way through: passed on piece by piece, counted, never collected.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep};
+
+use crate::traffic::Lease;
+
+use super::balance::Slot;
+use super::flight::Flight;
+use super::metrics::{ServiceMetrics, UpstreamError};
+use super::upstream::Checkout;
+
+/// How far a request's body has got.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pieces: AtomicU64,
+    finished: OnceLock<Instant>,
+    bell: Notify,
+}
+
+impl Progress {
+    /// Rings when the body has been passed on, or will not be any further.
+    pub(crate) async fn finishing(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Returns how many pieces have been passed on.
+    pub(crate) fn pieces(&self) -> u64 {
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the last piece was passed on.
+    pub(crate) fn finished(&self) -> Option<Instant> {
+        self.finished.get().copied()
+    }
+}
+
+/// What a client sends.
+#[derive(Debug)]
+pub(crate) struct RequestBody {
+    /// Pieces already read, to be sent first.
+    front: VecDeque<Frame<Bytes>>,
+    rest: Option<Incoming>,
+    progress: Option<Arc<Progress>>,
+    metrics: Arc<ServiceMetrics>,
+}
+
+impl RequestBody {
+    /// Passes on `front`, then `rest`.
+    pub(crate) fn new(front: VecDeque<Frame<Bytes>>, rest: Incoming, metrics: Arc<ServiceMetrics>) -> Self {
+        let rest = (!rest.is_end_stream()).then_some(rest);
+        let progress = (rest.is_some() || !front.is_empty()).then(Arc::default);
+        Self { front, rest, progress, metrics }
+    }
+
+    /// Returns where to follow the body; none when there is no body.
+    pub(crate) fn progress(&self) -> Option<Arc<Progress>> {
+        self.progress.clone()
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = match (self.front.pop_front(), &mut self.rest) {
+            (Some(frame), _) => Some(Ok(frame)),
+            (None, Some(rest)) => ready!(Pin::new(rest).poll_frame(cx)),
+            (None, None) => None,
+        };
+        if let Some(Ok(frame)) = &frame {
+            if let Some(progress) = &self.progress {
+                progress.pieces.fetch_add(1, Ordering::Relaxed);
+            }
+            if let Some(data) = frame.data_ref() {
+                self.metrics.request_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.front.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead: u64 = self.front.iter().filter_map(Frame::data_ref).map(|data| data.len() as u64).sum();
+        let rest = self.rest.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + ahead);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + ahead);
+        }
+        hint
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.progress {
+            // Set once; a second value cannot come, there is one drop.
+            let _ = progress.finished.set(Instant::now());
+            progress.bell.notify_one();
+        }
+    }
+}
+
+/// Why an answer that has begun cannot be finished. The client sees a broken connection or a reset stream.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerError {
+    /// The backend's connection ended or made no sense.
+    #[error("the backend's answer was cut")]
+    Cut {
+        /// What hyper says.
+        source: hyper::Error,
+    },
+    /// Nothing came for too long.
+    #[error("the backend's answer stalled for {} s", .0.as_secs())]
+    Stalled(Duration),
+}
+
+/// What a client gets.
+#[derive(Debug)]
+pub(crate) enum AnswerBody {
+    /// One of our own answers; none after an upgrade, when the tunnel counts.
+    Own(Option<Bytes>, #[expect(dead_code, reason = "counts until it is dropped")] Option<Flight>),
+    /// A backend's.
+    Relayed(Relay),
+}
+
+/// A backend's answer on its way through. Holds what the request has taken until the last byte is out or the client
+/// has gone.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    body: Incoming,
+    ended: bool,
+    idle: Option<Pin<Box<Sleep>>>,
+    idle_timeout: Duration,
+    connection: Option<Checkout>,
+    flight: Flight,
+    // Dropped last, in this order: the replica is free only after all of the above.
+    _slot: Option<Slot>,
+    _lease: Lease,
+}
+
+/// What a forwarded request holds on to.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// Its place among the replica's concurrent requests.
+    pub(crate) slot: Option<Slot>,
+    /// Its mark on the notice board.
+    pub(crate) lease: Lease,
+}
+
+impl Relay {
+    pub(crate) fn new(
+        body: Incoming,
+        idle_timeout: Duration,
+        connection: Option<Checkout>,
+        flight: Flight,
+        held: Held,
+    ) -> Self {
+        Self { body, ended: false, idle: None, idle_timeout, connection, flight, _slot: held.slot, _lease: held.lease }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => self.poll_idle(cx),
+            Poll::Ready(None) => {
+                self.ended = true;
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                self.idle = None;
+                if let Some(data) = frame.data_ref() {
+                    self.flight.metrics().response_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(source))) => {
+                self.break_off(UpstreamError::Broken);
+                Poll::Ready(Some(Err(AnswerError::Cut { source })))
+            }
+        }
+    }
+
+    /// The client must see that the answer is not whole, and the connection to the backend is not used again.
+    fn break_off(&mut self, error: UpstreamError) {
+        self.flight.metrics().upstream_error(error);
+        self.flight.client().break_off();
+        self.connection = None;
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let timeout = self.idle_timeout;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        ready!(idle.as_mut().poll(cx));
+        self.break_off(UpstreamError::Timeout);
+        Poll::Ready(Some(Err(AnswerError::Stalled(timeout))))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && (self.ended || self.body.is_end_stream())
+        {
+            connection.put_back();
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match self.get_mut() {
+            Self::Own(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes, _) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::Relayed(relay) => relay.ended || relay.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Relayed(relay) => relay.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! One request from its head to the last byte of its answer, for counting; and its client connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::metrics::ServiceMetrics;
+
+/// A client connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    /// Address of the other end.
+    pub(crate) peer: SocketAddr,
+    /// Requests in flight on it.
+    in_flight: AtomicUsize,
+    /// Whether an answer on it could not be finished.
+    broken: AtomicBool,
+}
+
+impl Client {
+    pub(crate) fn new(peer: SocketAddr) -> Arc<Self> {
+        Arc::new(Self { peer, in_flight: AtomicUsize::new(0), broken: AtomicBool::new(false) })
+    }
+
+    /// An answer on it could not be finished.
+    pub(crate) fn break_off(&self) {
+        self.broken.store(true, Ordering::Release);
+    }
+
+    /// Returns whether an answer on it could not be finished.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Returns whether a request is in flight.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
+    }
+}
+
+/// A request in flight. Ends when it is dropped, on every path.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    client: Arc<Client>,
+    metrics: Arc<ServiceMetrics>,
+    started: Instant,
+    class: usize,
+}
+
+impl Flight {
+    pub(crate) fn begin(client: Arc<Client>, metrics: Arc<ServiceMetrics>) -> Self {
+        client.in_flight.fetch_add(1, Ordering::AcqRel);
+        metrics.begin();
+        Self { client, metrics, started: Instant::now(), class: 0 }
+    }
+
+    /// Counts the request as this service's from now on.
+    pub(crate) fn belongs_to(&mut self, metrics: Arc<ServiceMetrics>) {
+        self.metrics.forget();
+        metrics.begin();
+        self.metrics = metrics;
+    }
+
+    pub(crate) fn answered(&mut self, status: StatusCode) {
+        self.class = usize::from(status.as_u16() / 100);
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<ServiceMetrics> {
+        &self.metrics
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.metrics.end(self.class, self.started.elapsed());
+        self.client.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,440 @@
+//! One exchange with a backend: choose it, send the request, relay the answer. Retries only what was never sent.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+use crate::plan::routes::{Backend, ReplicaName, RouteState};
+use crate::workload::{ComponentKey, UpstreamProtocol};
+
+use super::balance::{NoPlace, Patience, Slot};
+use super::body::{AnswerBody, Held, Progress, Relay, RequestBody};
+use super::flight::Flight;
+use super::headers;
+use super::metrics::UpstreamError;
+use super::refusal::Refusal;
+use super::route::Target;
+use super::tunnel::Tunnel;
+use super::upstream::{ConnectError, Sender};
+use super::worker::{Front, RETRY_SOON, Worker};
+
+type Refused<T> = Result<T, Box<Refusal>>;
+
+/// Times a request that was not sent is offered to the same backend on another connection.
+const MAX_RESENDS: usize = 3;
+
+/// One request that has a target.
+pub(crate) struct Exchange<'a> {
+    pub(crate) worker: &'a Arc<Worker>,
+    pub(crate) target: Target,
+    /// Taken when there is an answer to relay.
+    pub(crate) flight: &'a mut Option<Flight>,
+    pub(crate) grpc: bool,
+    /// The host the client addressed.
+    pub(crate) host: Option<HeaderValue>,
+}
+
+/// What the client wants to change to, and its end of the connection.
+struct Upgrade {
+    protocol: HeaderValue,
+    client: OnUpgrade,
+}
+
+/// Where and how a backend is spoken to for this request.
+#[derive(Clone, Copy)]
+struct Endpoint {
+    address: std::net::SocketAddr,
+    protocol: UpstreamProtocol,
+}
+
+/// What came of one try.
+enum Attempt {
+    Answered(Response<Incoming>, Sender),
+    /// Nothing was sent; the request is as it was.
+    Unsent(Request<RequestBody>, Box<Refusal>),
+}
+
+impl Exchange<'_> {
+    /// Forwards the request and relays the answer.
+    pub(crate) async fn run(
+        mut self,
+        mut request: Request<Incoming>,
+        mut front: Front,
+    ) -> Refused<Response<AnswerBody>> {
+        let upgrade = headers::wanted_upgrade(request.headers())
+            .filter(|_| request.version() == Version::HTTP_11)
+            .map(|protocol| Upgrade { protocol, client: hyper::upgrade::on(&mut request) });
+        let path = self.forwarded_path(request.uri())?;
+        let mut place = tokio::select! {
+            biased;
+            place = self.place(&[]) => place?,
+            // Never ends; what it has read is kept.
+            never = read_ahead(request.body_mut(), &mut front, self.worker.config.read_ahead) => match never {},
+        };
+        let mut outgoing = self.prepare(request, front, upgrade.as_ref());
+        let progress = outgoing.body().progress();
+        let mut tried: Vec<ReplicaName> = Vec::new();
+        loop {
+            let (backend, slot) = place;
+            let held = Held { slot, lease: self.worker.board.lease(&backend.replica) };
+            let endpoint = self.endpoint(&backend)?;
+            match self.attempt(endpoint, &path, outgoing, progress.as_deref()).await? {
+                Attempt::Answered(response, sender) => return self.relay(response, sender, held, upgrade),
+                Attempt::Unsent(request, why) => {
+                    drop(held);
+                    outgoing = request;
+                    tried.push(backend.replica);
+                    // When every replica was tried, what the last one said is most to the point.
+                    place = self.place(&tried).await.map_err(|_| why)?;
+                }
+            }
+        }
+    }
+
+    fn route(&self) -> Refused<RouteState> {
+        let Target { service, component, .. } = &self.target;
+        let state = self.worker.with_index(|index| {
+            let service = index.table().services.get(&service.key)?;
+            service.components.get(component).map(|route| route.state.clone())
+        });
+        state.ok_or_else(|| {
+            let message = format!("InferenceService `{}` has just been removed", service.key);
+            Box::new(Refusal::new(StatusCode::NOT_FOUND, "UnknownService", message))
+        })
+    }
+
+    /// Finds a replica with room. (A held route will wait here.)
+    async fn place(&self, tried: &[ReplicaName]) -> Refused<(Backend, Option<Slot>)> {
+        let mut known = match self.route()? {
+            RouteState::NotReady { reason, message, retry_after } => {
+                return Err(Box::new(Refusal::unavailable(reason, message, retry_after)));
+            }
+            RouteState::Open(backends) => Some(backends),
+        };
+        let current = || match known.take().map_or_else(|| self.route(), |known| Ok(RouteState::Open(known))) {
+            Ok(RouteState::Open(backends)) => backends,
+            Ok(RouteState::NotReady { .. }) | Err(_) => Vec::new(),
+        };
+        let key = self.key();
+        let config = &self.worker.config;
+        let patience = Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout };
+        let waiting = Gauge::new(self.flight.as_ref());
+        let place = self.worker.balancer.acquire(&key, current, tried, patience).await;
+        drop(waiting);
+        place.map_err(|none| match self.route() {
+            // The route was closed while the request waited: its reason is the reason.
+            Ok(RouteState::NotReady { reason, message, retry_after }) => {
+                Box::new(Refusal::unavailable(reason, message, retry_after))
+            }
+            Ok(RouteState::Open(_)) => Box::new(no_place(none, &key)),
+            Err(gone) => gone,
+        })
+    }
+
+    fn endpoint(&self, backend: &Backend) -> Refused<Endpoint> {
+        match (self.grpc, backend.grpc_address, backend.protocol) {
+            (true, Some(address), _) => Ok(Endpoint { address, protocol: UpstreamProtocol::H2c }),
+            (true, None, UpstreamProtocol::Http1) => {
+                let message = format!("InferenceService `{}` has no gRPC port", self.target.service.key);
+                Err(Box::new(Refusal::new(StatusCode::NOT_IMPLEMENTED, "NoGrpcPort", message)))
+            }
+            (_, _, protocol) => Ok(Endpoint { address: backend.address, protocol }),
+        }
+    }
+
+    /// The path as the client wrote it, less the path template's prefix.
+    fn forwarded_path(&self, uri: &Uri) -> Refused<PathAndQuery> {
+        let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let rest = &whole[self.target.strip..];
+        let path = if rest.is_empty() || rest.starts_with('?') {
+            PathAndQuery::try_from(format!("/{rest}"))
+        } else if self.target.strip == 0 {
+            return Ok(uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+        } else {
+            PathAndQuery::try_from(rest)
+        };
+        path.map_err(|_| Box::new(Refusal::bad_request("BadPath", "the path cannot be forwarded")))
+    }
+
+    fn prepare(&self, request: Request<Incoming>, front: Front, upgrade: Option<&Upgrade>) -> Request<RequestBody> {
+        let (mut parts, body) = request.into_parts();
+        let trailers = headers::wants_trailers(&parts.headers);
+        headers::strip_hop_by_hop(&mut parts.headers);
+        parts.headers.remove(header::EXPECT);
+        parts.extensions.clear();
+        if parts.version == Version::HTTP_2 {
+            headers::join_cookies(&mut parts.headers);
+        }
+        if trailers {
+            parts.headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        if let Some(upgrade) = upgrade {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, upgrade.protocol.clone());
+        }
+        let metrics = self.flight.as_ref().map(|flight| Arc::clone(flight.metrics())).unwrap_or_default();
+        if let Some(flight) = self.flight.as_ref() {
+            let peer = flight.client().peer;
+            let trust = self.worker.config.trust_forwarded;
+            headers::set_forwarding(&mut parts.headers, peer, self.host.as_ref(), &self.target.service.key, trust);
+        }
+        Request::from_parts(parts, RequestBody::new(front, body, metrics))
+    }
+
+    /// Puts the request into the form the protocol wants.
+    fn address(&self, request: &mut Request<RequestBody>, endpoint: Endpoint, path: &PathAndQuery) -> Refused<()> {
+        let host = match &self.host {
+            Some(host) if !host.is_empty() => host.clone(),
+            _ => HeaderValue::try_from(endpoint.address.to_string()).unwrap_or(HeaderValue::from_static("localhost")),
+        };
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = Some(path.clone());
+        match endpoint.protocol {
+            UpstreamProtocol::Http1 => {
+                *request.version_mut() = Version::HTTP_11;
+                if request.headers().contains_key(header::TE) && !request.headers().contains_key(header::CONNECTION) {
+                    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
+                }
+                request.headers_mut().insert(header::HOST, host);
+            }
+            UpstreamProtocol::H2c => {
+                *request.version_mut() = Version::HTTP_2;
+                request.headers_mut().remove(header::CONNECTION);
+                request.headers_mut().remove(header::UPGRADE);
+                request.headers_mut().remove(header::HOST);
+                uri.scheme = Some(Scheme::HTTP);
+                uri.authority = Authority::try_from(host.as_bytes()).ok();
+            }
+        }
+        *request.uri_mut() = Uri::from_parts(uri)
+            .map_err(|_| Box::new(Refusal::bad_request("BadPath", "the path cannot be forwarded")))?;
+        Ok(())
+    }
+
+    async fn attempt(
+        &mut self,
+        endpoint: Endpoint,
+        path: &PathAndQuery,
+        mut request: Request<RequestBody>,
+        progress: Option<&Progress>,
+    ) -> Refused<Attempt> {
+        self.address(&mut request, endpoint, path)?;
+        let mut why = None;
+        for _ in 0..MAX_RESENDS {
+            let mut sender = match self.worker.pool.sender(endpoint.address, endpoint.protocol).await {
+                Ok(sender) => sender,
+                Err(error) => return Ok(Attempt::Unsent(request, self.no_connection(&error))),
+            };
+            let limits = self.limits();
+            match in_time(sender.send(request), limits, progress).await {
+                Some(Ok(response)) => return Ok(Attempt::Answered(response, sender)),
+                Some(Err(mut error)) => match error.take_message() {
+                    Some(unsent) => {
+                        request = unsent;
+                        why = Some(self.broken(error.error()));
+                    }
+                    None => return Err(self.broken(error.error())),
+                },
+                None => return Err(self.too_late(limits.answer)),
+            }
+        }
+        let why = why.unwrap_or_else(|| Box::new(no_place(NoPlace::Nobody, &self.key())));
+        Ok(Attempt::Unsent(request, why))
+    }
+
+    fn key(&self) -> ComponentKey {
+        ComponentKey { service: self.target.service.key.clone(), component: self.target.component }
+    }
+
+    fn limits(&self) -> Limits {
+        let config = &self.worker.config;
+        let route = self.target.service.components.get(&self.target.component);
+        let answer = route.and_then(|route| route.timeout).or(config.default_request_timeout);
+        Limits { answer, stall: config.stall_timeout }
+    }
+
+    fn no_connection(&self, error: &ConnectError) -> Box<Refusal> {
+        self.count(UpstreamError::Connect);
+        self.worker.backend_refused.notify_one();
+        tracing::debug!(service = %self.target.service.key, error = %chain(error), "no connection to backend");
+        let message = format!("{} does not accept connections; it is being checked", self.key());
+        Box::new(Refusal::unavailable("BackendRefused", message, RETRY_SOON))
+    }
+
+    fn broken(&self, error: &hyper::Error) -> Box<Refusal> {
+        self.count(UpstreamError::Broken);
+        tracing::debug!(service = %self.target.service.key, error = %chain(error), "backend did not answer");
+        // Of what goes wrong while a request is sent, only a body that could not be read is the client's doing.
+        if error.is_user() {
+            return Box::new(Refusal::bad_request("BrokenBody", "the request's body could not be read").closing());
+        }
+        let message = format!("{} ended the connection before it answered", self.key());
+        Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "BackendBroke", message))
+    }
+
+    fn too_late(&self, limit: Option<Duration>) -> Box<Refusal> {
+        self.count(UpstreamError::Timeout);
+        let seconds = limit.map_or(0.0, |limit| limit.as_secs_f64());
+        let message = format!("{} did not begin to answer within {seconds} s", self.key());
+        Box::new(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message))
+    }
+
+    fn count(&self, error: UpstreamError) {
+        if let Some(flight) = self.flight.as_ref() {
+            flight.metrics().upstream_error(error);
+        }
+    }
+
+    fn relay(
+        &mut self,
+        response: Response<Incoming>,
+        sender: Sender,
+        held: Held,
+        upgrade: Option<Upgrade>,
+    ) -> Refused<Response<AnswerBody>> {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.change_protocol(response, held, upgrade);
+        }
+        let mut flight = self.flight.take().ok_or_else(|| self.unasked())?;
+        flight.answered(response.status());
+        let (mut parts, body) = response.into_parts();
+        if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+            parts.headers.remove(header::CONTENT_LENGTH);
+        }
+        headers::strip_hop_by_hop(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        let idle_timeout = self.worker.config.body_idle_timeout;
+        let relay = Relay::new(body, idle_timeout, sender.into_checkout(), flight, held);
+        Ok(Response::from_parts(parts, AnswerBody::Relayed(relay)))
+    }
+
+    /// The backend has agreed to an upgrade: from here on bytes, until one side ends.
+    fn change_protocol(
+        &mut self,
+        mut response: Response<Incoming>,
+        held: Held,
+        upgrade: Option<Upgrade>,
+    ) -> Refused<Response<AnswerBody>> {
+        let upgrade = upgrade.ok_or_else(|| self.unasked())?;
+        let mut flight = self.flight.take().ok_or_else(|| self.unasked())?;
+        flight.answered(response.status());
+        let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(upgrade.protocol);
+        let tunnel = Tunnel {
+            client: upgrade.client,
+            backend: hyper::upgrade::on(&mut response),
+            idle_timeout: self.worker.config.tunnel_idle_timeout,
+            cancel: self.worker.tasks.token(),
+            flight,
+            held,
+        };
+        drop(self.worker.tasks.spawn("tunnel", tunnel.run()));
+        let (mut parts, _) = response.into_parts();
+        headers::strip_hop_by_hop(&mut parts.headers);
+        parts.extensions.clear();
+        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, agreed);
+        Ok(Response::from_parts(parts, AnswerBody::Own(None, None)))
+    }
+
+    fn unasked(&self) -> Box<Refusal> {
+        let message = format!("{} changed the protocol without being asked", self.key());
+        Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "BackendBroke", message))
+    }
+}
+
+/// Reads a request's body up to a limit while it waits. Only so does hyper notice that an HTTP/1 client has left, and
+/// then drops the request. Never ends.
+async fn read_ahead(body: &mut Incoming, front: &mut Front, limit: usize) -> Infallible {
+    let mut ahead: usize = front.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
+    while ahead < limit {
+        let Some(Ok(frame)) = body.frame().await else { break };
+        ahead += frame.data_ref().map_or(0, Bytes::len);
+        front.push_back(frame);
+    }
+    std::future::pending().await
+}
+
+/// Counts a request as waiting while it looks for a place.
+struct Gauge<'a>(Option<&'a Flight>);
+
+impl<'a> Gauge<'a> {
+    fn new(flight: Option<&'a Flight>) -> Self {
+        if let Some(flight) = flight {
+            flight.metrics().waits();
+        }
+        Self(flight)
+    }
+}
+
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        if let Some(flight) = self.0 {
+            flight.metrics().waited();
+        }
+    }
+}
+
+fn no_place(none: NoPlace, key: &ComponentKey) -> Refusal {
+    let (reason, message) = match none {
+        NoPlace::Nobody => ("NoBackend", format!("{key} has no replica that takes traffic")),
+        NoPlace::QueueFull => ("Overloaded", format!("{key} is at its concurrency limit and its queue is full")),
+        NoPlace::TooLong => ("Overloaded", format!("{key} was at its concurrency limit for too long")),
+    };
+    Refusal::unavailable(reason, message, RETRY_SOON)
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    /// From the request's last byte to the answer's first.
+    answer: Option<Duration>,
+    /// Longest time in which nothing of the request's body moves.
+    stall: Duration,
+}
+
+/// Waits for an answer: as long as the body moves, and then for the limit.
+async fn in_time<F: Future>(answer: F, limits: Limits, progress: Option<&Progress>) -> Option<F::Output> {
+    let Some(limit) = limits.answer else { return Some(answer.await) };
+    let mut answer = pin!(answer);
+    let mut since = Instant::now();
+    if let Some(progress) = progress {
+        let mut pieces = 0;
+        while progress.finished().is_none() {
+            tokio::select! {
+                // Losing the wait for the body loses nothing, it can be asked again.
+                output = &mut answer => return Some(output),
+                () = progress.finishing() => {}
+                () = tokio::time::sleep(limit.max(limits.stall)) => {
+                    let now = progress.pieces();
+                    if now == pieces {
+                        return None;
+                    }
+                    pieces = now;
+                }
+            }
+        }
+        since = progress.finished().unwrap_or(since);
+    }
+    tokio::time::timeout_at(since + limit, answer).await.ok()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,191 @@
+//! Header maps on their way through: hop-by-hop fields stop here, forwarding fields are ours.
+
+use std::net::SocketAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::api::ServiceKey;
+
+const ISVC_NAME: HeaderName = HeaderName::from_static("kserve-isvc-name");
+const ISVC_NAMESPACE: HeaderName = HeaderName::from_static("kserve-isvc-namespace");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// Removes what concerns one connection only, fields named by `Connection` included.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        HTTP2_SETTINGS,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
+    ] {
+        headers.remove(name);
+    }
+}
+
+/// `Host` and the body's length are never hop-by-hop, whoever says so.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH).collect()
+}
+
+/// Returns whether the client takes trailers.
+pub(crate) fn wants_trailers(headers: &HeaderMap) -> bool {
+    has_token(headers, &header::TE, "trailers")
+}
+
+/// Returns the protocol an HTTP/1.1 client asks to change to. `h2c` is not one: we speak it only with prior knowledge.
+pub(crate) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let upgrade = headers.get(header::UPGRADE)?;
+    let refused = upgrade.as_bytes().is_empty() || upgrade.as_bytes().eq_ignore_ascii_case(b"h2c");
+    (!refused && has_token(headers, &header::CONNECTION, "upgrade")).then(|| upgrade.clone())
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|one| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(token))
+}
+
+/// Joins the `Cookie` lines that HTTP/2 splits; HTTP/1 has one.
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Says honestly where a request came from and whose it is. What the client claimed about that is replaced, unless
+/// `trust` says it is a proxy of ours.
+pub(crate) fn set_forwarding(
+    headers: &mut HeaderMap,
+    peer: SocketAddr,
+    host: Option<&HeaderValue>,
+    service: &ServiceKey,
+    trust: bool,
+) {
+    if !trust {
+        headers.remove(header::FORWARDED);
+        headers.remove(X_FORWARDED_HOST);
+        headers.remove(X_FORWARDED_PROTO);
+        headers.remove(X_FORWARDED_FOR);
+    }
+    let peer = peer.ip().to_string();
+    let chain = match headers.get(X_FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
+        Some(before) => format!("{before}, {peer}"),
+        None => peer,
+    };
+    insert(headers, X_FORWARDED_FOR, &chain);
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    if let Some(host) = host {
+        headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+    }
+    insert(headers, ISVC_NAME, &service.name);
+    insert(headers, ISVC_NAMESPACE, &service.namespace);
+    if !headers.contains_key(X_REQUEST_ID) {
+        insert(headers, X_REQUEST_ID, &format!("{:032x}", rand::random::<u128>()));
+    }
+}
+
+/// Values are service names, addresses and numbers: always valid; anything else is left out.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        lines.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_those_named_by_connection_stop_here() {
+        let mut map = headers(&[
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "host, content-length, bad name"),
+            ("keep-alive", "timeout=5"),
+            ("x-private", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "secret"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("trailer", "x-sum"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut map);
+        let mut left: Vec<&str> = map.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "content-length", "host", "trailer"]);
+    }
+
+    #[test]
+    fn forwarding_fields_say_the_truth_whatever_the_client_claims() {
+        let mut map = headers(&[
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-proto", "https"),
+            ("forwarded", "for=6.6.6.6"),
+            ("kserve-isvc-name", "other"),
+            ("x-request-id", "mine"),
+        ]);
+        let host = HeaderValue::from_static("iris-default.localhost");
+        let peer: SocketAddr = "127.0.0.1:5".parse().unwrap();
+        let mut trusted = map.clone();
+        set_forwarding(&mut map, peer, Some(&host), &ServiceKey::new("default", "iris"), false);
+        assert_eq!(map["x-forwarded-for"], "127.0.0.1");
+        assert_eq!(map["x-forwarded-proto"], "http");
+        assert_eq!(map["x-forwarded-host"], "iris-default.localhost");
+        assert_eq!(map["kserve-isvc-name"], "iris");
+        assert_eq!(map["kserve-isvc-namespace"], "default");
+        assert_eq!(map["x-request-id"], "mine");
+        assert!(!map.contains_key("forwarded"));
+        set_forwarding(&mut trusted, peer, Some(&host), &ServiceKey::new("default", "iris"), true);
+        assert_eq!(trusted["x-forwarded-for"], "6.6.6.6, 127.0.0.1");
+        assert_eq!(trusted["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn cookies_split_by_http2_are_one_again() {
+        let mut map = headers(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        join_cookies(&mut map);
+        assert_eq!(map.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn upgrades_need_both_headers_and_are_not_h2c() {
+        assert!(wanted_upgrade(&headers(&[("connection", "Upgrade"), ("upgrade", "websocket")])).is_some());
+        assert!(wanted_upgrade(&headers(&[("connection", "keep-alive, upgrade"), ("upgrade", "x")])).is_some());
+        assert!(wanted_upgrade(&headers(&[("upgrade", "websocket")])).is_none());
+        assert!(wanted_upgrade(&headers(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")])).is_none());
+    }
+}

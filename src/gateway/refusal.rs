@@ -1,0 +1,218 @@
+//! Our own answers: an HTTP status with a JSON body, or a gRPC status, with a reason a program can match.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::plan::routes::{RouteState, RouteTable};
+
+use super::route::{Miss, MissReason};
+
+/// Why a request is not forwarded, or has no answer to relay.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Refusal {
+    /// HTTP status.
+    pub(crate) status: StatusCode,
+    /// One CamelCase word.
+    pub(crate) reason: Cow<'static, str>,
+    /// A sentence for a person.
+    pub(crate) message: String,
+    /// When trying again makes sense.
+    pub(crate) retry_after: Option<Duration>,
+    /// What exists, for someone who asked for what does not.
+    pub(crate) services: Option<Value>,
+    /// Whether the connection must end after this.
+    pub(crate) close: bool,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { status, reason: reason.into(), message: message.into(), retry_after: None, services: None, close: false }
+    }
+
+    pub(crate) fn unavailable(
+        reason: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+        retry: Duration,
+    ) -> Self {
+        Self { retry_after: Some(retry), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, message) }
+    }
+
+    pub(crate) fn bad_request(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, reason, message)
+    }
+
+    pub(crate) fn closing(self) -> Self {
+        Self { close: true, ..self }
+    }
+
+    /// Explains a request that goes to nobody, and lists what exists.
+    pub(crate) fn miss(miss: &Miss, table: &RouteTable) -> Self {
+        let wanted = &miss.wanted;
+        let message = match miss.reason {
+            MissReason::UnknownHost => format!("no InferenceService has the host `{wanted}`"),
+            MissReason::UnknownService => format!("there is no InferenceService `{wanted}`"),
+            MissReason::UnknownModel => format!("no InferenceService serves a model `{wanted}`"),
+            MissReason::UnknownPath => format!(
+                "nothing is served at `{wanted}` on this address; use a service's host, /serving/<namespace>/<name>/ or \
+                 a model's name in the path"
+            ),
+            MissReason::NoComponent => format!("InferenceService `{wanted}` has no component that could answer"),
+            MissReason::AmbiguousHost => {
+                format!("the host `{wanted}` could mean {}; write <name>.<namespace> instead", list(miss))
+            }
+            MissReason::AmbiguousModel => {
+                format!("the model `{wanted}` is served by {}; use a service's host or /serving/ path", list(miss))
+            }
+        };
+        let reason = match miss.reason {
+            MissReason::UnknownHost => "UnknownHost",
+            MissReason::UnknownService => "UnknownService",
+            MissReason::UnknownModel => "UnknownModel",
+            MissReason::UnknownPath => "UnknownPath",
+            MissReason::NoComponent => "NoComponent",
+            MissReason::AmbiguousHost | MissReason::AmbiguousModel => "Ambiguous",
+        };
+        Self { services: Some(services(table)), ..Self::new(StatusCode::NOT_FOUND, reason, message) }
+    }
+
+    /// Makes the answer. A gRPC client gets a status in trailers-only form, everyone else JSON.
+    pub(crate) fn into_response(self, grpc: bool) -> Response<Bytes> {
+        let retry_after = self.retry_after.map(|after| HeaderValue::from(after.as_secs().max(1)));
+        let close = self.close;
+        let mut response = if grpc { self.into_grpc() } else { self.into_json() };
+        if let Some(after) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, after);
+        }
+        if close {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn into_json(self) -> Response<Bytes> {
+        let mut body = json!({ "error": self.message, "reason": self.reason });
+        if let Some(services) = self.services {
+            body["services"] = services;
+        }
+        let mut response = json_response(&body);
+        *response.status_mut() = self.status;
+        response
+    }
+
+    fn into_grpc(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(grpc_status(self.status)));
+        let message = percent_encode(&format!("{}: {}", self.reason, self.message));
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert("grpc-message", message);
+        }
+        response
+    }
+}
+
+/// Makes a JSON answer with status 200.
+pub(crate) fn json_response(body: &Value) -> Response<Bytes> {
+    let mut text = body.to_string();
+    text.push('\n');
+    let mut response = Response::new(Bytes::from(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Returns whether a request or answer is gRPC, by its content type.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    content_type.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Lists every service with what is needed to address it.
+pub(crate) fn services(table: &RouteTable) -> Value {
+    let listed = table.services.values().map(|service| {
+        let ready = !service.components.is_empty()
+            && service.components.values().all(|component| matches!(component.state, RouteState::Open(_)));
+        json!({
+            "name": service.key.name,
+            "namespace": service.key.namespace,
+            "models": service.model_names,
+            "ready": ready,
+        })
+    });
+    Value::Array(listed.collect())
+}
+
+fn list(miss: &Miss) -> String {
+    let names: Vec<String> = miss.candidates.iter().map(|key| format!("`{key}`")).collect();
+    names.join(" or ")
+}
+
+fn grpc_status(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::NOT_FOUND => 5,
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => 4,
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => 14,
+        StatusCode::NOT_IMPLEMENTED => 12,
+        StatusCode::PAYLOAD_TOO_LARGE => 8,
+        status if status.is_client_error() => 3,
+        _ => 13,
+    }
+}
+
+/// As the gRPC protocol wants `grpc-message`: everything but printable ASCII, and `%` itself.
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_json_with_a_reason_for_http_clients() {
+        let refusal = Refusal::unavailable("ModelPulling", "the model is being pulled", Duration::from_millis(200));
+        let response = refusal.into_response(false);
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1", "never 0");
+        assert_eq!(response.body(), "{\"error\":\"the model is being pulled\",\"reason\":\"ModelPulling\"}\n");
+    }
+
+    #[test]
+    fn a_refusal_is_a_status_for_grpc_clients() {
+        let refusal = Refusal::unavailable("Asleep", "100 % zzz\né", Duration::from_secs(3));
+        let response = refusal.into_response(true);
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-message"], "Asleep: 100 %25 zzz%0A%C3%A9");
+        assert!(response.body().is_empty());
+    }
+
+    #[test]
+    fn only_grpc_is_taken_for_grpc() {
+        for (content_type, wanted) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-type", HeaderValue::from_static(content_type));
+            assert_eq!(is_grpc(&headers), wanted, "{content_type}");
+        }
+    }
+}

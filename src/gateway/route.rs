@@ -1,0 +1,312 @@
+//! From a request's head to a service and component. Pure: the same head and table give the same answer.
+//!
+//! [`RouteIndex`] is derived from a [`RouteTable`] once per change of the table; [`RouteIndex::find`] then answers each
+//! request by hash lookups on slices of the request itself. **Invariant:** nothing is decoded or normalised but the
+//! case of the host: what is matched is what is forwarded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::Method;
+
+use crate::api::{ComponentKind, ServiceKey};
+use crate::plan::routes::{RouteTable, ServiceRoute};
+
+use super::address::{self, Place};
+use super::peek::GrpcName;
+
+/// The parts of a request that decide where it goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head<'a> {
+    /// Method.
+    pub(crate) method: &'a Method,
+    /// `Host` or `:authority` as sent; none for HTTP/1.0 requests without one.
+    pub(crate) host: Option<&'a str>,
+    /// Path without query, as sent.
+    pub(crate) path: &'a str,
+    /// Whether the content type is `application/grpc…`.
+    pub(crate) grpc: bool,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Route {
+    /// To a component of a service.
+    To(Target),
+    /// The service is named in the body; look there, then ask [`RouteIndex::by_model`].
+    Ask(Question),
+    /// Answered by the gateway itself.
+    Own(OwnAnswer),
+    /// To nobody.
+    Miss(Miss),
+}
+
+/// A component of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    /// The service.
+    pub(crate) service: Arc<ServiceRoute>,
+    /// One of its components.
+    pub(crate) component: ComponentKind,
+    /// Leading bytes of the path that are not forwarded: the path template's prefix.
+    pub(crate) strip: usize,
+}
+
+/// What to look for in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// The `model` member of a JSON object.
+    JsonModel,
+    /// The model's name in the first gRPC message.
+    GrpcModel(GrpcName),
+}
+
+/// Requests on the bare address that concern every service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnAnswer {
+    /// `/`: what is here.
+    Root,
+    /// `/v1/models`: KServe V1's list and OpenAI's list in one document.
+    V1Models,
+    /// `/v2/models`.
+    V2Models,
+    /// `/openai/v1/models`.
+    OpenAiModels,
+    /// `/v2/health/live`.
+    Live,
+    /// `/v2/health/ready`.
+    Ready,
+}
+
+/// Why a request goes to nobody, and what was near.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Miss {
+    /// What was wrong.
+    pub(crate) reason: MissReason,
+    /// The name that was looked up, as sent.
+    pub(crate) wanted: String,
+    /// Services between which we cannot choose.
+    pub(crate) candidates: Vec<ServiceKey>,
+}
+
+/// What was wrong with the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MissReason {
+    /// The host is below a known domain and no service's.
+    UnknownHost,
+    /// `/serving/<namespace>/<name>` names no service.
+    UnknownService,
+    /// No service serves a model of that name.
+    UnknownModel,
+    /// The path on the bare address means nothing.
+    UnknownPath,
+    /// The service has no such component.
+    NoComponent,
+    /// Several services have that host.
+    AmbiguousHost,
+    /// Several services serve a model of that name.
+    AmbiguousModel,
+}
+
+impl Miss {
+    pub(crate) fn new(reason: MissReason, wanted: &str) -> Self {
+        Self { reason, wanted: wanted.to_owned(), candidates: Vec::new() }
+    }
+}
+
+/// A service, or one of its components, behind a host name.
+#[derive(Clone, Debug)]
+struct Addressee {
+    service: Arc<ServiceRoute>,
+    component: Option<ComponentKind>,
+}
+
+type Names = HashMap<Box<str>, Vec<Addressee>>;
+
+/// The route table, turned over for lookups.
+#[derive(Debug)]
+pub(crate) struct RouteIndex {
+    table: Arc<RouteTable>,
+    /// `iris-default`, `iris.default`.
+    services: Names,
+    /// `iris-predictor-default`, `iris-predictor.default`, ….
+    components: Names,
+    models: HashMap<Box<str>, Vec<Arc<ServiceRoute>>>,
+}
+
+impl RouteIndex {
+    /// Turns a table over. Costs time in proportion to the number of services.
+    pub(crate) fn new(table: Arc<RouteTable>) -> Self {
+        let mut index = Self {
+            table: Arc::clone(&table),
+            services: HashMap::new(),
+            components: HashMap::new(),
+            models: HashMap::new(),
+        };
+        for route in table.services.values() {
+            index.add(route);
+        }
+        index
+    }
+
+    /// Returns the table this was made from.
+    pub(crate) fn table(&self) -> &Arc<RouteTable> {
+        &self.table
+    }
+
+    fn add(&mut self, route: &Arc<ServiceRoute>) {
+        let ServiceKey { namespace, name } = &route.key;
+        insert(&mut self.services, name, namespace, route, None);
+        for (kind, component) in &route.components {
+            insert(&mut self.components, &format!("{name}-{kind}"), namespace, route, Some(*kind));
+            insert(&mut self.components, &component.service_name, namespace, route, Some(*kind));
+        }
+        for model in &route.model_names {
+            let services = self.models.entry(model.as_str().into()).or_default();
+            if !services.iter().any(|known| known.key == route.key) {
+                services.push(Arc::clone(route));
+            }
+        }
+    }
+
+    /// Decides where a request goes.
+    pub(crate) fn find(&self, head: Head<'_>) -> Route {
+        match address::place(head.host, &self.table.domains) {
+            Place::Bare => self.find_bare(head),
+            Place::Below(label) => self
+                .find_host(&label, head.path)
+                .unwrap_or_else(|| Route::Miss(Miss::new(MissReason::UnknownHost, head.host.unwrap_or_default()))),
+            Place::Elsewhere(host) => self.find_host(&host, head.path).unwrap_or_else(|| self.find_bare(head)),
+        }
+    }
+
+    /// Decides by the name of a model found in a body.
+    pub(crate) fn by_model(&self, model: &str, path: &str) -> Route {
+        match self.models.get(model).map(Vec::as_slice) {
+            None | Some([]) => Route::Miss(Miss::new(MissReason::UnknownModel, model)),
+            Some([service]) => select_component(service, None, path, 0),
+            Some(services) => Route::Miss(Miss {
+                reason: MissReason::AmbiguousModel,
+                wanted: model.to_owned(),
+                candidates: services.iter().map(|service| service.key.clone()).collect(),
+            }),
+        }
+    }
+
+    /// A service's own host wins over a component's host of the same spelling.
+    fn find_host(&self, label: &str, path: &str) -> Option<Route> {
+        let found = self.services.get(label).or_else(|| self.components.get(label))?;
+        Some(match found.as_slice() {
+            [one] => select_component(&one.service, one.component, path, 0),
+            several => Route::Miss(Miss {
+                reason: MissReason::AmbiguousHost,
+                wanted: label.to_owned(),
+                candidates: several.iter().map(|one| one.service.key.clone()).collect(),
+            }),
+        })
+    }
+
+    fn find_bare(&self, head: Head<'_>) -> Route {
+        if let Some(rest) = head.path.strip_prefix("/serving/") {
+            return self.find_path_template(rest, head.path);
+        }
+        if head.grpc {
+            return match GrpcName::of_method(head.path) {
+                Some(shape) => Route::Ask(Question::GrpcModel(shape)),
+                None => Route::Miss(Miss::new(MissReason::UnknownPath, head.path)),
+            };
+        }
+        self.find_bare_path(head)
+    }
+
+    fn find_bare_path(&self, head: Head<'_>) -> Route {
+        let reads = head.method == Method::GET || head.method == Method::HEAD;
+        match head.path {
+            "/" | "" if reads => return Route::Own(OwnAnswer::Root),
+            "/v1/models" if reads => return Route::Own(OwnAnswer::V1Models),
+            "/v2/models" if reads => return Route::Own(OwnAnswer::V2Models),
+            "/openai/v1/models" if reads => return Route::Own(OwnAnswer::OpenAiModels),
+            "/v2/health/live" if reads => return Route::Own(OwnAnswer::Live),
+            "/v2/health/ready" if reads => return Route::Own(OwnAnswer::Ready),
+            _ => {}
+        }
+        let named = ["/v1/models/", "/v2/models/", "/v2/repository/models/", "/openai/v1/models/"]
+            .iter()
+            .find_map(|prefix| head.path.strip_prefix(prefix));
+        if let Some(rest) = named {
+            return self.find_model_in_path(rest, head.path);
+        }
+        let by_body = head.path.starts_with("/v1/") || head.path.starts_with("/openai/");
+        if by_body && head.method == Method::POST {
+            return Route::Ask(Question::JsonModel);
+        }
+        Route::Miss(Miss::new(MissReason::UnknownPath, head.path))
+    }
+
+    /// `rest` is `iris:predict`, `iris/infer`, `org/model`, …: the longest prefix that is a known model wins.
+    fn find_model_in_path(&self, rest: &str, path: &str) -> Route {
+        let ends = rest.char_indices().filter(|(_, c)| matches!(c, '/' | ':')).map(|(at, _)| at);
+        let mut ends: Vec<usize> = ends.take(MAX_MODEL_SEPARATORS).collect();
+        ends.push(rest.len());
+        let known = ends.iter().rev().map(|end| &rest[..*end]).find(|name| self.models.contains_key(*name));
+        self.by_model(known.unwrap_or(&rest[..ends[0]]), path)
+    }
+
+    /// `rest` is `<namespace>/<name>…`.
+    fn find_path_template(&self, rest: &str, path: &str) -> Route {
+        let mut parts = rest.splitn(3, '/');
+        let (namespace, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let strip = "/serving/".len() + namespace.len() + 1 + name.len();
+        match self.table.services.get(&ServiceKey::new(namespace, name)) {
+            Some(service) => select_component(service, None, &path[strip..], strip),
+            None => Route::Miss(Miss::new(MissReason::UnknownService, &format!("{namespace}/{name}"))),
+        }
+    }
+}
+
+/// Separators looked at in a path that names a model: enough for `org/model/versions/1:predict`.
+const MAX_MODEL_SEPARATORS: usize = 8;
+
+fn insert(
+    names: &mut Names,
+    name: &str,
+    namespace: &str,
+    service: &Arc<ServiceRoute>,
+    component: Option<ComponentKind>,
+) {
+    for spelling in [format!("{name}-{namespace}"), format!("{name}.{namespace}")] {
+        let known = names.entry(spelling.to_ascii_lowercase().into()).or_default();
+        if !known.iter().any(|one| one.service.key == service.key && one.component == component) {
+            known.push(Addressee { service: Arc::clone(service), component });
+        }
+    }
+}
+
+/// Chooses the component of a service (§4.2): the one the host names, else explainer, transformer, predictor.
+fn select_component(service: &Arc<ServiceRoute>, named: Option<ComponentKind>, path: &str, strip: usize) -> Route {
+    let has = |kind: &ComponentKind| service.components.contains_key(kind);
+    let component = named.filter(has).or_else(|| {
+        let explainer = is_explain(path).then_some(ComponentKind::Explainer);
+        explainer.into_iter().chain([ComponentKind::Transformer, ComponentKind::Predictor]).find(has)
+    });
+    match component {
+        Some(component) => Route::To(Target { service: Arc::clone(service), component, strip }),
+        None => Route::Miss(Miss {
+            reason: MissReason::NoComponent,
+            wanted: service.key.to_string(),
+            candidates: vec![service.key.clone()],
+        }),
+    }
+}
+
+/// `^/v1/models/[\w-]+:explain$`
+fn is_explain(path: &str) -> bool {
+    let model = path.strip_prefix("/v1/models/").and_then(|rest| rest.strip_suffix(":explain"));
+    model.is_some_and(|model| {
+        !model.is_empty() && model.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    })
+}
+
+#[cfg(test)]
+#[path = "route_tests.rs"]
+mod tests;

@@ -1,0 +1,196 @@
+use std::collections::BTreeMap;
+
+use http::Method;
+use proptest::prelude::*;
+
+use super::*;
+use crate::plan::routes::{ComponentRoute, RouteState};
+use crate::workload::names::component_service_name;
+
+use ComponentKind::{Explainer, Predictor, Transformer};
+
+fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]) -> Arc<ServiceRoute> {
+    let component = |kind: &ComponentKind| {
+        let route = ComponentRoute {
+            service_name: component_service_name(name, *kind, None),
+            state: RouteState::Open(Vec::new()),
+            timeout: None,
+        };
+        (*kind, route)
+    };
+    Arc::new(ServiceRoute {
+        key: ServiceKey::new(namespace, name),
+        components: kinds.iter().map(component).collect(),
+        model_names: models.iter().map(|model| (*model).to_owned()).collect(),
+    })
+}
+
+fn index(services: Vec<Arc<ServiceRoute>>) -> RouteIndex {
+    let services: BTreeMap<_, _> = services.into_iter().map(|one| (one.key.clone(), one)).collect();
+    RouteIndex::new(Arc::new(RouteTable { domains: vec!["example.com".into(), "localhost".into()], services }))
+}
+
+fn sample() -> RouteIndex {
+    index(vec![
+        service("default", "iris", &[Predictor], &["iris"]),
+        service("ml", "text", &[Predictor, Transformer, Explainer], &["text", "org/text"]),
+        service("ml", "twin", &[Predictor], &["twin"]),
+        service("default", "twin", &[Predictor], &["twin"]),
+        // `a-b-c` could be `a` in `b-c` or `a-b` in `c`.
+        service("b-c", "a", &[Predictor], &[]),
+        service("c", "a-b", &[Predictor], &[]),
+        // Its own host looks like a component host of `text`.
+        service("ml", "text-predictor", &[Predictor], &[]),
+        service("none", "empty", &[], &[]),
+    ])
+}
+
+/// `namespace/name component -strip`, or what else comes of it.
+fn tell(route: &Route) -> String {
+    match route {
+        Route::To(Target { service, component, strip: 0 }) => format!("{} {component}", service.key),
+        Route::To(Target { service, component, strip }) => format!("{} {component} -{strip}", service.key),
+        Route::Ask(question) => format!("{question:?}"),
+        Route::Own(answer) => format!("{answer:?}"),
+        Route::Miss(miss) => format!("{:?} {} {}", miss.reason, miss.wanted, miss.candidates.len()),
+    }
+}
+
+fn find(index: &RouteIndex, method: &str, host: &str, path: &str, grpc: bool) -> String {
+    let method: Method = method.parse().unwrap();
+    tell(&index.find(Head { method: &method, host: Some(host), path, grpc }))
+}
+
+#[test]
+fn every_form_of_address_goes_where_it_says() {
+    let index = sample();
+    for (host, path, wanted) in [
+        ("iris-default.example.com", "/", "default/iris predictor"),
+        ("IRIS-Default.Example.Com.:8080", "/v1/models", "default/iris predictor"),
+        ("iris.default.localhost", "/x", "default/iris predictor"),
+        ("iris.default.svc.cluster.local", "/x", "default/iris predictor"),
+        ("iris.default.svc:80", "/x", "default/iris predictor"),
+        ("iris.default", "/x", "default/iris predictor"),
+        ("iris-predictor.default", "/x", "default/iris predictor"),
+        ("text-ml.example.com", "/v1/models/text:predict", "ml/text transformer"),
+        ("text-ml.example.com", "/v1/models/text:explain", "ml/text explainer"),
+        ("text-ml.example.com", "/v1/models/org/text:explain", "ml/text transformer"),
+        ("text-ml.example.com", "/v1/models/:explain", "ml/text transformer"),
+        ("text-ml.example.com", "/v1/models/te.xt:explain", "ml/text transformer"),
+        ("text-ml.example.com", "/v1/models/text:explain/", "ml/text transformer"),
+        ("iris-default.localhost", "/v1/models/iris:explain", "default/iris predictor"),
+        ("text-explainer-ml.example.com", "/v1/models/text:predict", "ml/text explainer"),
+        ("text-transformer.ml.example.com", "/v1/models/text:explain", "ml/text transformer"),
+        ("text-predictor-ml.example.com", "/", "ml/text-predictor predictor"),
+        ("text-predictor-predictor-ml.example.com", "/", "ml/text-predictor predictor"),
+        ("a-b-c.example.com", "/", "AmbiguousHost a-b-c 2"),
+        ("a.b-c.example.com", "/", "b-c/a predictor"),
+        ("a-b.c.example.com", "/", "c/a-b predictor"),
+        ("nobody-default.example.com", "/v1/models/iris", "UnknownHost nobody-default.example.com 0"),
+        ("deep.iris-default.example.com", "/", "UnknownHost deep.iris-default.example.com 0"),
+        ("empty-none.example.com", "/", "NoComponent none/empty 1"),
+        ("example.com", "/serving/default/iris", "default/iris predictor -21"),
+        ("localhost", "/serving/default/iris/v1/models/iris", "default/iris predictor -21"),
+        ("localhost", "/serving/ml/text/v1/models/text:explain", "ml/text explainer -16"),
+        ("localhost", "/serving/default/nobody/x", "UnknownService default/nobody 0"),
+        ("localhost", "/serving/default", "UnknownService default/ 0"),
+        ("elsewhere.org", "/v1/models/iris", "default/iris predictor"),
+        ("127.0.0.1:8080", "/v1/models/iris:predict", "default/iris predictor"),
+        ("[::1]:8080", "/v2/models/iris/versions/1/infer", "default/iris predictor"),
+        ("localhost", "/v2/repository/models/iris/load", "default/iris predictor"),
+        ("localhost", "/v1/models/org/text:predict", "ml/text transformer"),
+        ("localhost", "/openai/v1/models/org/text", "ml/text transformer"),
+        ("localhost", "/v1/models/iris%3Apredict", "UnknownModel iris%3Apredict 0"),
+        ("localhost", "/v1/models/IRIS", "UnknownModel IRIS 0"),
+        ("localhost", "/v1/models/irisx", "UnknownModel irisx 0"),
+        ("localhost", "/v1/models/twin", "AmbiguousModel twin 2"),
+        ("localhost", "//v1/models/iris", "UnknownPath //v1/models/iris 0"),
+        ("localhost", "/v1/models", "V1Models"),
+        ("localhost", "/v2/models", "V2Models"),
+        ("localhost", "/openai/v1/models", "OpenAiModels"),
+        ("localhost", "/", "Root"),
+        ("localhost", "/favicon.ico", "UnknownPath /favicon.ico 0"),
+        ("localhost", "/v1/chat/completions", "UnknownPath /v1/chat/completions 0"),
+        ("localhost", "*", "UnknownPath * 0"),
+    ] {
+        assert_eq!(find(&index, "GET", host, path, false), wanted, "{host} {path}");
+    }
+}
+
+#[test]
+fn bodies_name_the_model_where_paths_do_not() {
+    let index = sample();
+    for (path, grpc, wanted) in [
+        ("/v1/chat/completions", false, "JsonModel"),
+        ("/openai/v1/embeddings", false, "JsonModel"),
+        ("/v1/timeseries/forecast", false, "JsonModel"),
+        ("/inference.GRPCInferenceService/ModelInfer", true, "GrpcModel(Field(1))"),
+        ("/inference.GRPCInferenceService/RepositoryModelLoad", true, "GrpcModel(Field(2))"),
+        ("/tensorflow.serving.PredictionService/Predict", true, "GrpcModel(Nested)"),
+        ("/other.Service/Do", true, "UnknownPath /other.Service/Do 0"),
+    ] {
+        assert_eq!(find(&index, "POST", "localhost", path, grpc), wanted, "{path}");
+    }
+    assert_eq!(find(&index, "POST", "iris-default.localhost", "/other.Service/Do", true), "default/iris predictor");
+    assert_eq!(tell(&index.by_model("text", "/v1/models/text:explain")), "ml/text explainer");
+    assert_eq!(tell(&index.by_model("twin", "/")), "AmbiguousModel twin 2");
+    assert_eq!(tell(&index.by_model("nobody", "/")), "UnknownModel nobody 0");
+}
+
+fn table() -> impl Strategy<Value = Vec<Arc<ServiceRoute>>> {
+    let label = "[a-c](-[a-c]){0,2}";
+    proptest::collection::btree_set((label, label), 1..8).prop_map(|keys| {
+        let make = |(namespace, name): (String, String)| {
+            let model = format!("model-{namespace}.{name}");
+            service(&namespace, &name, &[Predictor, Transformer], &[&model])
+        };
+        keys.into_iter().map(make).collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_request_makes_the_lookup_panic(services in table(), host in "\\PC{0,30}", path in "/?\\PC{0,40}", grpc: bool) {
+        let _ = find(&index(services), "POST", &host, &path, grpc);
+    }
+
+    #[test]
+    fn odd_hosts_and_paths_of_known_parts_do_not_panic(
+        services in table(), host in "[a-c.:\\-]{0,12}(predictor|svc|localhost|\\[)?", path in "/(serving/|v1/models/|v2/models/)?[a-c/:.\\-]{0,12}",
+    ) {
+        let _ = find(&index(services), "GET", &host, &path, false);
+    }
+
+    /// A form that spells out the namespace finds exactly its service; a dashed one finds it, or says that it is
+    /// ambiguous when another service or component has the same spelling.
+    #[test]
+    fn every_form_of_every_service_finds_exactly_it(services in table()) {
+        let index = index(services.clone());
+        for one in &services {
+            let ServiceKey { namespace, name } = &one.key;
+            let top = format!("{}/{} transformer", namespace, name);
+            let predictor = format!("{}/{} predictor", namespace, name);
+            for domain in ["example.com", "localhost", "svc.cluster.local", "svc"] {
+                prop_assert_eq!(find(&index, "GET", &format!("{name}.{namespace}.{domain}"), "/", false), top.clone());
+                let host = format!("{name}-predictor.{namespace}.{domain}");
+                prop_assert_eq!(find(&index, "GET", &host, "/", false), predictor.clone());
+            }
+            let dashed = format!("{name}-{namespace}");
+            let twins = services.iter().filter(|other| format!("{}-{}", other.key.name, other.key.namespace) == dashed);
+            let found = find(&index, "GET", &format!("{dashed}.example.com"), "/", false);
+            match twins.count() {
+                1 => prop_assert_eq!(found, top.clone()),
+                twins => prop_assert_eq!(found, format!("AmbiguousHost {dashed} {twins}")),
+            }
+            let strip = "/serving//".len() + namespace.len() + name.len();
+            let found = find(&index, "GET", "localhost", &format!("/serving/{namespace}/{name}/v1"), false);
+            prop_assert_eq!(found, format!("{top} -{strip}"));
+            for path in [
+                format!("/v1/models/model-{namespace}.{name}:predict"),
+                format!("/v2/models/model-{namespace}.{name}/infer"),
+            ] {
+                prop_assert_eq!(find(&index, "GET", "localhost", &path, false), top.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What is served, for clients that ask first: the classic documents and the aggregated one.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+use super::resource::{Resource, Target};
+
+/// Version of Kubernetes that clients are told; recent enough that none warns.
+const KUBERNETES_MINOR: &str = "34";
+
+/// Returns the answer to `/version`.
+pub fn version(ours: &str) -> Value {
+    json!({
+        "major": "1",
+        "minor": KUBERNETES_MINOR,
+        "gitVersion": format!("v1.{KUBERNETES_MINOR}.0+kserve-local.{ours}"),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, platform_architecture()),
+    })
+}
+
+fn platform_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// The media type of an aggregated document, if the caller takes one.
+pub fn aggregated_version(accept: &str) -> Option<&'static str> {
+    let clauses = || accept.split(',').filter(|clause| clause.contains("as=APIGroupDiscoveryList"));
+    let wants = |version: &str| clauses().any(|clause| clause.split(';').any(|part| part.trim() == version));
+    if wants("v=v2") {
+        Some("v2")
+    } else if wants("v=v2beta1") {
+        Some("v2beta1")
+    } else {
+        None
+    }
+}
+
+/// Returns a classic discovery document.
+///
+/// # Errors
+/// The path names no document.
+pub fn classic(target: &Target, address: SocketAddr) -> Result<Value, Failure> {
+    match target {
+        Target::CoreVersions => Ok(json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address.to_string()}],
+        })),
+        Target::Groups => {
+            let groups: Vec<Value> = groups().into_iter().filter(|name| !name.is_empty()).map(group).collect();
+            Ok(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+        }
+        Target::Group(name) if !name.is_empty() && groups().contains(&name.as_str()) => {
+            let mut document = json!({"kind": "APIGroup", "apiVersion": "v1"});
+            super::patch::merge(&mut document, &group(name));
+            Ok(document)
+        }
+        Target::Resources { group, version } => resources(group, version).ok_or_else(Failure::no_such_path),
+        _ => Err(Failure::no_such_path()),
+    }
+}
+
+/// Returns the aggregated document of the core group, or of all the others.
+pub fn aggregated(target: &Target, version: &str) -> Option<Value> {
+    let core = match target {
+        Target::CoreVersions => true,
+        Target::Groups => false,
+        _ => return None,
+    };
+    let names = groups().into_iter().filter(|name| name.is_empty() == core);
+    let items: Vec<Value> = names.map(aggregated_group).collect();
+    Some(json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {},
+        "items": items,
+    }))
+}
+
+fn groups() -> Vec<&'static str> {
+    let mut names: Vec<&str> = Resource::all().map(Resource::group).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Returns the versions of a group, the preferred one first.
+fn versions(group: &str) -> Vec<&'static str> {
+    let mut versions: Vec<&str> = Resource::all().filter(|r| r.group() == group).map(Resource::version).collect();
+    versions.sort_unstable_by(|a, b| b.cmp(a));
+    versions.dedup();
+    versions
+}
+
+fn group(name: &str) -> Value {
+    let entry = |version: &&str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+    let all: Vec<Value> = versions(name).iter().map(entry).collect();
+    json!({"name": name, "versions": all, "preferredVersion": all.first()})
+}
+
+fn resources(group: &str, version: &str) -> Option<Value> {
+    let served = || Resource::all().filter(|r| r.group() == group && r.version() == version);
+    served().next()?;
+    let mut list = Vec::new();
+    for resource in served() {
+        let mut entry = json!({
+            "name": resource.plural(),
+            "singularName": resource.singular(),
+            "namespaced": resource.is_namespaced(),
+            "kind": resource.kind(),
+            "verbs": resource.verbs(),
+        });
+        if !resource.short_names().is_empty() {
+            entry["shortNames"] = json!(resource.short_names());
+        }
+        list.push(entry);
+        if let Some(name) = subresource(resource) {
+            list.push(json!({
+                "name": format!("{}/{name}", resource.plural()),
+                "singularName": "",
+                "namespaced": resource.is_namespaced(),
+                "kind": resource.kind(),
+                "verbs": ["get"],
+            }));
+        }
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    Some(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list,
+    }))
+}
+
+/// The one part of an object that has a path of its own.
+pub fn subresource(resource: Resource) -> Option<&'static str> {
+    match resource {
+        Resource::Pods => Some("log"),
+        Resource::Object(crate::api::Kind::InferenceService) => Some("status"),
+        _ => None,
+    }
+}
+
+fn aggregated_group(name: &str) -> Value {
+    let version = |version: &str| {
+        let served = Resource::all().filter(|r| r.group() == name && r.version() == version);
+        let resources: Vec<Value> = served.map(aggregated_resource).collect();
+        json!({"version": version, "freshness": "Current", "resources": resources})
+    };
+    let versions: Vec<Value> = versions(name).into_iter().map(version).collect();
+    let mut metadata = json!({"creationTimestamp": null});
+    if !name.is_empty() {
+        metadata["name"] = json!(name);
+    }
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn aggregated_resource(resource: Resource) -> Value {
+    let kind = json!({"group": resource.group(), "version": resource.version(), "kind": resource.kind()});
+    let mut entry = json!({
+        "resource": resource.plural(),
+        "responseKind": kind,
+        "scope": if resource.is_namespaced() { "Namespaced" } else { "Cluster" },
+        "singularResource": resource.singular(),
+        "verbs": resource.verbs(),
+    });
+    if !resource.short_names().is_empty() {
+        entry["shortNames"] = json!(resource.short_names());
+    }
+    if let Some(name) = subresource(resource) {
+        entry["subresources"] = json!([{"subresource": name, "responseKind": kind, "verbs": ["get"]}]);
+    }
+    entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_of_a_group_comes_first() {
+        assert_eq!(versions("serving.kserve.io"), ["v1beta1", "v1alpha1"]);
+        let document = aggregated(&Target::Groups, "v2").unwrap();
+        assert_eq!(document["items"][0]["versions"][0]["resources"][0]["resource"], "inferenceservices");
+        assert_eq!(document["items"][0]["versions"][0]["resources"][0]["shortNames"], json!(["isvc"]));
+    }
+
+    #[test]
+    fn aggregated_discovery_is_given_in_the_version_the_caller_takes() {
+        let newest = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+        assert_eq!(aggregated_version(newest), Some("v2"));
+        assert_eq!(aggregated_version(&newest.replace("v=v2", "v=v2beta1")), Some("v2beta1"));
+        assert_eq!(aggregated_version("application/json"), None);
+    }
+}

@@ -1,0 +1,217 @@
+//! Get and list, and which verb a method on a path is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+use super::query::Query;
+use super::resource::{Resource, Target};
+use super::server::Api;
+use super::table::{self, TableOptions};
+use super::watch::Scope;
+use super::{discovery, logs, watch, write};
+
+/// Largest body that is read.
+const BODY_LIMIT: usize = 3 << 20;
+/// Longest time for a body to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request to a Kubernetes path, taken apart.
+pub struct Call {
+    /// Method.
+    pub method: Method,
+    /// Query parameters.
+    pub query: Query,
+    /// `Accept`, empty when absent.
+    pub accept: String,
+    /// Media type of the body, without parameters.
+    pub content_type: String,
+    /// The body; read only for methods that have one.
+    pub body: Bytes,
+}
+
+/// Answers every Kubernetes path.
+pub async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let path = request.uri().path().to_owned();
+    let outcome = match Target::parse(&percent_decoded(&path)) {
+        None => Err(Failure::no_such_path()),
+        Some(target) => match read(request).await {
+            Ok(call) => dispatch(&api, target, call).await,
+            Err(failure) => Err(failure),
+        },
+    };
+    outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn percent_decoded(path: &str) -> String {
+    // A path holds no `+` or `=` that a form would treat otherwise, once both are escaped.
+    let escaped = path.replace('+', "%2B").replace('=', "%3D").replace('&', "%26");
+    url::form_urlencoded::parse(escaped.as_bytes()).map(|(key, _)| key.into_owned()).next().unwrap_or_default()
+}
+
+async fn read(request: Request) -> Result<Call, Failure> {
+    let (parts, body) = request.into_parts();
+    let text = |name| parts.headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let accept = text(header::ACCEPT).unwrap_or_default().to_owned();
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    let body = match parts.method {
+        Method::GET | Method::HEAD => Bytes::new(),
+        _ => read_body(body).await?,
+    };
+    Ok(Call { method: parts.method, query, accept, content_type, body })
+}
+
+async fn read_body(body: Body) -> Result<Bytes, Failure> {
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await;
+    match collected.map_err(|_| Failure::timeout())? {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::too_large(BODY_LIMIT)),
+        Err(_) => Err(Failure::bad_request("the request body ended early")),
+    }
+}
+
+async fn dispatch(api: &Arc<Api>, target: Target, call: Call) -> Result<Response, Failure> {
+    match target {
+        Target::Collection { resource, namespace } => collection(api, resource, namespace, call).await,
+        Target::Item { resource, namespace, name, subresource } => match subresource.as_deref() {
+            None => item(api, resource, &namespace, &name, call).await,
+            Some("log") if resource == Resource::Pods => logs::answer(api, &namespace, &name, &call).await,
+            Some("status") if matches!(resource, Resource::Object(_)) => match call.method {
+                Method::GET => get(api, resource, &namespace, &name, &call),
+                _ => Err(Failure::method_not_allowed("the status is written by kserve-local itself")),
+            },
+            Some(_) => Err(Failure::no_such_path()),
+        },
+        discovery if call.method == Method::GET => {
+            let version = discovery::aggregated_version(&call.accept);
+            let document = version.and_then(|version| Some((version, discovery::aggregated(&discovery, version)?)));
+            match document {
+                Some((version, document)) => {
+                    let media_type =
+                        format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+                    Ok(([(header::CONTENT_TYPE, media_type)], document.to_string()).into_response())
+                }
+                None => Ok(Json(discovery::classic(&discovery, api.state.gateway_address)?).into_response()),
+            }
+        }
+        _ => Err(Failure::method_not_allowed("discovery can only be read")),
+    }
+}
+
+async fn collection(
+    api: &Arc<Api>,
+    resource: Resource,
+    namespace: Option<String>,
+    call: Call,
+) -> Result<Response, Failure> {
+    match (&call.method, resource) {
+        (&Method::GET, _) => {
+            let scope = Scope::new(resource, namespace, &call.query)?;
+            if call.query.flag("watch")? { watch::answer(api, scope, &call) } else { list(api, &scope, &call) }
+        }
+        (&Method::POST, Resource::Object(kind)) => write::create(api, kind, namespace, call).await,
+        (&Method::DELETE, Resource::Object(kind)) => {
+            write::delete_collection(api, kind, &Scope::new(resource, namespace, &call.query)?, &call).await
+        }
+        _ => Err(cannot(&call.method, resource)),
+    }
+}
+
+async fn item(
+    api: &Arc<Api>,
+    resource: Resource,
+    namespace: &str,
+    name: &str,
+    call: Call,
+) -> Result<Response, Failure> {
+    let Resource::Object(kind) = resource else {
+        return match call.method {
+            Method::GET => get(api, resource, namespace, name, &call),
+            _ => Err(cannot(&call.method, resource)),
+        };
+    };
+    let key = crate::api::ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
+    match call.method {
+        Method::GET => get(api, resource, namespace, name, &call),
+        Method::PUT => write::replace(api, &key, call).await,
+        Method::PATCH => write::patch(api, &key, call).await,
+        Method::DELETE => write::delete(api, &key, call).await,
+        _ => Err(cannot(&call.method, resource)),
+    }
+}
+
+/// Refuses a method, and says what to do instead where there is something.
+fn cannot(method: &Method, resource: Resource) -> Failure {
+    Failure::method_not_allowed(match resource {
+        Resource::Pods => {
+            "pods cannot be written: they follow from InferenceServices; change or delete those".to_owned()
+        }
+        Resource::Events => "events cannot be written".to_owned(),
+        Resource::Object(_) => format!("the server does not allow {method} on {}", resource.qualified()),
+    })
+}
+
+fn get(api: &Arc<Api>, resource: Resource, namespace: &str, name: &str, call: &Call) -> Result<Response, Failure> {
+    let object = api.feed(resource).get(namespace, name).ok_or_else(|| Failure::not_found(resource, name))?;
+    if table::is_wanted(&call.accept) {
+        let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        return Ok(Json(table::table(resource, &[object], &version, table_options(api, call))).into_response());
+    }
+    Ok(Json(&*object).into_response())
+}
+
+fn list(api: &Arc<Api>, scope: &Scope, call: &Call) -> Result<Response, Failure> {
+    let resource = scope.resource;
+    let (version, mut objects) = api.feed(resource).list();
+    objects.retain(|object| scope.matches(object));
+    let version = version.to_string();
+    if table::is_wanted(&call.accept) {
+        return Ok(Json(table::table(resource, &objects, &version, table_options(api, call))).into_response());
+    }
+    let items: Vec<&Value> = objects.iter().map(AsRef::as_ref).collect();
+    let list = json!({
+        "kind": format!("{}List", resource.kind()),
+        "apiVersion": resource.api_version(),
+        "metadata": {"resourceVersion": version},
+        "items": items,
+    });
+    Ok(Json(list).into_response())
+}
+
+/// Returns how tables are made for this call.
+pub fn table_options(api: &Api, call: &Call) -> TableOptions {
+    TableOptions { include: call.query.include_object(), now: (api.state.clock)() }
+}
+
+/// Answers with an object that was written, and what there is to say about it.
+pub fn written(code: StatusCode, object: &Value, warnings: &[String]) -> Response {
+    let mut response = (code, Json(object)).into_response();
+    for warning in warnings {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(|c: char| c.is_control(), " ");
+        if let Ok(value) = header::HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_percent_decoded() {
+        assert_eq!(percent_decoded("/api/v1/namespaces/a%2Db/pods"), "/api/v1/namespaces/a-b/pods");
+        assert_eq!(percent_decoded("/a+b=c&d"), "/a+b=c&d");
+    }
+}

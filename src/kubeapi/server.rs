@@ -1,0 +1,205 @@
+//! The listener: connections, limits, who may ask, and which path is whose.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use jiff::Timestamp;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::feed::{Board, Feed};
+use super::resource::Resource;
+use super::{access, discovery, extras, objects};
+use crate::engine::ContainerEngine;
+use crate::plan::pods::PodView;
+use crate::source::Loader;
+use crate::store::Store;
+use crate::tasks::Tasks;
+use crate::telemetry::EventLog;
+
+/// Most connections at once.
+const CONNECTION_LIMIT: usize = 512;
+/// Longest time for a request's headers to arrive.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause after the listener could not accept (no file descriptors).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the API shows and writes to; the daemon hands it over.
+#[derive(Clone)]
+pub struct ApiState {
+    /// Desired objects and their statuses.
+    pub store: Store,
+    /// What happened.
+    pub events: EventLog,
+    /// The one way to write.
+    pub loader: Loader,
+    /// What runs, as last published by the driver.
+    pub pods: watch::Receiver<Arc<Vec<PodView>>>,
+    /// For logs.
+    pub engine: Arc<dyn ContainerEngine>,
+    /// The bearer token.
+    pub token: Arc<str>,
+    /// Renders the metrics.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Says whether the daemon serves, or why not.
+    pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// The current time, for ages.
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Where the gateway listens.
+    pub gateway_address: SocketAddr,
+    /// Version of kserve-local.
+    pub version: &'static str,
+}
+
+/// The state, and what the API itself remembers.
+pub struct Api {
+    /// What the daemon handed over.
+    pub(super) state: ApiState,
+    /// Versions of pods.
+    pub(super) pods: Board,
+    /// Versions of events.
+    pub(super) events: Board,
+    /// Held while a write checks its preconditions and writes.
+    pub(super) writes: tokio::sync::Mutex<()>,
+    /// Cancelled when the API ends; watches and logs end with it.
+    pub(super) stop: CancellationToken,
+}
+
+impl Api {
+    /// Makes the API of a state; it ends with `stop`.
+    pub fn new(state: ApiState, stop: CancellationToken) -> Arc<Self> {
+        // Versions of boards begin at the time of start in milliseconds, so that they do not go back after a restart.
+        let born = u64::try_from((state.clock)().as_millisecond()).unwrap_or_default();
+        let (pods, events) = (Board::new(born), Board::new(born));
+        Arc::new(Self { state, pods, events, writes: tokio::sync::Mutex::default(), stop })
+    }
+
+    /// Returns the feed of a resource.
+    pub(super) fn feed(self: &Arc<Self>, resource: Resource) -> Feed {
+        Feed::new(Arc::clone(self), resource)
+    }
+}
+
+/// Address of this end of the connection.
+#[derive(Clone, Copy)]
+struct Local(SocketAddr);
+
+/// Serves the API until `cancel`; open watches and log streams end then, other requests are finished.
+///
+/// # Errors
+/// The listener has no address.
+pub async fn serve(state: ApiState, listener: TcpListener, tasks: &Tasks, cancel: CancellationToken) -> io::Result<()> {
+    listener.local_addr()?;
+    let router = router(Api::new(state, cancel.clone()));
+    let places = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    loop {
+        let accepted = tokio::select! {
+            // Losing an accept loses nothing: the connection stays in the listener's backlog.
+            accepted = listener.accept() => accepted,
+            () = cancel.cancelled() => return Ok(()),
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                debug!(%error, "could not accept an API connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            warn!(limit = CONNECTION_LIMIT, "too many API connections; one was closed");
+            continue;
+        };
+        let (router, cancel) = (router.clone(), cancel.clone());
+        tasks.spawn("api-connection", async move {
+            connection(stream, router, cancel).await;
+            drop(place);
+        });
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection(stream: TcpStream, router: Router, cancel: CancellationToken) {
+    let Ok(local) = stream.local_addr() else { return };
+    let service = TowerToHyperService::new(router.layer(Extension(Local(local))));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEADER_TIMEOUT));
+    let exchange = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(exchange);
+    let ended = tokio::select! {
+        ended = exchange.as_mut() => ended,
+        // The exchange is not lost: it is told to finish, and awaited below.
+        () = cancel.cancelled() => {
+            exchange.as_mut().graceful_shutdown();
+            exchange.await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(error, "an API connection ended early");
+    }
+}
+
+/// Returns the routes; public so that tests can call them without a socket.
+pub fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/livez", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/version", get(version))
+        .route("/apis/kserve-local/v1/problems", get(extras::problems))
+        .route("/apis/kserve-local/v1/addresses", get(extras::addresses))
+        .fallback(objects::answer)
+        .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
+        .with_state(api)
+}
+
+/// Lets a request in, or not.
+async fn guard(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let local = request.extensions().get::<Local>().map_or(api.state.gateway_address, |local| local.0);
+    if let Err(failure) = access::check_site(request.headers(), request.uri(), local) {
+        return failure.into_response();
+    }
+    if !access::is_open(request.uri().path())
+        && let Err(failure) = access::check_token(request.headers(), &api.state.token)
+    {
+        let mut response = failure.into_response();
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return response;
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+async fn ready(State(api): State<Arc<Api>>) -> Response {
+    match (api.state.ready)() {
+        Ok(()) => "ok".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(api): State<Arc<Api>>) -> Response {
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, content_type)], Body::from((api.state.metrics)())).into_response()
+}
+
+async fn version(State(api): State<Arc<Api>>) -> Response {
+    Json(discovery::version(api.state.version)).into_response()
+}

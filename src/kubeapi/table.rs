@@ -1,0 +1,292 @@
+//! Lists as `Table`s: the columns `kubectl get` prints (KServe's printer columns, §8.4, and Kubernetes' own).
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::age::age;
+use super::pods::STATUS_ANNOTATION;
+use super::query::IncludeObject;
+use super::resource::Resource;
+use crate::api::Kind;
+
+/// Returns whether the caller prefers a Table, from its `Accept` header.
+pub fn is_wanted(accept: &str) -> bool {
+    let first = accept.split(',').map(str::trim).find(|clause| {
+        let plain = !clause.contains("as=");
+        clause.starts_with("application/json") && (plain || clause.contains("as=Table"))
+    });
+    first.is_some_and(|clause| clause.contains("as=Table"))
+}
+
+/// How a Table is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct TableOptions {
+    /// What the rows carry beside their cells.
+    pub include: IncludeObject,
+    /// For the ages.
+    pub now: Timestamp,
+}
+
+/// Returns objects as a Table.
+pub fn table(resource: Resource, objects: &[Arc<Value>], version: &str, options: TableOptions) -> Value {
+    let definitions: Vec<Value> = columns(resource).iter().map(Column::definition).collect();
+    let rows: Vec<Value> = objects.iter().map(|object| row(resource, object, options)).collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"resourceVersion": version},
+        "columnDefinitions": definitions,
+        "rows": rows,
+    })
+}
+
+fn row(resource: Resource, object: &Value, options: TableOptions) -> Value {
+    let mut row = json!({"cells": cells(resource, object, options.now)});
+    match options.include {
+        IncludeObject::None => {}
+        IncludeObject::Object => row["object"] = object.clone(),
+        IncludeObject::Metadata => {
+            row["object"] = json!({
+                "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"],
+            });
+        }
+    }
+    row
+}
+
+struct Column {
+    name: &'static str,
+    kind: &'static str,
+    description: &'static str,
+    wide: bool,
+}
+
+const fn column(name: &'static str, kind: &'static str, description: &'static str) -> Column {
+    Column { name, kind, description, wide: false }
+}
+
+const fn wide(name: &'static str, kind: &'static str, description: &'static str) -> Column {
+    Column { name, kind, description, wide: true }
+}
+
+impl Column {
+    fn definition(&self) -> Value {
+        json!({
+            "name": self.name,
+            "type": self.kind,
+            "format": if self.name == "Name" { "name" } else { "" },
+            "description": self.description,
+            "priority": i32::from(self.wide),
+        })
+    }
+}
+
+const NAME: Column = column("Name", "string", "Name of the object");
+const AGE: Column = column("Age", "date", "Time since the object was first seen");
+
+fn columns(resource: Resource) -> &'static [Column] {
+    match resource {
+        Resource::Object(Kind::InferenceService) => {
+            const {
+                &[
+                    NAME,
+                    column("URL", "string", "Address from outside"),
+                    column("Ready", "string", "Whether it answers"),
+                    column("Prev", "integer", "Percent of traffic to the previous revision"),
+                    column("Latest", "integer", "Percent of traffic to the latest revision"),
+                    column("PrevRolledoutRevision", "string", "Previous revision"),
+                    column("LatestReadyRevision", "string", "Latest ready revision"),
+                    AGE,
+                ]
+            }
+        }
+        Resource::Object(Kind::ServingRuntime | Kind::ClusterServingRuntime) => {
+            const {
+                &[
+                    NAME,
+                    column("Disabled", "boolean", "Whether it is never chosen"),
+                    column("ModelType", "string", "First format it serves"),
+                    column("Containers", "string", "First container"),
+                    AGE,
+                ]
+            }
+        }
+        Resource::Object(Kind::Secret) => {
+            const {
+                &[
+                    NAME,
+                    column("Type", "string", "Type of the secret"),
+                    column("Data", "integer", "Number of keys"),
+                    AGE,
+                ]
+            }
+        }
+        Resource::Object(Kind::ServiceAccount) => {
+            const { &[NAME, column("Secrets", "integer", "Number of secrets"), AGE] }
+        }
+        Resource::Object(Kind::ConfigMap) => const { &[NAME, column("Data", "integer", "Number of keys"), AGE] },
+        Resource::Object(Kind::Namespace) => const { &[NAME, column("Status", "string", "Phase"), AGE] },
+        Resource::Pods => {
+            const {
+                &[
+                    NAME,
+                    column("Ready", "string", "Containers that are ready"),
+                    column("Status", "string", "What the replica is doing"),
+                    column("Restarts", "integer", "Restarts of its containers"),
+                    AGE,
+                    wide("IP", "string", "Address of the replica"),
+                    wide("Image", "string", "Image of the serving container"),
+                ]
+            }
+        }
+        Resource::Events => {
+            const {
+                &[
+                    column("Last Seen", "string", "Time since it was last said"),
+                    column("Type", "string", "Normal or Warning"),
+                    column("Reason", "string", "One word"),
+                    column("Object", "string", "About what"),
+                    column("Message", "string", "A sentence"),
+                    wide("Count", "integer", "How often it was said"),
+                    wide("Name", "string", "Name of the event"),
+                ]
+            }
+        }
+    }
+}
+
+fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
+    let name = object["metadata"]["name"].clone();
+    let age = ago(&object["metadata"]["creationTimestamp"], now);
+    match resource {
+        Resource::Object(Kind::InferenceService) => inference_service(object, name, age),
+        Resource::Object(Kind::ServingRuntime | Kind::ClusterServingRuntime) => {
+            let spec = &object["spec"];
+            let first = |list: &Value| list[0]["name"].clone();
+            vec![name, spec["disabled"].clone(), first(&spec["supportedModelFormats"]), first(&spec["containers"]), age]
+        }
+        Resource::Object(Kind::Secret) => vec![name, object["type"].clone(), count(&object["data"]), age],
+        Resource::Object(Kind::ServiceAccount) => vec![name, count(&object["secrets"]), age],
+        Resource::Object(Kind::ConfigMap) => {
+            let keys = ["data", "binaryData"].map(|field| object[field].as_object().map_or(0, serde_json::Map::len));
+            vec![name, json!(keys.iter().sum::<usize>()), age]
+        }
+        Resource::Object(Kind::Namespace) => vec![name, object["status"]["phase"].clone(), age],
+        Resource::Pods => pod(object, name, age),
+        Resource::Events => event(object, name, now),
+    }
+}
+
+fn inference_service(object: &Value, name: Value, age: Value) -> Vec<Value> {
+    let status = &object["status"];
+    let empty = Vec::new();
+    let traffic = status["components"]["predictor"]["traffic"].as_array().unwrap_or(&empty);
+    let previous = traffic.iter().find(|target| target["tag"] == "prev");
+    let latest = traffic.iter().find(|target| target["latestRevision"] == true);
+    let field = |target: Option<&Value>, key: &str| target.map(|target| target[key].clone()).unwrap_or_default();
+    let conditions = status["conditions"].as_array().unwrap_or(&empty);
+    let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
+    vec![
+        name,
+        status["url"].clone(),
+        field(ready, "status"),
+        field(previous, "percent"),
+        field(latest, "percent"),
+        field(previous, "revisionName"),
+        field(latest, "revisionName"),
+        age,
+    ]
+}
+
+fn pod(object: &Value, name: Value, age: Value) -> Vec<Value> {
+    let empty = Vec::new();
+    let statuses = object["status"]["containerStatuses"].as_array().unwrap_or(&empty);
+    let ready = statuses.iter().filter(|status| status["ready"] == true).count();
+    let restarts: u64 = statuses.iter().filter_map(|status| status["restartCount"].as_u64()).sum();
+    let word = &object["metadata"]["annotations"][STATUS_ANNOTATION];
+    vec![
+        name,
+        json!(format!("{ready}/{}", statuses.len())),
+        word.clone(),
+        json!(restarts),
+        age,
+        object["status"]["podIP"].clone(),
+        object["spec"]["containers"][0]["image"].clone(),
+    ]
+}
+
+fn event(object: &Value, name: Value, now: Timestamp) -> Vec<Value> {
+    let about = &object["involvedObject"];
+    let kind = about["kind"].as_str().unwrap_or_default().to_ascii_lowercase();
+    let about = format!("{kind}/{}", about["name"].as_str().unwrap_or_default());
+    vec![
+        ago(&object["lastTimestamp"], now),
+        object["type"].clone(),
+        object["reason"].clone(),
+        json!(about),
+        object["message"].clone(),
+        object["count"].clone(),
+        name,
+    ]
+}
+
+fn count(value: &Value) -> Value {
+    json!(value.as_object().map(serde_json::Map::len).or(value.as_array().map(Vec::len)).unwrap_or_default())
+}
+
+fn ago(time: &Value, now: Timestamp) -> Value {
+    let since = time.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    json!(since.map_or_else(|| "<unknown>".to_owned(), |since| age(since, now)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_made_only_when_it_is_asked_for_first() {
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert!(is_wanted(kubectl));
+        assert!(!is_wanted("application/json"));
+        assert!(!is_wanted("application/json,application/json;as=Table;v=v1;g=meta.k8s.io"));
+        assert!(!is_wanted("*/*"));
+    }
+
+    #[test]
+    fn every_row_has_a_cell_for_every_column() {
+        for resource in Resource::all() {
+            let cells = cells(resource, &json!({"metadata": {"name": "x"}}), Timestamp::UNIX_EPOCH);
+            assert_eq!(cells.len(), columns(resource).len(), "{resource:?}");
+        }
+    }
+
+    #[test]
+    fn the_traffic_columns_come_from_the_predictor() {
+        let object = json!({
+            "metadata": {"name": "iris", "creationTimestamp": "1970-01-01T00:00:00Z"},
+            "status": {
+                "url": "http://iris-default.example.com",
+                "conditions": [{"type": "PredictorReady", "status": "False"}, {"type": "Ready", "status": "True"}],
+                "components": {"predictor": {"traffic": [
+                    {"tag": "prev", "revisionName": "iris-predictor-00001", "percent": 80},
+                    {"latestRevision": true, "revisionName": "iris-predictor-00002", "percent": 20},
+                ]}},
+            },
+        });
+        let now = Timestamp::from_second(90).unwrap();
+        let cells = cells(Resource::Object(Kind::InferenceService), &object, now);
+        let expected = json!([
+            "iris",
+            "http://iris-default.example.com",
+            "True",
+            80,
+            20,
+            "iris-predictor-00001",
+            "iris-predictor-00002",
+            "90s"
+        ]);
+        assert_eq!(json!(cells), expected);
+    }
+}

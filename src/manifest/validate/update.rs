@@ -1,0 +1,52 @@
+//! Rules that hold only when an object replaces another (§1.7, §2.8).
+
+use crate::api::{InferenceServiceSpec, Metadata, Object, ObjectKey, ServingRuntimeSpec, Typed, meta};
+use crate::manifest::diagnostic::Diagnostic;
+use crate::manifest::path::FieldPath;
+use crate::manifest::report::Report;
+
+/// Checks whether `new` may replace `old`. Diagnostics carry field paths but no positions.
+pub fn validate_update(old: &Object, new: &Object) -> Vec<Diagnostic> {
+    let mut report = Report::new("", None, None);
+    report.about(Some(new.key.clone()));
+    match (&old.typed, &new.typed) {
+        (Typed::InferenceService(before), Typed::InferenceService(after)) => {
+            check_mode(&old.meta, &new.meta, &mut report);
+            check_variant(before, after, &mut report);
+        }
+        (Typed::ServingRuntime(before), Typed::ServingRuntime(after)) => {
+            check_workers(before, after, &new.key, &mut report);
+        }
+        _ => {}
+    }
+    report.into_diagnostics()
+}
+
+fn check_workers(before: &ServingRuntimeSpec, after: &ServingRuntimeSpec, key: &ObjectKey, report: &mut Report<'_>) {
+    if before.worker_spec.is_some() && after.worker_spec.is_none() && !after.is_disabled() {
+        let (kind, name) = (key.kind, &key.name);
+        let message =
+            format!("the {kind} {name} is invalid: removing workerSpec where it already exists is not allowed");
+        report.invalid(&FieldPath::of(&["spec", "workerSpec"]), message);
+    }
+}
+
+/// A mode that is not annotated is Knative, upstream's default.
+fn check_mode(old: &Metadata, new: &Metadata, report: &mut Report<'_>) {
+    let before = old.annotation(meta::DEPLOYMENT_MODE).unwrap_or("Knative");
+    let Some(after) = new.annotation(meta::DEPLOYMENT_MODE).filter(|after| *after != before) else { return };
+    let path = FieldPath::of(&["metadata", "annotations", meta::DEPLOYMENT_MODE]);
+    report.invalid(&path, format!("update rejected: deploymentMode cannot be changed from '{before}' to '{after}'"));
+    report.help("delete the service and create it anew");
+}
+
+fn check_variant(before: &InferenceServiceSpec, after: &InferenceServiceSpec, report: &mut Report<'_>) {
+    let uri = |spec: &InferenceServiceSpec| {
+        let model = spec.predictor.model.as_ref();
+        (model.and_then(|model| model.storage_uri.clone()), spec.predictor.storage_uris.clone())
+    };
+    if before.predictor.name != after.predictor.name && uri(before) == uri(after) {
+        let message = "predictor.name change requires a model change (e.g. storageUri)";
+        report.invalid(&FieldPath::of(&["spec", "predictor", "name"]), message);
+    }
+}

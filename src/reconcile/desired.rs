@@ -1,0 +1,75 @@
+//! Desired objects to desired services: resolved once per change, remembered until something they depend on changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::{Kind, ServiceKey};
+use crate::plan::world::{DesiredService, ResolvedWorkload};
+use crate::runtimes::Catalog;
+use crate::store::{Origin, Snapshot, Stored};
+use crate::workload::{Companions, WorkloadConfig, fingerprint, resolve};
+
+/// Resolutions that still hold.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    config: WorkloadConfig,
+    companions: Vec<Arc<Stored>>,
+    services: BTreeMap<ServiceKey, Arc<DesiredService>>,
+    sources: BTreeMap<ServiceKey, serde_json::Value>,
+}
+
+impl Resolver {
+    /// Makes a resolver.
+    pub fn new(config: WorkloadConfig) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// Resolves every InferenceService of a snapshot. Returns them and the keys of those that were resolved anew.
+    pub fn resolve(&mut self, snapshot: &Snapshot) -> (BTreeMap<ServiceKey, Arc<DesiredService>>, Vec<ServiceKey>) {
+        let companions: Vec<Arc<Stored>> = snapshot
+            .objects
+            .values()
+            .filter(|stored| !matches!(stored.object.key.kind, Kind::InferenceService | Kind::Namespace))
+            .cloned()
+            .collect();
+        let same = companions.len() == self.companions.len()
+            && companions
+                .iter()
+                .zip(&self.companions)
+                .all(|(new, old)| Arc::ptr_eq(new, old) || new.object == old.object);
+        if !same {
+            self.services.clear();
+        }
+        self.companions = companions;
+        let objects = || self.companions.iter().map(|stored| &stored.object);
+        // The catalogue brings the built-in runtimes itself.
+        let users = self.companions.iter().filter(|stored| stored.origin != Origin::BuiltIn);
+        let catalog = Catalog::new(users.map(|stored| &stored.object));
+        let references = Companions::new(objects());
+        let mut services = BTreeMap::new();
+        let mut anew = Vec::new();
+        for stored in snapshot.list(Kind::InferenceService, None) {
+            let object = &stored.object;
+            let key = ServiceKey::new(object.key.namespace.clone(), object.key.name.clone());
+            let known = self.services.get(&key).filter(|known| known.meta == object.meta);
+            if let Some(known) = known.filter(|_| self.sources.get(&key) == Some(&object.raw)) {
+                services.insert(key, Arc::clone(known));
+                continue;
+            }
+            let resolution = resolve(object, &catalog, &references, &self.config).map(|workloads| {
+                let with_fingerprint = |workload| {
+                    let fingerprint = fingerprint(&workload);
+                    ResolvedWorkload { workload: Arc::new(workload), fingerprint }
+                };
+                workloads.into_iter().map(with_fingerprint).collect()
+            });
+            let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution };
+            self.sources.insert(key.clone(), object.raw.clone());
+            anew.push(key.clone());
+            services.insert(key, Arc::new(service));
+        }
+        self.sources.retain(|key, _| services.contains_key(key));
+        self.services.clone_from(&services);
+        (services, anew)
+    }
+}

@@ -1,0 +1,684 @@
+//! The driver: select, observe, plan, publish, dispatch.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures::StreamExt;
+use tokio::sync::{Notify, mpsc, watch};
+use tracing::{debug, info, warn};
+
+use super::Clock;
+use super::desired::Resolver;
+use super::execute::{Executor, Failure, Lesson};
+use super::{observe, said};
+use crate::api::{ServiceKey, StorageUri};
+use crate::engine::{Container, EngineError, PullProgress};
+use crate::plan::action::{ProbeKind, ProbeOrder};
+use crate::plan::memory::{Memory, Revisions};
+use crate::plan::pods::PodView;
+use crate::plan::routes::RouteTable;
+use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote};
+use crate::plan::{Action, ActionKey, Plan, World, plan};
+use crate::source::Home;
+use crate::source::home::write_atomically;
+use crate::storage::{Cache, CachedModel, Progress};
+use crate::store::Store;
+use crate::tasks::Tasks;
+use crate::telemetry::EventLog;
+use crate::traffic::TrafficBoard;
+use crate::workload::{ComponentKey, WorkloadConfig};
+
+/// The engine is asked for its containers this often although nothing was said.
+const RELIST: Duration = Duration::from_secs(10);
+/// The same while it does not answer.
+const RELIST_DOWN: Duration = Duration::from_secs(1);
+/// Facts that change nothing a person would see wait this long for company.
+const GATHER: Duration = Duration::from_millis(50);
+/// Statuses show the progress of pulls this often.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+/// Settings of the driver.
+#[derive(Clone, Debug, Default)]
+pub struct DriverConfig {
+    /// Of the planner.
+    pub plan: PlanConfig,
+    /// Of resolution.
+    pub workload: WorkloadConfig,
+}
+
+/// Everything the driver is wired to.
+pub struct DriverParts {
+    /// Desired objects in, statuses out.
+    pub store: Store,
+    /// Effects.
+    pub executor: Executor,
+    /// Models that are here.
+    pub cache: Cache,
+    /// Requests in flight.
+    pub board: TrafficBoard,
+    /// What the proxy may do.
+    pub routes: Arc<ArcSwap<RouteTable>>,
+    /// What runs, for people.
+    pub pods: watch::Sender<Arc<Vec<PodView>>>,
+    /// Events.
+    pub events: EventLog,
+    /// Rung by the gateway when a backend refused a connection.
+    pub refused: Arc<Notify>,
+    /// Tasks of this daemon.
+    pub tasks: Tasks,
+    /// The clock.
+    pub clock: Clock,
+    /// Where revisions are kept.
+    pub home: Home,
+}
+
+/// What comes back from an effect.
+enum Fact {
+    Listed { asked: u64, result: Result<Vec<Container>, EngineError> },
+    Model { uri: StorageUri, result: Result<CachedModel, Failure> },
+    ImageChecked { image: String, result: Result<bool, Failure> },
+    ImagePulled { image: String, result: Result<(), (Failure, bool)> },
+    Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
+    Probed { order: Box<ProbeOrder>, result: Result<(), String> },
+    LastWords { name: String, lines: Vec<String> },
+}
+
+/// Owns the world.
+pub struct Driver {
+    parts: DriverParts,
+    world: World,
+    resolver: Resolver,
+    sender: mpsc::Sender<Fact>,
+    facts: mpsc::Receiver<Fact>,
+    desired_version: Option<u64>,
+    /// Counts what we did to containers, so that an older list does not undo what we know.
+    serial: u64,
+    touched: HashMap<String, u64>,
+    listing: bool,
+    list_again: bool,
+    last_list: Duration,
+    model_progress: HashMap<StorageUri, watch::Receiver<Progress>>,
+    image_progress: HashMap<String, watch::Receiver<PullProgress>>,
+    image_failures: HashMap<String, u32>,
+    model_failures: HashMap<StorageUri, u32>,
+    saved_revisions: BTreeMap<ComponentKey, Revisions>,
+}
+
+/// How soon a pass must follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    /// With the next one.
+    Never,
+    /// Soon, with others.
+    Gather,
+    /// Now.
+    Now,
+}
+
+impl Driver {
+    /// Makes a driver; what earlier daemons knew of revisions is taken up.
+    pub fn new(parts: DriverParts, config: DriverConfig, revisions: BTreeMap<ComponentKey, Revisions>) -> Self {
+        let (sender, facts) = mpsc::channel(4096);
+        let memory = Memory { revisions: revisions.clone(), ..Memory::default() };
+        let instance = parts.executor.instance.clone();
+        let world = World { instance, memory, config: config.plan, ..World::default() };
+        Self {
+            resolver: Resolver::new(config.workload),
+            parts,
+            world,
+            sender,
+            facts,
+            desired_version: None,
+            serial: 0,
+            touched: HashMap::new(),
+            listing: false,
+            list_again: true,
+            last_list: Duration::ZERO,
+            model_progress: HashMap::new(),
+            image_progress: HashMap::new(),
+            image_failures: HashMap::new(),
+            model_failures: HashMap::new(),
+            saved_revisions: revisions,
+        }
+    }
+
+    /// Runs until cancelled. Containers are left as they are.
+    pub async fn run(mut self, cancel: tokio_util::sync::CancellationToken) {
+        let mut store = self.parts.store.subscribe();
+        store.mark_changed();
+        let mut changes = self.parts.executor.engine.changes();
+        let board = self.parts.board.clone();
+        let refused = Arc::clone(&self.parts.refused);
+        let mut wake = Duration::ZERO;
+        loop {
+            self.ask_for_list();
+            let timer = tokio::time::Instant::from_std(self.parts.clock.at(wake));
+            let urgency = tokio::select! {
+                // The loop ends; effects under way are ended by their own tokens.
+                () = cancel.cancelled() => break,
+                // A tick of the store that loses its race is still marked and wins the next one.
+                changed = store.changed() => {
+                    if changed.is_err() { break }
+                    self.take_desired(&store.borrow_and_update().clone())
+                }
+                // A fact stays in its queue until it is taken.
+                Some(fact) = self.facts.recv() => self.take_facts(fact),
+                // A hint that is lost costs time, not truth: the list is asked for regularly.
+                hint = changes.next() => {
+                    self.list_again = true;
+                    if hint.is_none() { changes = futures::stream::pending().boxed() }
+                    Urgency::Never
+                }
+                // The board is read as a whole in every pass.
+                () = board.became_idle() => Urgency::Gather,
+                // A permit that is not taken stays.
+                () = refused.notified() => {
+                    self.list_again = true;
+                    self.check_again();
+                    Urgency::Now
+                }
+                // A timer that loses its race is made again.
+                () = tokio::time::sleep_until(timer) => Urgency::Now,
+            };
+            let tick = self.parts.clock.now().tick;
+            match urgency {
+                Urgency::Now => wake = self.pass(),
+                Urgency::Gather => wake = wake.min(tick + GATHER),
+                Urgency::Never => {}
+            }
+        }
+        debug!("driver ended");
+    }
+
+    /// Resolves what is desired when it changed.
+    fn take_desired(&mut self, snapshot: &crate::store::Snapshot) -> Urgency {
+        if self.desired_version == Some(snapshot.desired_version) || snapshot.desired_version == 0 {
+            return Urgency::Never;
+        }
+        self.desired_version = Some(snapshot.desired_version);
+        let now = self.parts.clock.now();
+        let (services, anew) = self.resolver.resolve(snapshot);
+        self.world.services = services;
+        self.world.desired_known = true;
+        for key in &anew {
+            self.forgive(key);
+        }
+        for service in self.world.services.values() {
+            for resolved in service.resolution.as_deref().unwrap_or_default() {
+                self.world.memory.want(&resolved.workload.component, &resolved.fingerprint, now);
+            }
+        }
+        self.look_up_models();
+        Urgency::Now
+    }
+
+    /// A changed service gets a fresh try at once.
+    fn forgive(&mut self, key: &ServiceKey) {
+        let Some(service) = self.world.services.get(key) else { return };
+        for resolved in service.resolution.as_deref().unwrap_or_default() {
+            for model in &resolved.workload.models {
+                if let Some(state @ ModelState::Failed { .. }) = self.world.models.get_mut(&model.uri) {
+                    *state = ModelState::Absent;
+                }
+                self.model_failures.remove(&model.uri);
+            }
+            for spec in resolved.workload.containers.iter().chain(&resolved.workload.init_containers) {
+                if matches!(
+                    self.world.images.get(&spec.image),
+                    Some(ImageState::Failed { .. } | ImageState::Absent { .. })
+                ) {
+                    self.world.images.remove(&spec.image);
+                }
+                self.image_failures.remove(&spec.image);
+            }
+        }
+        self.world.memory.refusals.clear();
+    }
+
+    /// Looks up the models that are wanted, and forgets those that are not.
+    fn look_up_models(&mut self) {
+        let mut wanted = std::collections::HashSet::new();
+        for service in self.world.services.values() {
+            for resolved in service.resolution.as_deref().unwrap_or_default() {
+                wanted.extend(resolved.workload.models.iter().map(|model| model.uri.clone()));
+            }
+        }
+        self.world.models.retain(|uri, _| wanted.contains(uri));
+        for uri in wanted {
+            if matches!(self.world.models.get(&uri), None | Some(ModelState::Absent)) {
+                let state = match self.parts.cache.lookup(&uri) {
+                    Some(model) => ModelState::Present { size: model.size },
+                    None => ModelState::Absent,
+                };
+                self.world.models.insert(uri, state);
+            }
+        }
+    }
+
+    fn take_facts(&mut self, first: Fact) -> Urgency {
+        let mut urgency = self.take(first);
+        while let Ok(fact) = self.facts.try_recv() {
+            urgency = urgency.max(self.take(fact));
+        }
+        urgency
+    }
+
+    fn take(&mut self, fact: Fact) -> Urgency {
+        match fact {
+            Fact::Listed { asked, result } => self.take_list(asked, result),
+            Fact::Model { uri, result } => self.take_model(uri, result),
+            Fact::ImageChecked { image, result } => self.take_image_check(image, result),
+            Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
+            Fact::Container { action, result } => self.take_container(&action, result),
+            Fact::Probed { order, result } => self.take_probe(&order, result),
+            Fact::LastWords { name, lines } => {
+                if let Some(memory) = self.world.memory.containers.get_mut(&name) {
+                    memory.last_words = lines;
+                }
+                Urgency::Now
+            }
+        }
+    }
+
+    fn take_list(&mut self, asked: u64, result: Result<Vec<Container>, EngineError>) -> Urgency {
+        self.listing = false;
+        self.last_list = self.parts.clock.now().tick;
+        let containers = match result {
+            Ok(containers) => containers,
+            Err(error) => {
+                let message = super::execute::chain(&error);
+                if self.world.engine != (EngineState::Down { message: message.clone() }) {
+                    warn!(error = message, "the container engine does not answer; what runs keeps serving");
+                    self.world.engine = EngineState::Down { message };
+                    return Urgency::Now;
+                }
+                return Urgency::Never;
+            }
+        };
+        if matches!(self.world.engine, EngineState::Down { .. }) {
+            info!("the container engine answers again");
+            // Refusals while it was away say nothing about now.
+            self.world.memory.refusals.clear();
+        }
+        let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
+        self.world.engine = EngineState::Up;
+        let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
+        let mut listed = std::collections::HashSet::new();
+        let mut fresh = Vec::new();
+        for container in &containers {
+            listed.insert(container.name.clone());
+            if newer(&container.name) {
+                self.list_again = true;
+                continue;
+            }
+            match observe::fact(container) {
+                Some(fact) => fresh.push(fact),
+                None => debug!(container = container.name, "a container of ours has labels of another version"),
+            }
+        }
+        let gone: Vec<String> =
+            self.world.containers.keys().filter(|name| !listed.contains(*name) && !newer(name)).cloned().collect();
+        self.touched.retain(|_, serial| *serial > asked);
+        for name in gone {
+            self.world.containers.remove(&name);
+            self.world.memory.forget_container(&name);
+            urgency = Urgency::Now;
+        }
+        for fact in fresh {
+            urgency = urgency.max(self.take_fact(fact));
+        }
+        urgency
+    }
+
+    /// Takes over what is known of one container now.
+    fn take_fact(&mut self, mut fact: ContainerFact) -> Urgency {
+        let now = self.parts.clock.now();
+        let known = self.world.containers.get(&fact.name);
+        // A list tells less than a look: what it leaves out is kept.
+        if let (Some(old), FactState::Running { started_at: started @ None }) = (known, &mut fact.state)
+            && let FactState::Running { started_at } = &old.state
+        {
+            *started = *started_at;
+        }
+        if known == Some(&fact) {
+            return Urgency::Never;
+        }
+        self.world.memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now);
+        match &fact.state {
+            FactState::Running { .. } if known.is_none_or(|old| !old.is_running()) => {
+                self.world.memory.note_running(&fact.name, now);
+            }
+            FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                self.fetch_last_words(&fact);
+            }
+            _ => {}
+        }
+        self.world.containers.insert(fact.name.clone(), fact);
+        Urgency::Now
+    }
+
+    fn fetch_last_words(&self, fact: &ContainerFact) {
+        let (executor, sender) = (self.parts.executor.clone(), self.sender.clone());
+        let (id, name) = (fact.id.clone(), fact.name.clone());
+        self.parts.tasks.spawn("last-words", async move {
+            let lines = executor.last_words(&id).await;
+            // The driver is gone: nobody needs the words.
+            let _ = sender.send(Fact::LastWords { name, lines }).await;
+        });
+    }
+
+    fn take_model(&mut self, uri: StorageUri, result: Result<CachedModel, Failure>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Model(uri.clone()));
+        self.model_progress.remove(&uri);
+        let state = match result {
+            Ok(model) => {
+                info!(model = uri.redacted(), bytes = model.size, files = model.files, "model is here");
+                self.model_failures.remove(&uri);
+                ModelState::Present { size: model.size }
+            }
+            Err(failure) => {
+                let failures = self.model_failures.entry(uri.clone()).or_default();
+                *failures += 1;
+                ModelState::Failed {
+                    message: failure.message,
+                    transient: !failure.permanent,
+                    failures: *failures,
+                    at: self.parts.clock.now().tick,
+                }
+            }
+        };
+        self.world.models.insert(uri, state);
+        Urgency::Now
+    }
+
+    fn take_image_check(&mut self, image: String, result: Result<bool, Failure>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Image(image.clone()));
+        match result {
+            Ok(true) => self.world.images.insert(image, ImageState::Present { pulled_at: None }),
+            Ok(false) => self.world.images.insert(image, ImageState::Absent { at: self.parts.clock.now().tick }),
+            Err(failure) => {
+                self.learn(&failure);
+                self.world.images.remove(&image)
+            }
+        };
+        Urgency::Now
+    }
+
+    fn take_image_pull(&mut self, image: String, result: Result<(), (Failure, bool)>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Image(image.clone()));
+        self.image_progress.remove(&image);
+        let tick = self.parts.clock.now().tick;
+        let state = match result {
+            Ok(()) => {
+                info!(image, "image is here");
+                self.image_failures.remove(&image);
+                ImageState::Present { pulled_at: Some(tick) }
+            }
+            Err((failure, present)) => {
+                self.learn(&failure);
+                if present {
+                    warn!(
+                        image,
+                        error = failure.message,
+                        "the image could not be pulled; the copy on this machine is used"
+                    );
+                }
+                let failures = self.image_failures.entry(image.clone()).or_default();
+                *failures += 1;
+                ImageState::Failed {
+                    message: failure.message,
+                    transient: !failure.permanent,
+                    failures: *failures,
+                    at: tick,
+                    present,
+                }
+            }
+        };
+        self.world.images.insert(image, state);
+        Urgency::Now
+    }
+
+    fn take_container(&mut self, action: &Action, result: Result<Option<Container>, Failure>) -> Urgency {
+        let key = action.key();
+        self.world.in_flight.remove(&key);
+        let ActionKey::Container(name) = key else { return Urgency::Never };
+        self.serial += 1;
+        self.touched.insert(name.clone(), self.serial);
+        match result {
+            Ok(Some(container)) => {
+                // An action ended well: whatever the engine refused before is over.
+                self.world.memory.refusals.remove(&name);
+                if let Some(fact) = observe::fact(&container) {
+                    self.take_fact(fact);
+                }
+            }
+            Ok(None) => {
+                self.world.containers.remove(&name);
+                self.world.memory.forget_container(&name);
+            }
+            Err(failure) => {
+                self.learn(&failure);
+                self.list_again = true;
+                warn!(container = name, error = failure.message, "the engine did not do it");
+                let now = self.parts.clock.now();
+                if failure.lesson == Lesson::None {
+                    self.world.memory.note_failure(action, failure.message, failure.permanent, now);
+                }
+            }
+        }
+        Urgency::Now
+    }
+
+    fn learn(&mut self, failure: &Failure) {
+        match &failure.lesson {
+            Lesson::None => {}
+            Lesson::EngineDown => self.list_again = true,
+            Lesson::ImageGone(image) => {
+                self.world.images.remove(image);
+            }
+            Lesson::ModelGone => {
+                self.world.models.retain(|_, state| !matches!(state, ModelState::Present { .. }));
+                self.look_up_models();
+            }
+        }
+    }
+
+    fn take_probe(&mut self, order: &ProbeOrder, result: Result<(), String>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Probe(order.name.clone(), order.kind));
+        let failed = result.is_err();
+        let now = self.parts.clock.now();
+        let changed = self.world.memory.note_check(order, result, now);
+        match (changed, failed) {
+            (true, _) => Urgency::Now,
+            // Still loading: the next look is due in milliseconds.
+            (false, true) => Urgency::Now,
+            (false, false) => Urgency::Gather,
+        }
+    }
+
+    /// A backend refused a connection: every readiness check is due.
+    fn check_again(&mut self) {
+        for memory in self.world.memory.containers.values_mut() {
+            for kind in [ProbeKind::Readiness, ProbeKind::Model] {
+                if let Some(probe) = memory.probes.get_mut(&kind) {
+                    probe.last = None;
+                }
+            }
+        }
+    }
+
+    /// Asks the engine for its containers, once at a time.
+    fn ask_for_list(&mut self) {
+        let tick = self.parts.clock.now().tick;
+        let rest = if self.world.engine == EngineState::Up { RELIST } else { RELIST_DOWN };
+        let due = match self.world.engine {
+            EngineState::Down { .. } => tick >= self.last_list + RELIST_DOWN,
+            _ => self.list_again || tick >= self.last_list + rest,
+        };
+        if self.listing || !due {
+            return;
+        }
+        self.listing = true;
+        self.list_again = false;
+        let (engine, sender, asked) = (Arc::clone(&self.parts.executor.engine), self.sender.clone(), self.serial);
+        self.parts.tasks.spawn("list", async move {
+            let result = engine.list().await;
+            // The driver is gone: nobody needs the list.
+            let _ = sender.send(Fact::Listed { asked, result }).await;
+        });
+    }
+
+    /// One pass: observe, plan, publish, dispatch. Returns when to plan again.
+    fn pass(&mut self) -> Duration {
+        let now = self.parts.clock.now();
+        self.world.leases =
+            self.parts.board.snapshot().into_iter().map(|(name, traffic)| (name, traffic.in_flight)).collect();
+        self.note_progress();
+        let plan = plan(&self.world, now);
+        self.publish(&plan, now);
+        let wake = plan.wake_at;
+        self.remember(&plan, now);
+        for action in plan.actions {
+            debug!(%action, "doing");
+            self.dispatch(action);
+        }
+        let pulls = !self.model_progress.is_empty() || !self.image_progress.is_empty();
+        let rest = match (self.world.engine == EngineState::Up, pulls) {
+            (_, true) => PROGRESS,
+            (true, false) => RELIST,
+            (false, false) => RELIST_DOWN,
+        };
+        wake.unwrap_or(Duration::MAX).min(now.tick + rest)
+    }
+
+    fn note_progress(&mut self) {
+        for (uri, progress) in &self.model_progress {
+            let progress = progress.borrow();
+            let note = PullNote { done: progress.done, total: progress.total, phase: progress.phase.to_owned() };
+            self.world.models.insert(uri.clone(), ModelState::Pulling(note));
+        }
+        for (image, progress) in &self.image_progress {
+            let progress = progress.borrow();
+            let note = PullNote { done: progress.done, total: progress.total, phase: progress.phase.clone() };
+            self.world.images.insert(image.clone(), ImageState::Pulling(note));
+        }
+    }
+
+    fn publish(&self, plan: &Plan, now: crate::plan::Now) {
+        if self.world.desired_known && *self.parts.routes.load_full() != plan.routes {
+            self.parts.routes.store(Arc::new(plan.routes.clone()));
+        }
+        let snapshot = self.parts.store.snapshot();
+        for (key, status) in &plan.statuses {
+            let object = key.to_object_key();
+            let before = snapshot.get(&object).and_then(|stored| stored.status.clone());
+            if self.parts.store.set_status(&object, status.clone(), now.wall) {
+                said::say(&self.parts.events, key, before.as_ref(), status, now.wall);
+            }
+        }
+        let pods = Arc::new(plan.pods.clone());
+        self.parts.pods.send_if_modified(|current| {
+            let differs = *current != pods;
+            *current = pods;
+            differs
+        });
+    }
+
+    fn remember(&mut self, plan: &Plan, now: crate::plan::Now) {
+        self.world.memory.note_plan(plan, now);
+        let alive = |component: &ComponentKey| {
+            self.world.services.contains_key(&component.service)
+                || self.world.containers.values().any(|fact| fact.component == *component)
+        };
+        if self.world.desired_known && self.world.engine == EngineState::Up {
+            let dead: Vec<ComponentKey> =
+                self.world.memory.revisions.keys().filter(|component| !alive(component)).cloned().collect();
+            for component in dead {
+                self.world.memory.revisions.remove(&component);
+            }
+        }
+        self.parts.board.retain(|name| self.world.containers.values().any(|fact| fact.replica.as_ref() == name));
+        if self.world.memory.revisions != self.saved_revisions {
+            self.save_revisions();
+        }
+    }
+
+    fn save_revisions(&mut self) {
+        self.saved_revisions.clone_from(&self.world.memory.revisions);
+        let bytes = super::revisions::to_bytes(&self.saved_revisions);
+        let path = self.parts.home.revisions();
+        if let Err(error) = write_atomically(&path, &bytes, 0o600) {
+            warn!(%path, %error, "could not save the revisions");
+        }
+    }
+
+    fn dispatch(&mut self, action: Action) {
+        let key = action.key();
+        self.world.in_flight.insert(key.clone());
+        self.serial += 1;
+        if let ActionKey::Container(name) = &key {
+            self.touched.insert(name.clone(), self.serial);
+        }
+        let (executor, sender, tasks) = (self.parts.executor.clone(), self.sender.clone(), self.parts.tasks.clone());
+        let done = async move |fact: Fact| {
+            // The driver is gone: its successor finds out by looking.
+            let _ = sender.send(fact).await;
+        };
+        match action {
+            Action::PullModel { uri } => {
+                let (progress, receiver) = watch::channel(Progress::default());
+                self.model_progress.insert(uri.clone(), receiver);
+                let cancel = tasks.token();
+                tasks.spawn("pull-model", async move {
+                    let result = executor.pull_model(&uri, progress, cancel).await;
+                    done(Fact::Model { uri, result }).await;
+                });
+            }
+            Action::CheckImage { image } => {
+                tasks.spawn("check-image", async move {
+                    let result = executor.engine.image_present(&image).await.map_err(Failure::from);
+                    done(Fact::ImageChecked { image, result }).await;
+                });
+            }
+            Action::PullImage { image } => {
+                let (progress, receiver) = watch::channel(PullProgress::default());
+                self.image_progress.insert(image.clone(), receiver);
+                tasks.spawn("pull-image", async move {
+                    let result = executor.pull_image(&image, progress).await;
+                    done(Fact::ImagePulled { image, result }).await;
+                });
+            }
+            Action::Probe(order) => {
+                tasks.spawn("probe", async move {
+                    let result = executor.probe(&order).await;
+                    done(Fact::Probed { order, result }).await;
+                });
+            }
+            action => {
+                let last = self.note_container_action(&action);
+                tasks.spawn("container", async move {
+                    let result = executor.container(&action, last).await;
+                    done(Fact::Container { action: Box::new(action), result }).await;
+                });
+            }
+        }
+    }
+
+    /// Notes what is about to be done to a container. Says whether it is the last of its replica to be removed.
+    fn note_container_action(&mut self, action: &Action) -> bool {
+        match action {
+            Action::Start { name, .. } => {
+                if matches!(self.world.containers.get(name).map(|fact| &fact.state), Some(FactState::Exited(_))) {
+                    self.world.memory.note_restart(name);
+                }
+                false
+            }
+            Action::Remove { name, replica, .. } => {
+                !self.world.containers.values().any(|fact| fact.replica == *replica && fact.name != *name)
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! One action to effects. Nothing is decided here; every outcome goes back as a fact.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use futures::StreamExt;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::mounts::{MountError, Mounts};
+use super::observe;
+use crate::api::StorageUri;
+use crate::engine::{
+    Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, LogOptions, Network, PullProgress,
+};
+use crate::plan::Action;
+use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat};
+use crate::plan::world::FactReach;
+use crate::probe::{self, ProbeCheck, RunInside};
+use crate::storage::{CachedModel, Progress, PullError, Puller};
+use crate::workload::{EntryPoint, Hook, UpstreamProtocol};
+
+/// Lines of output kept when a container ends.
+const LAST_WORDS: usize = 20;
+
+/// What effects need. Cheap to clone.
+#[derive(Clone)]
+pub struct Executor {
+    /// Containers.
+    pub engine: Arc<dyn ContainerEngine>,
+    /// Models.
+    pub puller: Puller,
+    /// Folders.
+    pub mounts: Mounts,
+    /// Name of this instance.
+    pub instance: String,
+}
+
+/// An effect that failed, in words for a person, with whose problem it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Message with its causes.
+    pub message: String,
+    /// Whether the manifest or the other side must change first.
+    pub permanent: bool,
+    /// What the world must learn besides.
+    pub lesson: Lesson,
+}
+
+/// What a failure says about the world besides itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Lesson {
+    /// Nothing.
+    #[default]
+    None,
+    /// The engine does not answer.
+    EngineDown,
+    /// The image is not here after all.
+    ImageGone(String),
+    /// A model is not in the cache after all.
+    ModelGone,
+}
+
+/// Returns an error with its causes, joined for a person.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let (permanent, lesson) = match &error {
+            EngineError::Unreachable { .. } => (false, Lesson::EngineDown),
+            EngineError::ImageAbsent(image) => (false, Lesson::ImageGone(image.clone())),
+            EngineError::ImagePull { permanent, .. } => (*permanent, Lesson::None),
+            EngineError::NoSuchContainer(_) => (false, Lesson::None),
+            EngineError::NameTaken(_) => (true, Lesson::None),
+            EngineError::Refused { blame, .. } => (*blame == Blame::User, Lesson::None),
+        };
+        Self { message: chain(&error), permanent, lesson }
+    }
+}
+
+impl From<MountError> for Failure {
+    fn from(error: MountError) -> Self {
+        let lesson = if matches!(error, MountError::ModelGone(_)) { Lesson::ModelGone } else { Lesson::None };
+        Self { message: chain(&error), permanent: false, lesson }
+    }
+}
+
+impl From<PullError> for Failure {
+    fn from(error: PullError) -> Self {
+        Self { message: chain(&error), permanent: !error.is_transient(), lesson: Lesson::None }
+    }
+}
+
+impl Executor {
+    /// Fetches a model.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub async fn pull_model(
+        &self,
+        uri: &StorageUri,
+        progress: watch::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<CachedModel, Failure> {
+        Ok(self.puller.pull(uri, progress, cancel).await?)
+    }
+
+    /// Pulls an image. Says afterwards, when it failed, whether an older copy is here.
+    ///
+    /// # Errors
+    /// The registry or the engine refused.
+    pub async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), (Failure, bool)> {
+        match self.engine.pull_image(image, progress).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let present = self.engine.image_present(image).await.unwrap_or(false);
+                Err((error.into(), present))
+            }
+        }
+    }
+
+    /// Does something to a container, and looks at it afterwards. None when it is gone. `last` says that a removal takes
+    /// the replica's last container.
+    ///
+    /// # Errors
+    /// A mount cannot be made, or the engine refuses.
+    pub async fn container(&self, action: &Action, last: bool) -> Result<Option<Container>, Failure> {
+        match action {
+            Action::Create(order) => self.create(order).await.map(Some),
+            Action::Start { id, .. } => self.start(id).await.map(Some),
+            Action::Stop { id, grace, pre_stop, reach, .. } => self.stop(id, *grace, pre_stop.as_ref(), reach).await,
+            Action::Remove { id, replica, .. } => {
+                let scratch = last.then(|| self.mounts.scratch(replica));
+                self.remove(id, scratch).await.map(|()| None)
+            }
+            Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {
+                Ok(None)
+            }
+        }
+    }
+
+    async fn create(&self, order: &CreateOrder) -> Result<Container, Failure> {
+        let request = self.request(order).await?;
+        let id = self.engine.create(&request).await?;
+        self.engine.start(&id).await?;
+        Ok(self.engine.inspect(&id).await?)
+    }
+
+    async fn request(&self, order: &CreateOrder) -> Result<CreateContainer, Failure> {
+        let workload = Arc::clone(&order.workload);
+        let spec = match order.position {
+            ContainerPosition::Init(index) => workload.init_containers[index].clone(),
+            ContainerPosition::Main(index) => workload.containers[index].clone(),
+        };
+        let (mounts, replica) = (self.mounts.clone(), Arc::clone(&order.replica));
+        let (for_binds, owner) = (Arc::clone(&workload), spec.clone());
+        let binds = tokio::task::spawn_blocking(move || mounts.binds(&replica, &for_binds, &owner))
+            .await
+            .map_err(|error| Failure { message: error.to_string(), permanent: false, lesson: Lesson::None })??;
+        let owns_network = order.position == ContainerPosition::Main(0);
+        let mut publish: Vec<u16> = Vec::new();
+        if owns_network {
+            publish.push(workload.entry.port);
+            publish.extend(workload.entry.grpc_port);
+            let declared = workload.containers.iter().flat_map(|container| &container.ports);
+            publish.extend(declared.filter(|port| port.protocol == "TCP").map(|port| port.port));
+            publish.sort_unstable();
+            publish.dedup();
+        }
+        Ok(CreateContainer {
+            name: order.name.clone(),
+            labels: observe::labels(&self.instance, order, &spec.name),
+            binds,
+            network: order.join.clone().map_or(Network::Own, Network::Join),
+            publish,
+            shm_size: workload.shm_size,
+            host_aliases: workload.host_aliases.clone(),
+            hostname: format!("{}-{}", names_host(&workload.service_name, order.revision), order.ordinal),
+            stop_timeout: workload.termination_grace,
+            spec,
+        })
+    }
+
+    /// Starts a container that is made or has ended, and looks at it.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    async fn start(&self, id: &str) -> Result<Container, Failure> {
+        let id = ContainerId(id.to_owned());
+        self.engine.start(&id).await?;
+        Ok(self.engine.inspect(&id).await?)
+    }
+
+    /// Runs the pre-stop hook and stops a container. None when it is gone.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    async fn stop(
+        &self,
+        id: &str,
+        grace: Duration,
+        pre_stop: Option<&Hook>,
+        reach: &FactReach,
+    ) -> Result<Option<Container>, Failure> {
+        let id = ContainerId(id.to_owned());
+        if let Some(hook) = pre_stop {
+            // A hook that fails does not keep a container alive, in Kubernetes neither; the grace period covers it too.
+            let _ = tokio::time::timeout(grace, self.hook(&id, hook, reach)).await;
+        }
+        self.engine.stop(&id, grace).await?;
+        self.look(&id).await
+    }
+
+    async fn hook(&self, id: &ContainerId, hook: &Hook, reach: &FactReach) {
+        match hook {
+            Hook::Exec { command } => {
+                if let Err(error) = self.engine.exec(id, command, Duration::from_secs(3600)).await {
+                    tracing::debug!(container = %id, error = %chain(&error), "pre-stop hook failed");
+                }
+            }
+            Hook::Http { path, port } => {
+                if let Some(addr) = reach.to(*port) {
+                    let (path, headers) = (path.clone(), Vec::new());
+                    let check = ProbeCheck::Http { addr, path, headers, tls: false, expect_model_ready: false };
+                    // Only that it was called matters.
+                    let _ = probe::check(&check, Duration::from_secs(3600), &*self.run_inside()).await;
+                }
+            }
+            Hook::Sleep(duration) => tokio::time::sleep(*duration).await,
+        }
+    }
+
+    /// Removes a container and, with the last one of a replica, its scratch folder.
+    ///
+    /// # Errors
+    /// The engine refuses.
+    async fn remove(&self, id: &str, scratch: Option<Utf8PathBuf>) -> Result<(), Failure> {
+        self.engine.remove(&ContainerId(id.to_owned())).await?;
+        if let Some(folder) = scratch {
+            match tokio::fs::remove_dir_all(&folder).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(%folder, %error, "could not remove a scratch folder");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a container; none when it is gone.
+    ///
+    /// # Errors
+    /// The engine does not answer.
+    async fn look(&self, id: &ContainerId) -> Result<Option<Container>, Failure> {
+        match self.engine.inspect(id).await {
+            Ok(container) => Ok(Some(container)),
+            Err(EngineError::NoSuchContainer(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Checks a container once.
+    ///
+    /// # Errors
+    /// What was wrong, in a few words.
+    pub async fn probe(&self, order: &ProbeOrder) -> Result<(), String> {
+        let address = |port: u16| order.reach.to(port);
+        let check = match &order.what {
+            ProbeWhat::Check(check) => ProbeCheck::declared(check, &order.id, address),
+            ProbeWhat::Readiness(readiness, port) => {
+                let entry = EntryPoint { port: *port, protocol: UpstreamProtocol::Http1, grpc_port: None };
+                ProbeCheck::readiness(readiness, &entry, address)
+            }
+        };
+        let check = check.ok_or_else(|| "its port cannot be reached".to_owned())?;
+        match probe::check(&check, order.timeout, &*self.run_inside()).await {
+            probe::Outcome::Success => Ok(()),
+            probe::Outcome::Failure(words) => Err(words),
+        }
+    }
+
+    /// Returns how commands are run inside containers.
+    fn run_inside(&self) -> Box<RunInside> {
+        let engine = Arc::clone(&self.engine);
+        Box::new(move |id, command, timeout| {
+            let engine = Arc::clone(&engine);
+            Box::pin(async move {
+                let ran = engine.exec(&ContainerId(id), &command, timeout).await;
+                ran.map_err(|error| chain(&error))
+            })
+        })
+    }
+
+    /// Returns the last lines a container wrote.
+    pub async fn last_words(&self, id: &str) -> Vec<String> {
+        let options = LogOptions { tail: Some(LAST_WORDS), ..LogOptions::default() };
+        let read = async {
+            let lines = self.engine.logs(&ContainerId(id.to_owned()), options).await.ok()?;
+            let lines = lines.filter_map(|line| async { line.ok() });
+            Some(lines.map(|line| line.text.trim_end().to_owned()).collect::<Vec<_>>().await)
+        };
+        let lines = tokio::time::timeout(Duration::from_secs(5), read).await;
+        lines.ok().flatten().unwrap_or_default()
+    }
+}
+
+fn names_host(service_name: &str, revision: u32) -> String {
+    let name = crate::workload::names::revision_name(service_name, revision);
+    // Host names end at 63 characters; the last ones tell revisions apart.
+    let start = name.len().saturating_sub(60);
+    name.get(start..).unwrap_or(&name).trim_start_matches('-').to_owned()
+}

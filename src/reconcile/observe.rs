@@ -1,0 +1,93 @@
+//! Engine's words to facts, and labels in both directions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::{ComponentKind, ServiceKey, meta};
+use crate::engine::{Container, ContainerState, Reach};
+use crate::plan::action::CreateOrder;
+use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
+use crate::plan::world::{ContainerFact, ExitFact, FactReach, FactState};
+use crate::workload::{ComponentKey, names};
+
+/// Label with KServe's name of the component's service.
+const SERVICE_NAME_LABEL: &str = "kserve-local/service-name";
+
+/// Returns the labels of a container to be made.
+pub fn labels(instance: &str, order: &CreateOrder, container: &str) -> BTreeMap<String, String> {
+    let workload = &order.workload;
+    let record = serde_json::to_string(&ReplicaRecord::of(workload)).unwrap_or_default();
+    let component = &workload.component;
+    [
+        (names::INSTANCE_LABEL, instance.to_owned()),
+        (names::NAMESPACE_LABEL, component.service.namespace.clone()),
+        (names::SERVICE_LABEL, component.service.name.clone()),
+        (names::COMPONENT_LABEL, component.component.to_string()),
+        (names::REVISION_LABEL, order.revision.to_string()),
+        (names::FINGERPRINT_LABEL, order.fingerprint.clone()),
+        (names::REPLICA_LABEL, order.ordinal.to_string()),
+        (names::CONTAINER_LABEL, container.to_owned()),
+        (SERVICE_NAME_LABEL, workload.service_name.clone()),
+        (meta::INFERENCE_SERVICE_LABEL, component.service.name.clone()),
+        (RECORD_LABEL, record),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+/// Reads a container of ours; none when its labels are not what we write.
+pub fn fact(container: &Container) -> Option<ContainerFact> {
+    let label = |name: &str| container.labels.get(name).map(String::as_str);
+    let component = match label(names::COMPONENT_LABEL)? {
+        "predictor" => ComponentKind::Predictor,
+        "transformer" => ComponentKind::Transformer,
+        "explainer" => ComponentKind::Explainer,
+        _ => return None,
+    };
+    let service = ServiceKey::new(label(names::NAMESPACE_LABEL)?, label(names::SERVICE_LABEL)?);
+    let service_name = label(SERVICE_NAME_LABEL)?.to_owned();
+    let revision = label(names::REVISION_LABEL)?.parse().ok()?;
+    let ordinal = label(names::REPLICA_LABEL)?.parse().ok()?;
+    let record: ReplicaRecord = serde_json::from_str(label(RECORD_LABEL)?).ok()?;
+    let replica = names::replica_name(&service.namespace, &service_name, revision, ordinal);
+    Some(ContainerFact {
+        id: container.id.0.clone(),
+        name: container.name.clone(),
+        component: ComponentKey { service, component },
+        replica: replica.into(),
+        service_name,
+        revision,
+        ordinal,
+        fingerprint: label(names::FINGERPRINT_LABEL)?.to_owned(),
+        container: label(names::CONTAINER_LABEL)?.to_owned(),
+        image: container.image.clone(),
+        state: state(container),
+        reach: reach(&container.reach),
+        created_at: container.created_at,
+        record: Arc::new(record),
+    })
+}
+
+fn state(container: &Container) -> FactState {
+    match &container.state {
+        ContainerState::Created => FactState::Created,
+        ContainerState::Running => FactState::Running { started_at: container.started_at },
+        ContainerState::Paused => FactState::Paused,
+        ContainerState::Removing => FactState::Removing,
+        ContainerState::Exited(exit) => FactState::Exited(ExitFact {
+            code: exit.code,
+            out_of_memory: exit.out_of_memory,
+            error: exit.error.clone(),
+            finished_at: container.finished_at,
+        }),
+    }
+}
+
+fn reach(reach: &Reach) -> FactReach {
+    match reach {
+        Reach::None => FactReach::None,
+        Reach::Address(address) => FactReach::Address(*address),
+        Reach::Published(ports) => FactReach::Published(ports.clone()),
+    }
+}

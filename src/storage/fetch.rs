@@ -1,0 +1,353 @@
+//! The files of one manifest onto disk: ranges, retries, stalls, resuming.
+//!
+//! Large files are fetched as pieces of one size, several at a time across all files, each read pinned to the file's ETag
+//! and written in place. Small files, and files whose source has no ranges or no strong ETag, come in one stream. Digests
+//! are computed while bytes arrive, or right behind them. Memory in use is a few blocks per piece in flight, whatever the
+//! model's size.
+//!
+//! ```text
+//! piece: (recorded? ── checksum agrees ──▶ done)   read ──▶ write blocks ──▶ recorded, done
+//!                                                   ▲          │ broken, stalled, cut: wait, go on where it stopped
+//!                                                   └──────────┘ at most `attempts` times without progress
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use futures::{StreamExt, TryStreamExt};
+use sha2::{Digest, Sha256};
+use tokio::sync::{Notify, watch};
+
+use super::cache::{RecordedFile, hex};
+use super::piece::{Piece, Ranges, Sink, blocking, pieces_of, read_blocks, read_piece};
+use super::pull::{Progress, PullConfig};
+use super::resume::{Finished, ResumeLog};
+use super::staging::Staging;
+use super::{ModelSource, PullError, RemoteFile, SourceError};
+
+/// Bytes after which a connection that breaks again has been worth it.
+const PROGRESS: u64 = 1 << 18;
+
+/// One download.
+pub(super) struct Fetch<'a> {
+    pub(super) uri: &'a str,
+    pub(super) source: &'a dyn ModelSource,
+    pub(super) files: &'a [RemoteFile],
+    pub(super) staging: &'a Arc<Staging>,
+    pub(super) config: &'a PullConfig,
+    pub(super) progress: &'a watch::Sender<Progress>,
+}
+
+impl Fetch<'_> {
+    /// Fetches every file into the staging folder, and returns what they are.
+    ///
+    /// # Errors
+    /// As [`PullError`]; what was fetched stays for resuming.
+    pub(super) async fn run(&self) -> Result<Vec<RecordedFile>, PullError> {
+        if self.source.supports_ranges() {
+            match Download::start(self, Ranges::Yes).await?.finish().await {
+                Err(PullError::Source { source: SourceError::RangeIgnored(_), .. }) => {}
+                other => return other,
+            }
+        }
+        Download::start(self, Ranges::No).await?.finish().await
+    }
+
+    fn failed(&self, source: SourceError) -> PullError {
+        PullError::Source { uri: self.uri.to_owned(), source }
+    }
+}
+
+/// The download under way.
+struct Download<'a> {
+    fetch: &'a Fetch<'a>,
+    ranges: Ranges,
+    folder: Utf8PathBuf,
+    pieces: Vec<Vec<Piece>>,
+    log: Arc<ResumeLog>,
+    recorded: Finished,
+    done: Mutex<BTreeSet<(usize, u64)>>,
+    /// Digest and size of files that came in one piece.
+    whole: Mutex<BTreeMap<usize, (String, u64)>>,
+    moved: Notify,
+}
+
+impl<'a> Download<'a> {
+    async fn start(fetch: &'a Fetch<'a>, ranges: Ranges) -> Result<Self, PullError> {
+        let size = fetch.config.range_size.max(1);
+        let files: Vec<RemoteFile> = fetch.files.to_vec();
+        let staging = fetch.staging.clone();
+        let folder = staging.fetched();
+        let (log, recorded) = blocking(move || prepare(&staging, &files, size, ranges))
+            .await
+            .map_err(|error| PullError::disk(&folder, 0, error))?;
+        let pieces: Vec<_> =
+            fetch.files.iter().enumerate().map(|(index, file)| pieces_of(index, file, size, ranges)).collect();
+        fetch.progress.send_modify(|progress| {
+            progress.done = 0;
+            progress.files = (0, fetch.files.len() as u64);
+        });
+        Ok(Self {
+            fetch,
+            ranges,
+            folder,
+            pieces,
+            log: Arc::new(log),
+            recorded,
+            done: Mutex::default(),
+            whole: Mutex::default(),
+            moved: Notify::new(),
+        })
+    }
+
+    /// Fetches all pieces while the digests of large files follow behind.
+    async fn finish(self) -> Result<Vec<RecordedFile>, PullError> {
+        let fetching = futures::stream::iter(self.pieces.iter().flatten().copied())
+            .map(|piece| self.piece(piece))
+            .buffer_unordered(self.fetch.config.concurrency.max(1))
+            .try_collect::<()>();
+        let ((), large) = futures::future::try_join(fetching, self.digest_large()).await?;
+        let mut digests = self.whole.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        digests.extend(large);
+        let recorded = self.fetch.files.iter().enumerate().map(|(index, remote)| {
+            let (sha256, size) = digests.remove(&index).expect("every file has been fetched and digested");
+            self.check(remote, &sha256)?;
+            Ok(RecordedFile { path: remote.path.clone(), size, sha256, etag: remote.etag.clone() })
+        });
+        recorded.collect()
+    }
+
+    fn check(&self, remote: &RemoteFile, actual: &str) -> Result<(), PullError> {
+        match &remote.sha256 {
+            Some(stated) if !stated.eq_ignore_ascii_case(actual) => Err(PullError::WrongDigest {
+                uri: self.fetch.uri.to_owned(),
+                file: remote.path.to_string(),
+                stated: stated.clone(),
+                actual: actual.to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn target(&self, piece: Piece) -> Utf8PathBuf {
+        self.folder.join(&self.fetch.files[piece.file].path)
+    }
+
+    fn disk_error(&self, error: io::Error) -> PullError {
+        let progress = self.fetch.progress.borrow().clone();
+        PullError::disk(&self.folder, progress.total.saturating_sub(progress.done), error)
+    }
+
+    /// Brings one piece to disk, from an earlier download or from the source.
+    async fn piece(&self, piece: Piece) -> Result<(), PullError> {
+        if let Some(&crc) = self.recorded.get(&(piece.file, piece.index)) {
+            let (path, stated) = (self.target(piece), self.fetch.files[piece.file].size);
+            let read = blocking(move || read_piece(&path, piece, piece.length.or(stated))).await;
+            if let Ok((sha, actual, size)) = read
+                && actual == crc
+            {
+                self.advance(size);
+                self.finished(piece, sha, size);
+                return Ok(());
+            }
+        }
+        let mut sink = Sink::new(self.target(piece), piece);
+        self.fill(piece, &mut sink).await?;
+        let log = self.log.clone();
+        let (sha, size) = sink
+            .close(move |crc| log.finished(piece.file, piece.index, crc))
+            .await
+            .map_err(|error| self.disk_error(error))?;
+        self.finished(piece, sha, size);
+        Ok(())
+    }
+
+    /// Reads a piece until it is whole; goes on where it stopped when the connection breaks.
+    async fn fill(&self, piece: Piece, sink: &mut Sink) -> Result<(), PullError> {
+        let mut failures = 0;
+        loop {
+            let before = sink.written();
+            let problem = match self.read(piece, sink).await {
+                Ok(()) => return Ok(()),
+                Err(Stopped::Disk(error)) => return Err(self.disk_error(error)),
+                Err(Stopped::Source(error)) => self.fetch.failed(error),
+                Err(Stopped::Short) => self.wrong_size(piece, sink.written()),
+                Err(Stopped::Long(sent)) => return Err(self.wrong_size(piece, sent)),
+            };
+            let again = matches!(
+                problem,
+                PullError::WrongSize { .. } | PullError::Source { source: SourceError::Transient { .. }, .. }
+            );
+            let resumable =
+                self.ranges == Ranges::Yes && piece.length.is_some() && self.fetch.files[piece.file].etag.is_some();
+            failures = if resumable && sink.written() >= before + PROGRESS { 1 } else { failures + 1 };
+            if !again || failures >= self.fetch.config.attempts.max(1) {
+                return Err(problem);
+            }
+            tracing::debug!(file = %self.fetch.files[piece.file].path, failures, "reading again");
+            tokio::time::sleep(pause(self.fetch.config.backoff, failures)).await;
+            if !resumable {
+                self.retreat(sink.written());
+                *sink = Sink::new(self.target(piece), piece);
+            }
+        }
+    }
+
+    fn wrong_size(&self, piece: Piece, actual: u64) -> PullError {
+        let file = &self.fetch.files[piece.file];
+        PullError::WrongSize {
+            uri: self.fetch.uri.to_owned(),
+            file: file.path.to_string(),
+            stated: file.size.unwrap_or_default(),
+            actual: piece.start + actual,
+        }
+    }
+
+    /// Reads what is missing of a piece, once.
+    async fn read(&self, piece: Piece, sink: &mut Sink) -> Result<(), Stopped> {
+        let file = &self.fetch.files[piece.file];
+        if piece.length == Some(sink.written()) {
+            return Ok(());
+        }
+        let offset = piece.start + sink.written();
+        let length = match piece.length {
+            Some(_) if piece.whole && sink.written() == 0 => None,
+            length => length.map(|length| length - sink.written()),
+        };
+        let mut stream = self.alive(file, self.fetch.source.read(file, offset, length)).await??;
+        while let Some(bytes) = self.alive(file, stream.next()).await? {
+            let bytes = bytes?;
+            if piece.length.is_some_and(|length| sink.written() + bytes.len() as u64 > length) {
+                return Err(Stopped::Long(sink.written() + bytes.len() as u64));
+            }
+            self.advance(bytes.len() as u64);
+            sink.write(bytes).await.map_err(Stopped::Disk)?;
+        }
+        match piece.length {
+            Some(length) if sink.written() < length => Err(Stopped::Short),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the source, but not longer than a silence may last.
+    async fn alive<T>(&self, file: &RemoteFile, future: impl Future<Output = T>) -> Result<T, SourceError> {
+        let longest = self.fetch.config.stall_timeout;
+        tokio::time::timeout(longest, future).await.map_err(|elapsed| {
+            SourceError::transient(format!("no bytes of `{}` came for {longest:?}", file.path), elapsed)
+        })
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.fetch.progress.send_modify(|progress| progress.done += bytes);
+    }
+
+    fn retreat(&self, bytes: u64) {
+        self.fetch.progress.send_modify(|progress| progress.done = progress.done.saturating_sub(bytes));
+    }
+
+    fn finished(&self, piece: Piece, sha256: String, size: u64) {
+        let all = {
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.insert((piece.file, piece.index));
+            done.range((piece.file, 0)..(piece.file + 1, 0)).count() == self.pieces[piece.file].len()
+        };
+        if piece.whole {
+            self.whole.lock().unwrap_or_else(PoisonError::into_inner).insert(piece.file, (sha256, size));
+        }
+        if all {
+            self.fetch.progress.send_modify(|progress| progress.files.0 += 1);
+        }
+        self.moved.notify_waiters();
+    }
+
+    /// Computes the digests of files in several pieces, each piece as soon as it and those before it are there.
+    async fn digest_large(&self) -> Result<BTreeMap<usize, (String, u64)>, PullError> {
+        let mut digests = BTreeMap::new();
+        for pieces in self.pieces.iter().filter(|pieces| pieces.len() > 1) {
+            let mut sha = Sha256::new();
+            for &piece in pieces {
+                self.wait_for(piece).await;
+                let (path, length) = (self.target(piece), piece.length.unwrap_or_default());
+                sha = blocking(move || {
+                    read_blocks(&path, piece.start, length, |block| sha.update(block))?;
+                    Ok(sha)
+                })
+                .await
+                .map_err(|error| self.disk_error(error))?;
+            }
+            let file = pieces[0].file;
+            digests.insert(file, (hex(&sha.finalize()), self.fetch.files[file].size.unwrap_or_default()));
+        }
+        Ok(digests)
+    }
+
+    async fn wait_for(&self, piece: Piece) {
+        loop {
+            // Registered before looking, so that a piece that finishes in between is not missed.
+            let moved = self.moved.notified();
+            if self.done.lock().unwrap_or_else(PoisonError::into_inner).contains(&(piece.file, piece.index)) {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
+/// Why reading a piece stopped.
+enum Stopped {
+    Source(SourceError),
+    Disk(io::Error),
+    /// The source ended before the stated size.
+    Short,
+    /// The source went on after the stated size, to at least this many bytes.
+    Long(u64),
+}
+
+impl From<SourceError> for Stopped {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+/// Makes folders, drops what does not belong, and opens the record. Blocking.
+fn prepare(
+    staging: &Staging,
+    files: &[RemoteFile],
+    piece_size: u64,
+    ranges: Ranges,
+) -> io::Result<(ResumeLog, Finished)> {
+    if ranges == Ranges::No {
+        staging.reset()?;
+    }
+    let opened = ResumeLog::open(&staging.resume_log(), files, piece_size)?;
+    let folders: BTreeSet<&Utf8Path> = files.iter().filter_map(|file| file.path.parent()).collect();
+    let kept = opened.1.keys().map(|&(file, _)| files[file].path.as_path()).collect();
+    let fetched = staging.fetched();
+    std::fs::create_dir_all(&fetched)?;
+    drop_strangers(&fetched, Utf8Path::new(""), &kept)?;
+    folders.iter().try_for_each(|folder| std::fs::create_dir_all(fetched.join(folder)))?;
+    Ok(opened)
+}
+
+/// Removes what an earlier download left that this one does not go on with.
+fn drop_strangers(root: &Utf8Path, below: &Utf8Path, kept: &BTreeSet<&Utf8Path>) -> io::Result<()> {
+    for entry in root.join(below).read_dir_utf8()? {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true if kept.iter().any(|file| file.starts_with(&path)) => drop_strangers(root, &path, kept)?,
+            false if kept.contains(path.as_path()) => {}
+            _ => super::cache::remove_tree(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+/// Returns how long to wait before the next try: doubling, with jitter, at most ten seconds.
+pub(super) fn pause(first: Duration, failures: u32) -> Duration {
+    let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(Duration::from_secs(10));
+    doubled.mul_f64(rand::random_range(0.5..1.0))
+}

@@ -1,0 +1,80 @@
+//! The text of `/metrics`: declared here, gathered when asked for.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// One service at the moment of asking.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSample {
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the InferenceService.
+    pub name: String,
+    /// Whether it is Ready.
+    pub ready: bool,
+    /// Replicas that answer.
+    pub ready_replicas: i64,
+    /// Requests in flight.
+    pub in_flight: i64,
+    /// Restarts of its containers.
+    pub restarts: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Service {
+    namespace: String,
+    inferenceservice: String,
+}
+
+/// Returns the daemon's own families in the Prometheus text format, without the closing `# EOF`.
+pub fn render(services: &[ServiceSample], file_problems: i64, engine_up: bool) -> String {
+    let mut registry = Registry::with_prefix("kserve_local");
+    registry.register("build", "Version of the daemon", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    let gauge = |registry: &mut Registry, name: &str, help: &str, read: fn(&ServiceSample) -> i64| {
+        let family = Family::<Service, Gauge>::default();
+        for sample in services {
+            let labels = Service { namespace: sample.namespace.clone(), inferenceservice: sample.name.clone() };
+            family.get_or_create(&labels).set(read(sample));
+        }
+        registry.register(name, help, family);
+    };
+    gauge(&mut registry, "service_ready", "Whether the InferenceService is Ready", |s| i64::from(s.ready));
+    gauge(&mut registry, "service_ready_replicas", "Replicas that answer", |s| s.ready_replicas);
+    gauge(&mut registry, "service_requests_in_flight", "Requests in flight", |s| s.in_flight);
+    gauge(&mut registry, "service_container_restarts", "Restarts of the service's containers", |s| s.restarts);
+    let problems = Gauge::<i64>::default();
+    problems.set(file_problems);
+    registry.register("manifest_problems", "Manifest files with an error", problems);
+    let engine = Gauge::<i64>::default();
+    engine.set(i64::from(engine_up));
+    registry.register("engine_up", "Whether the container engine answers", engine);
+    let mut text = String::new();
+    if encode(&mut text, &registry).is_err() {
+        // Writing into a string does not fail; an empty answer is better than none.
+        text.clear();
+    }
+    text.truncate(text.trim_end().trim_end_matches("# EOF").len());
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_names_its_service() {
+        let sample =
+            ServiceSample { namespace: "default".into(), name: "iris".into(), ready: true, ..Default::default() };
+        let text = render(&[sample], 1, true);
+        assert!(
+            text.contains(r#"kserve_local_service_ready{namespace="default",inferenceservice="iris"} 1"#),
+            "{text}"
+        );
+        assert!(text.contains("kserve_local_manifest_problems 1"));
+        assert!(!text.contains("# EOF"));
+    }
+}

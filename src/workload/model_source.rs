@@ -1,0 +1,246 @@
+//! Which models a component needs, and where they are mounted (§3.6, §3.7).
+//!
+//! `storageUri`, or `STORAGE_URI` in a custom container, is mounted at `/mnt/models`; `storageUris` each at its own
+//! path. `pvc://` is a mount of the claim's folder and nothing is pulled. What cannot be served yet is refused by field:
+//! the `storage` block (credentials by key), encrypted artifacts, and schemes this version does not pull.
+
+use super::mounts::mount_path;
+use super::volumes::claim_source;
+use super::{ModelRef, Mount, MountSource, ResolveError};
+use crate::api::component::StorageUriEntry;
+use crate::api::{ModelSpec, StorageUri, meta};
+
+/// Models and the mounts that show them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ModelMounts {
+    pub(super) models: Vec<ModelRef>,
+    pub(super) mounts: Vec<Mount>,
+}
+
+impl ModelMounts {
+    /// Adds the artifact at `uri`, mounted at `path`.
+    pub(super) fn add(&mut self, uri: &str, path: &str, read_only: bool, at: &Place<'_>) -> Result<(), ResolveError> {
+        let parsed = StorageUri::parse(uri).map_err(|error| ResolveError::invalid(at.field, error.to_string()))?;
+        if let Some(other) = self.mounts.iter().find(|mount| overlaps(&mount.path, path)) {
+            return Err(ResolveError::invalid(
+                at.path_field,
+                format!("`{path}` and `{}` overlap: artifacts that share a folder are not served yet", other.path),
+            )
+            .with_help("give each artifact a mountPath of its own, beside the others"));
+        }
+        let (source, sub_path) = match parsed {
+            StorageUri::Pvc { claim, path } => {
+                if path.split('/').any(|part| part == "..") {
+                    return Err(ResolveError::invalid(at.field, "the path within a claim may not contain `..`"));
+                }
+                let sub_path = path.trim_matches('/');
+                let sub_path = (at.keeps_sub_path && !sub_path.is_empty()).then(|| sub_path.to_owned());
+                (claim_source(at.namespace, &claim, at.field)?, sub_path)
+            }
+            uri => {
+                check(&uri, at.field)?;
+                let model = ModelRef { written: at.written(&uri), uri };
+                let position = self.models.iter().position(|other| other.uri == model.uri).unwrap_or_else(|| {
+                    self.models.push(model);
+                    self.models.len() - 1
+                });
+                (MountSource::Model(position), None)
+            }
+        };
+        self.mounts.push(Mount { path: path.to_owned(), source, sub_path, read_only });
+        Ok(())
+    }
+}
+
+/// Where an artifact was written.
+pub(super) struct Place<'a> {
+    /// Namespace of claims.
+    pub(super) namespace: &'a str,
+    /// Field of the URI.
+    pub(super) field: &'a str,
+    /// Field of the mount path.
+    pub(super) path_field: &'a str,
+    /// The URI as written.
+    pub(super) text: &'a str,
+    /// Whether `pvc://claim/path` keeps its path; in `storageUris` upstream drops it.
+    pub(super) keeps_sub_path: bool,
+}
+
+impl Place<'_> {
+    fn written(&self, uri: &StorageUri) -> String {
+        if self.text.is_empty() { uri.to_string() } else { self.text.to_owned() }
+    }
+}
+
+fn overlaps(a: &str, b: &str) -> bool {
+    let inside = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
+    a == b || inside(a, b) || inside(b, a)
+}
+
+fn check(uri: &StorageUri, field: &str) -> Result<(), ResolveError> {
+    match uri {
+        StorageUri::Unsupported { scheme, .. } => {
+            Err(ResolveError::invalid(field, format!("`{scheme}` models are not pulled yet")).with_help(
+                "s3://, gs://, http://, https://, pvc://, file:// and absolute paths are; a local copy can be named with file://",
+            ))
+        }
+        StorageUri::Local(path) if !path.starts_with('/') => {
+            Err(ResolveError::invalid(field, format!("local path `{path}` is not absolute"))
+                .with_help("write the whole path, for example file:///home/me/models/iris"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Resolves the one artifact of a component: `storageUri` or `STORAGE_URI`.
+pub(super) fn single(uri: &str, field: &str, namespace: &str, read_only: bool) -> Result<ModelMounts, ResolveError> {
+    let mut mounts = ModelMounts::default();
+    let place = Place { namespace, field, path_field: field, text: uri, keeps_sub_path: true };
+    mounts.add(uri, meta::MODEL_MOUNT_PATH, read_only, &place)?;
+    Ok(mounts)
+}
+
+/// Resolves `storageUris`; `path` is that of the component. Returns warnings too.
+pub(super) fn several(
+    entries: &[StorageUriEntry],
+    path: &str,
+    namespace: &str,
+    read_only: bool,
+) -> Result<(ModelMounts, Vec<String>), ResolveError> {
+    let mut mounts = ModelMounts::default();
+    let mut warnings = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let field = format!("{path}.storageUris[{index}].uri");
+        let path_field = format!("{path}.storageUris[{index}].mountPath");
+        let target = mount_path(entry.mount_path.as_deref().unwrap_or(meta::MODEL_MOUNT_PATH), &path_field)?;
+        if matches!(StorageUri::parse(&entry.uri), Ok(StorageUri::Pvc { path, .. }) if !path.trim_matches('/').is_empty())
+        {
+            warnings.push(format!("{field}: the path within the claim is ignored in storageUris, as KServe does"));
+        }
+        let place =
+            Place { namespace, field: &field, path_field: &path_field, text: &entry.uri, keeps_sub_path: false };
+        mounts.add(&entry.uri, &target, read_only, &place)?;
+    }
+    Ok((mounts, warnings))
+}
+
+/// Refuses the parts of a model's storage that this version cannot serve; `path` is that of the model.
+pub(super) fn refuse_unserved(model: &ModelSpec, path: &str) -> Result<(), ResolveError> {
+    if model.confidential.as_ref().is_some_and(|confidential| confidential.enabled == Some(true)) {
+        return Err(ResolveError::invalid(
+            format!("{path}.confidential"),
+            "encrypted model artifacts are not served: one machine has no key broker",
+        ));
+    }
+    let Some(storage) = &model.storage else { return Ok(()) };
+    if model.storage_uri.is_some() && storage.path.is_some() {
+        return Err(ResolveError::invalid(
+            format!("{path}.storage.path"),
+            "must provide only one of storageUri and storage.path",
+        ));
+    }
+    let written = [
+        ("key", storage.key.is_some()),
+        ("path", storage.path.is_some()),
+        ("parameters", storage.parameters.is_some()),
+        ("schemaPath", storage.schema_path.is_some()),
+    ];
+    match written.iter().find(|(_, written)| *written) {
+        Some((key, _)) => {
+            Err(ResolveError::invalid(format!("{path}.storage.{key}"), "the storage block is not served yet")
+                .with_help(
+                    "write storageUri; credentials come from the environment, as each cloud's own tools find them",
+                ))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field_of(error: ResolveError) -> String {
+        match error {
+            ResolveError::Invalid { field, .. } => field,
+            ResolveError::Runtime(error) => panic!("{error}"),
+        }
+    }
+
+    fn entry(uri: &str, mount_path: Option<&str>) -> StorageUriEntry {
+        StorageUriEntry { uri: uri.to_owned(), mount_path: mount_path.map(str::to_owned) }
+    }
+
+    #[test]
+    fn one_artifact_is_mounted_at_mnt_models() {
+        let got = single("s3://bucket/iris", "f", "team", true).unwrap();
+        assert_eq!(got.models[0].written, "s3://bucket/iris");
+        let mount =
+            Mount { path: "/mnt/models".to_owned(), source: MountSource::Model(0), sub_path: None, read_only: true };
+        assert_eq!(got.mounts, [mount]);
+    }
+
+    #[test]
+    fn a_claim_is_mounted_and_not_pulled() {
+        let got = single("pvc://claim/a/b/", "f", "team", true).unwrap();
+        assert_eq!(got.models, []);
+        assert_eq!(
+            got.mounts[0].source,
+            MountSource::Claim { namespace: "team".to_owned(), claim: "claim".to_owned() }
+        );
+        assert_eq!(got.mounts[0].sub_path.as_deref(), Some("a/b"));
+    }
+
+    #[test]
+    fn what_cannot_be_found_or_pulled_is_refused() {
+        for uri in
+            ["ssh://x/y", "hf://a/b", "oci://a/b", "models/iris", "file://iris", "pvc://c/../x", "pvc://../x", ""]
+        {
+            assert!(single(uri, "spec.predictor.model.storageUri", "team", true).is_err(), "{uri}");
+        }
+        for uri in ["/models/iris", "file:///models/iris", "gs://b", "https://host/x.tar.gz"] {
+            assert!(single(uri, "f", "team", true).is_ok(), "{uri}");
+        }
+    }
+
+    #[test]
+    fn several_artifacts_each_have_their_place_and_claims_lose_their_path() {
+        let entries = [
+            entry("s3://b/base", Some("/mnt/models/base/")),
+            entry("s3://b/base", Some("/mnt/models/copy")),
+            entry("pvc://claim/deep", Some("/mnt/pvc")),
+        ];
+        let (got, warnings) = several(&entries, "spec.predictor", "team", true).unwrap();
+        assert_eq!(got.models.len(), 1, "the same artifact is pulled once");
+        let rows: Vec<_> = got.mounts.iter().map(|mount| (mount.path.as_str(), mount.sub_path.as_deref())).collect();
+        assert_eq!(rows, [("/mnt/models/base", None), ("/mnt/models/copy", None), ("/mnt/pvc", None)]);
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with("spec.predictor.storageUris[2].uri: "));
+    }
+
+    #[test]
+    fn artifacts_that_share_a_folder_are_refused() {
+        for (a, b) in [(None, None), (Some("/mnt/models"), Some("/mnt/models/lora")), (Some("/a/b"), Some("/a"))] {
+            let entries = [entry("s3://b/x", a), entry("s3://b/y", b)];
+            let error = several(&entries, "spec.predictor", "team", true).unwrap_err();
+            assert_eq!(field_of(error), "spec.predictor.storageUris[1].mountPath");
+        }
+    }
+
+    #[test]
+    fn the_storage_block_is_refused_by_the_field_that_is_written() {
+        let model = |value| -> ModelSpec { serde_json::from_value(value).unwrap() };
+        let cases = [
+            (serde_json::json!({ "storage": { "key": "k" } }), Some("m.storage.key")),
+            (serde_json::json!({ "storage": { "path": "p" }, "storageUri": "s3://b" }), Some("m.storage.path")),
+            (serde_json::json!({ "storage": { "parameters": {} } }), Some("m.storage.parameters")),
+            (serde_json::json!({ "confidential": { "enabled": true } }), Some("m.confidential")),
+            (serde_json::json!({ "storage": {}, "storageUri": "s3://b" }), None),
+            (serde_json::json!({ "confidential": { "enabled": false } }), None),
+        ];
+        for (written, field) in cases {
+            let got = refuse_unserved(&model(written.clone()), "m").err().map(field_of);
+            assert_eq!(got.as_deref(), field, "{written}");
+        }
+    }
+}

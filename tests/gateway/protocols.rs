@@ -1,0 +1,394 @@
+//! Every protocol through the one port, unchanged.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use kserve_local::gateway::GatewayConfig;
+use kserve_local::plan::routes::{Backend, RouteState};
+use kserve_local::tasks::Tasks;
+use kserve_local::workload::UpstreamProtocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::upstream::{AnswerBody, Upstream, data, full, mirror, pieces, trailers};
+use super::{House, backend, iris, open};
+
+const GET: &str = "GET /v1/models/iris HTTP/1.1\r\nHost: localhost\r\n";
+
+#[tokio::test]
+async fn events_are_forwarded_one_by_one() {
+    let tasks = Tasks::new();
+    let (sender, body) = pieces();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let upstream = Upstream::http1(&tasks, move |_| {
+        let body = body.lock().unwrap().take().unwrap();
+        async move { Response::builder().header("content-type", "text/event-stream").body(body).unwrap() }
+    })
+    .await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    client.send(format!("{GET}\r\n")).await;
+    assert!(client.head().await.contains("text/event-stream"));
+    for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
+        sender.send(data(event)).await.unwrap();
+        assert_eq!(client.piece().await, event, "before the next one is sent");
+    }
+    assert_eq!(house.board.of(super::REPLICA).in_flight, 1, "leased while it streams");
+    drop(sender);
+    assert_eq!(client.piece().await, "");
+    house.is_idle().await;
+}
+
+/// Sends back every piece at once.
+async fn echo(request: Request<Incoming>) -> Response<AnswerBody> {
+    let (sender, body) = pieces();
+    let mut incoming = request.into_body();
+    Tasks::new().spawn("echo", async move {
+        while let Some(frame) = incoming.frame().await {
+            let Ok(frame) = frame else { return };
+            if sender.send(Ok(frame)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Response::builder().header("trailer", "x-sum").body(body).unwrap()
+}
+
+#[tokio::test]
+async fn request_bodies_are_forwarded_piece_by_piece_with_trailers() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, echo).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    client
+        .send(
+            "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nTrailer: x-sum\r\n\
+             Transfer-Encoding: chunked\r\n\r\n3\r\none\r\n",
+        )
+        .await;
+    client.head().await;
+    assert_eq!(client.piece().await, "one");
+    client.send("3\r\ntwo\r\n").await;
+    assert_eq!(client.piece().await, "two");
+    client.send("0\r\nX-Sum: 6\r\n\r\n").await;
+    assert_eq!(client.bytes(3).await, b"0\r\n");
+    assert_eq!(client.head().await, "x-sum: 6\r\n\r\n");
+    house.is_idle().await;
+    assert_eq!(client.ask(format!("{GET}Content-Length: 2\r\n\r\nhi")).await.body, "hi", "the connection is as new");
+}
+
+#[tokio::test]
+async fn http_1_0_clients_are_served() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, |_| async {
+        let (sender, body) = pieces();
+        sender.send(data("hello ")).await.unwrap();
+        sender.send(data("world")).await.unwrap();
+        Response::new(body)
+    })
+    .await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    client.send("GET /v1/models/iris HTTP/1.0\r\n\r\n").await;
+    let answer = client.rest().await;
+    assert!(answer.ends_with("\r\n\r\nhello world"), "{answer}");
+    assert!(!answer.to_ascii_lowercase().contains("transfer-encoding"), "{answer}");
+}
+
+#[tokio::test]
+async fn answers_without_a_body_leave_the_connection_usable() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, |request: Request<Incoming>| async move {
+        let status = if request.uri().path().ends_with('4') { 304 } else { 204 };
+        let mut response = Response::new(full(if request.method() == "HEAD" { "12345" } else { "" }));
+        if request.method() != "HEAD" {
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+        }
+        response
+    })
+    .await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    client.send("HEAD /v1/models/iris HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(client.head().await.contains("content-length: 5"));
+    for (path, status) in [("/v1/models/iris/4", 304), ("/v1/models/iris", 204)] {
+        let answer = client.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        assert_eq!(answer.status, status);
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn expect_continue_is_answered_only_when_the_body_is_wanted() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    let expecting =
+        "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
+    client.send(expecting).await;
+    assert!(client.head().await.starts_with("http/1.1 100"));
+    let answer = client.ask("{}").await;
+    assert_eq!(answer.json()["body"], "{}");
+    assert!(!answer.body.contains("100-continue"), "not the backend's business");
+    let asleep = RouteState::NotReady {
+        reason: "Asleep".into(),
+        message: "asleep".into(),
+        retry_after: std::time::Duration::from_secs(1),
+    };
+    house.routes.store(Arc::new(iris(asleep, None)));
+    client.send(expecting).await;
+    assert!(client.head().await.starts_with("http/1.1 503"), "without asking for the body");
+    let mut client = house.client().await;
+    assert_eq!(client.ask(format!("{GET}Expect: miracles\r\n\r\n")).await.status, 417);
+}
+
+fn post(path: &str, host: &str, content_type: &str, body: impl Into<Bytes>) -> Request<AnswerBody> {
+    let uri = format!("http://{host}{path}");
+    Request::post(uri).header("content-type", content_type).header("te", "trailers").body(full(body)).unwrap()
+}
+
+#[tokio::test]
+async fn http2_clients_reach_http1_backends() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.http2().await;
+    let mut request = post("/v1/models/iris:predict?a", "iris-default.example.com", "application/json", "{}");
+    request.headers_mut().append("cookie", "a=1".parse().unwrap());
+    request.headers_mut().append("cookie", "b=2".parse().unwrap());
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let seen = response.into_body().collect().await.unwrap().to_bytes();
+    let seen: serde_json::Value = serde_json::from_slice(&seen).unwrap();
+    assert_eq!(seen["uri"], "/v1/models/iris:predict?a");
+    assert_eq!(seen["body"], "{}");
+    let headers = seen["headers"].to_string();
+    assert!(headers.contains(r#"["cookie","a=1; b=2"]"#), "{headers}");
+    assert!(headers.contains(r#"["host","iris-default.example.com"]"#), "{headers}");
+    let mut lying = post("/", "iris-default.example.com", "a/b", "");
+    lying.headers_mut().insert("host", "other.example.com".parse().unwrap());
+    assert_eq!(client.send_request(lying).await.unwrap().status(), 400, "host and authority differ");
+}
+
+#[tokio::test]
+async fn http1_clients_reach_h2c_backends_over_one_shared_connection() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::h2c(&tasks, mirror).await;
+    let h2c = Backend { protocol: UpstreamProtocol::H2c, ..backend(upstream.address) };
+    let house = House::open(&tasks, open(vec![h2c]), GatewayConfig::default()).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(house.client().await);
+    }
+    let request = "POST /v1/models/iris:predict HTTP/1.1\r\nHost: iris.default.localhost\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}";
+    let answers = futures::future::join_all(clients.iter_mut().map(|client| client.ask(request))).await;
+    for answer in answers {
+        assert_eq!(answer.json()["uri"], "http://iris.default.localhost/v1/models/iris:predict");
+        assert_eq!(answer.json()["body"], "{}");
+    }
+    assert_eq!((upstream.connections(), upstream.requests()), (1, 4));
+}
+
+fn grpc_frame(message: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    frame.extend(message);
+    frame
+}
+
+/// Sends back what it gets, message by message, then a status.
+async fn grpc_echo(request: Request<Incoming>) -> Response<AnswerBody> {
+    assert_eq!(request.headers()["te"], "trailers");
+    assert_eq!(request.version(), http::Version::HTTP_2);
+    let (sender, body) = pieces();
+    let mut incoming = request.into_body();
+    Tasks::new().spawn("echo", async move {
+        while let Some(Ok(frame)) = incoming.frame().await {
+            if sender.send(Ok(frame)).await.is_err() {
+                return;
+            }
+        }
+        // The test looks at what arrives.
+        let _ = sender.send(trailers(&[("grpc-status", "0"), ("grpc-message", "fine")])).await;
+    });
+    Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+}
+
+#[tokio::test]
+async fn grpc_passes_with_its_trailers_by_authority_and_by_model_name() {
+    let tasks = Tasks::new();
+    let rest = Upstream::http1(&tasks, mirror).await;
+    let grpc = Upstream::h2c(&tasks, grpc_echo).await;
+    let both = Backend { grpc_address: Some(grpc.address), ..backend(rest.address) };
+    let house = House::open(&tasks, open(vec![both]), GatewayConfig::default()).await;
+    let mut client = house.http2().await;
+    let message = grpc_frame(b"\x0a\x04iris\x1a\x02id");
+    for host in ["iris-default.localhost", "localhost:8080"] {
+        let request = post("/inference.GRPCInferenceService/ModelInfer", host, "application/grpc", message.clone());
+        let response = client.send_request(request).await.unwrap();
+        let whole = response.into_body().collect().await.unwrap();
+        let ended = whole.trailers().cloned().unwrap();
+        assert_eq!((&ended["grpc-status"], &ended["grpc-message"]), (&"0".parse().unwrap(), &"fine".parse().unwrap()));
+        assert_eq!(whole.to_bytes(), message);
+    }
+    let (sender, body) = pieces();
+    let streaming = post("/any.Service/Chat", "iris-default.localhost", "application/grpc", "").map(|_| body);
+    let mut answer = client.send_request(streaming).await.unwrap().into_body();
+    for message in ["one", "two"] {
+        sender.send(data(grpc_frame(message.as_bytes()))).await.unwrap();
+        let frame = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(frame, grpc_frame(message.as_bytes()), "both directions at once");
+    }
+    drop(sender);
+    assert!(answer.frame().await.unwrap().unwrap().is_trailers());
+    assert_eq!((grpc.connections(), rest.requests()), (1, 0));
+    house.is_idle().await;
+}
+
+#[tokio::test]
+async fn our_own_errors_to_grpc_clients_are_grpc_statuses() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.http2().await;
+    let infer = "/inference.GRPCInferenceService/ModelInfer";
+    let iris_message = grpc_frame(b"\x0a\x04iris");
+    let asleep = RouteState::NotReady {
+        reason: "Asleep".into(),
+        message: "asleep".into(),
+        retry_after: std::time::Duration::from_secs(1),
+    };
+    for (host, message, state, status) in [
+        ("localhost", iris_message.clone(), None, "12"),
+        ("nobody.localhost", iris_message.clone(), None, "5"),
+        ("localhost", grpc_frame(b"\x0a\x02no"), None, "5"),
+        ("localhost", Vec::new(), None, "3"),
+        ("iris-default.localhost", iris_message, Some(asleep), "14"),
+    ] {
+        if let Some(state) = state {
+            house.routes.store(Arc::new(iris(state, None)));
+        }
+        let response = client.send_request(post(infer, host, "application/grpc", message)).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], status, "{host} {response:?}");
+        assert!(hyper::body::Body::is_end_stream(response.body()), "trailers only");
+    }
+    assert_eq!(upstream.requests(), 0);
+}
+
+/// Agrees to every upgrade to `echo` and sends bytes back.
+async fn upgrading(mut request: Request<Incoming>) -> Response<AnswerBody> {
+    if request.headers().get("upgrade").is_none_or(|protocol| protocol != "echo") {
+        return mirror(request).await;
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    Tasks::new().spawn("echo", async move {
+        let mut io = TokioIo::new(upgrade.await.unwrap());
+        let mut space = [0; 64];
+        while let Ok(len @ 1..) = io.read(&mut space).await {
+            io.write_all(&space[..len]).await.unwrap();
+        }
+    });
+    Response::builder()
+        .status(101)
+        .header("connection", "upgrade")
+        .header("upgrade", "echo")
+        .header("sec-websocket-accept", "yes")
+        .body(full(""))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn upgraded_connections_are_tunnels_until_one_side_ends() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, upgrading).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    client.send(format!("{GET}Connection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n")).await;
+    let head = client.head().await;
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    assert!(head.contains("sec-websocket-accept: yes") && head.contains("upgrade: echo"), "{head}");
+    for message in ["ping", "\0\r\n\r\nGET / HTTP/9.9\n"] {
+        client.send(message).await;
+        assert_eq!(client.bytes(message.len()).await, message.as_bytes());
+    }
+    assert_eq!(house.board.of(super::REPLICA).in_flight, 1, "leased while the tunnel stands");
+    drop(client);
+    house.is_idle().await;
+    let metrics = house.gateway.metrics().snapshot();
+    assert_eq!(metrics.unrouted.responses, [0; 6], "one request, counted once");
+}
+
+#[tokio::test]
+async fn an_upgrade_that_the_backend_does_not_agree_to_is_a_request_and_the_last() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, upgrading).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    let answer = client
+        .ask(format!(
+            "{GET}Connection: Upgrade\r\nUpgrade: other\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: x\nhost: y\r\n\r\n"
+        ))
+        .await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("connection: close"), "{answer:?}");
+    assert!(client.is_closed().await);
+    assert_eq!(upstream.requests(), 1);
+    let mut client = house.client().await;
+    let answer = client
+        .ask(format!("{GET}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n"))
+        .await;
+    assert!(!answer.body.contains("h2c") && !answer.body.contains("http2-settings"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn the_bare_address_lists_all_services() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    for (path, pointer, wanted) in [
+        ("/v1/models", "/models/0", "iris"),
+        ("/v1/models", "/data/0/id", "iris"),
+        ("/v2/models", "/models/0", "iris"),
+        ("/openai/v1/models", "/data/0/id", "iris"),
+        ("/", "/services/0/name", "iris"),
+    ] {
+        let answer = client.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.json().pointer(pointer).unwrap(), wanted, "{path}");
+    }
+    let answer = client.ask("GET / HTTP/1.1\r\nHost: nobody.localhost\r\n\r\n").await;
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (404, Some("UnknownHost")));
+    assert_eq!(answer.json()["services"][0]["namespace"], "default");
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_at_once_share_few_connections_and_lose_nothing() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let house = &house;
+    let client = |number: usize| async move {
+        let mut client = house.client().await;
+        for round in 0..50 {
+            let body = format!("{number}/{round}");
+            let length = body.len();
+            let request = format!(
+                "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            assert_eq!(client.ask(request).await.json()["body"], body);
+        }
+    };
+    let started = tokio::time::Instant::now();
+    futures::future::join_all((0..32).map(client)).await;
+    println!("{} connections, {:?} per request", upstream.connections(), started.elapsed() / 1600);
+    assert_eq!(upstream.requests(), 1600);
+    assert!(upstream.connections() <= 64, "{} connections for 32 clients", upstream.connections());
+    house.is_idle().await;
+}
