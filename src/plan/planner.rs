@@ -8,7 +8,7 @@ use super::action::{Action, ActionKey};
 use super::pods::PodView;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{replica, rollout, status};
+use super::{retire, rollout, status};
 use crate::api::{ComponentKind, InferenceServiceStatus, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
@@ -150,6 +150,6 @@ fn retire_all(draft: &mut Draft<'_>, facts: &[&ContainerFact], why: &str) {
         replicas.entry(&fact.replica).or_default().push(fact);
     }
     for containers in replicas.values() {
-        replica::retire(draft, containers, why);
+        retire::retire(draft, containers, why);
     }
 }

@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::checks::{self, Answered};
 use super::memory::Revisions;
 use super::planner::Draft;
 use super::pods::{self, PodView};
 use super::record::ReplicaRecord;
-use super::replica::{self, Answered, Phase, Replica};
+use super::replica::{self, Phase, Replica};
+use super::retire;
 use super::routes::{Backend, ComponentRoute, RouteState};
 use super::status;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
@@ -107,7 +109,7 @@ impl<'w> Rollout<'w, '_> {
             let unit = wanted_replica(self.key, resolved, revision, ordinal, &containers);
             if containers.iter().any(|fact| fact.fingerprint != resolved.fingerprint.0) {
                 // It carries the number and was made from something else: it must go before its place can be taken.
-                replica::retire(draft, &containers, "it was made from something else");
+                retire::retire(draft, &containers, "it was made from something else");
                 self.phases.insert((revision, ordinal), (unit, Phase::Creating));
                 continue;
             }
@@ -145,10 +147,10 @@ impl<'w> Rollout<'w, '_> {
         }
         let others = self.units.iter().filter(|((revision, _), _)| Some(*revision) != target);
         let ranked =
-            others.map(|((revision, _), containers)| (replica::answered(draft, containers), *revision, containers));
+            others.map(|((revision, _), containers)| (checks::answered(draft, containers), *revision, containers));
         let hopeful = ranked.filter(|(answered, _, containers)| match rolled_out {
             Some(_) => *answered > Answered::No,
-            None => replica::runs(containers),
+            None => checks::runs(containers),
         });
         let fallback = hopeful.map(|(answered, revision, _)| (answered, revision)).max().map(|(_, revision)| revision);
         self.keep(draft, fallback);
@@ -173,7 +175,7 @@ impl<'w> Rollout<'w, '_> {
         for ((revision, _), containers) in std::mem::take(&mut self.units) {
             let surplus = Some(revision) == self.target;
             let why = if surplus { "fewer replicas are wanted" } else { "another revision took over" };
-            replica::retire(draft, &containers, why);
+            retire::retire(draft, &containers, why);
         }
     }
 

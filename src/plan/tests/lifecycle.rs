@@ -494,3 +494,25 @@ impl Plan {
         self
     }
 }
+
+#[test]
+#[ignore = "measures"]
+fn how_long_a_pass_over_five_hundred_services_takes() {
+    let mut sim = Sim::new();
+    sim.world.config.starts_at_once = 500;
+    for index in 0..500 {
+        let name = format!("s{index}");
+        sim.apply(service(&name, vec![predicting(&name, "server:good1")]));
+    }
+    sim.run(5.0);
+    assert_eq!(sim.running().len(), 500);
+    sim.passes = 0;
+    sim.run(60.0);
+    println!("{} passes a minute at rest", sim.passes);
+    #[expect(clippy::disallowed_methods, reason = "it measures")]
+    let began = std::time::Instant::now();
+    for _ in 0..50 {
+        assert_eq!(plan(&sim.world, sim.now()).statuses.len(), 500);
+    }
+    println!("{:?} a pass", began.elapsed() / 50);
+}
