@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use crate::config::{EngineChoice, Settings};
 use crate::engine::docker::{DockerConfig, DockerEngine};
 use crate::engine::memory::MemoryEngine;
+use crate::engine::memory_script::Behaviour;
 use crate::engine::{Container, ContainerEngine, EngineError};
 use crate::gateway::{Gateway, GatewayConfig};
 use crate::kubeapi::{self, ApiState};
@@ -308,7 +309,8 @@ type Engines = (Arc<dyn ContainerEngine>, Option<Arc<DockerEngine>>);
 
 fn engine(settings: &Settings, instance: &str) -> Result<Engines, StartError> {
     if settings.engine == EngineChoice::Memory {
-        return Ok((Arc::new(MemoryEngine::new(instance)), None));
+        let imagined = Behaviour::server(Duration::from_millis(50));
+        return Ok((Arc::new(MemoryEngine::new(instance).with_any_image(imagined)), None));
     }
     let config = DockerConfig {
         instance: instance.to_owned(),

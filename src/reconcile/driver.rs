@@ -570,11 +570,11 @@ impl Driver {
         if self.world.desired_known && *self.parts.routes.load_full() != plan.routes {
             self.parts.routes.store(Arc::new(plan.routes.clone()));
         }
-        let snapshot = self.parts.store.snapshot();
+        let statuses = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status.clone()));
+        let changed = self.parts.store.set_statuses(statuses, now.wall);
+        let mut before: HashMap<_, _> = changed.into_iter().collect();
         for (key, status) in &plan.statuses {
-            let object = key.to_object_key();
-            let before = snapshot.get(&object).and_then(|stored| stored.status.clone());
-            if self.parts.store.set_status(&object, status.clone(), now.wall) {
+            if let Some(before) = before.remove(&key.to_object_key()) {
                 said::say(&self.parts.events, key, before.as_ref(), status, now.wall);
             }
         }
