@@ -192,6 +192,25 @@ fn surplus_replicas_go_when_those_that_stay_answer() {
 }
 
 #[test]
+fn a_surplus_replica_that_alone_answers_keeps_the_route_of_a_first_deployment() {
+    let mut sim = Sim::new();
+    let with = |replicas| service("iris", vec![Workload { min_replicas: replicas, ..iris("server:good1") }]);
+    sim.apply(with(2));
+    while !sim.containers.contains_key(&name(FIRST)) {
+        sim.run(0.01);
+    }
+    sim.sick.insert(name(FIRST));
+    sim.run(5.0);
+    assert_eq!(sim.backends("iris"), ["iris-predictor-00001-1.default"]);
+    sim.apply(with(1));
+    sim.run(5.0);
+    assert_eq!(sim.backends("iris"), ["iris-predictor-00001-1.default"]);
+    sim.sick.clear();
+    sim.run(5.0);
+    assert_eq!(sim.running(), [name(FIRST)]);
+}
+
+#[test]
 fn no_replicas_wanted_means_one_for_now() {
     let mut sim = Sim::new();
     sim.apply(service("iris", vec![Workload { min_replicas: 0, ..iris("server:good1") }]));
