@@ -11,10 +11,10 @@
 //! | 3 | [`workload`] | what should run, in no engine's words |
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
 //! | | | ── everything above this line is pure: no clock, no files, no sockets, no environment ── |
-//! | 5 | [`telemetry`], [`tasks`] | logs, metrics, events; tracked tasks |
+//! | 5 | [`telemetry`], [`tasks`], [`home`] | logs, metrics, events; tracked tasks; where things are on disk |
 //! | 6 | [`store`], [`storage`], [`engine`], [`probe`], [`traffic`] | objects now; model bytes; containers; checks; the notice board |
-//! | 7 | [`source`] | the home folder and the manifests in it |
-//! | 8 | [`reconcile`], [`gateway`], [`kubeapi`] | the loop; the data path; what the command line, kubectl and SDKs talk to |
+//! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder of manifests; the loop; the data path |
+//! | 8 | [`kubeapi`] | what the command line, kubectl and SDKs talk to |
 //! | 9 | [`config`] | settings: file, environment, flags |
 //! | 10 | [`daemon`] | builds every room and runs it |
 //! | 11 | [`cli`] | one file per verb |
@@ -27,6 +27,7 @@ pub mod config;
 pub mod daemon;
 pub mod engine;
 pub mod gateway;
+pub mod home;
 pub mod kubeapi;
 pub mod manifest;
 pub mod plan;

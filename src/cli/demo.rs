@@ -14,8 +14,8 @@ use super::{home, output};
 use crate::api::{ConditionStatus, InferenceServiceStatus, ServiceKey};
 use crate::config::{Flags, Settings};
 use crate::daemon::{Containers, Daemon};
-use crate::source::Home;
-use crate::source::home::write_atomically;
+use crate::home::Home;
+use crate::home::write_atomically;
 use crate::telemetry::logs;
 
 /// The model, as `examples/models/iris/train.py` makes it.

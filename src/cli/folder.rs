@@ -9,8 +9,9 @@ use super::client::{Client, ClientError};
 use super::home::{flag_for, shown};
 use super::output;
 use super::report::{Exit, Problem};
+use crate::home::Home;
 use crate::reconcile::clock::Clock;
-use crate::source::{Home, Loader, WriteError};
+use crate::source::{Loader, WriteError};
 use crate::store::Store;
 use crate::telemetry::EventLog;
 

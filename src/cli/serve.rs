@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::report::{Exit, Problem};
 use crate::config::{self, ConfigError, Environment, Flags, Settings};
 use crate::daemon::{Containers, Daemon, StartError};
-use crate::source::Home;
+use crate::home::Home;
 use crate::telemetry::logs;
 
 /// Run the daemon: watch the folder, run models, answer requests.

@@ -9,11 +9,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::home::{Home, write_atomically};
 use super::scan::{self, FoundFile, ScanError, Signature};
 use super::settle::Missing;
 use super::{WriteError, write};
 use crate::api::{Kind, Metadata, Object, ObjectKey, Typed, meta};
+use crate::home::{Home, write_atomically};
 use crate::manifest::{self, Decoded, Diagnostic, DiagnosticCode, Severity};
 use crate::plan::Now;
 use crate::runtimes::builtin;
