@@ -297,13 +297,35 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
         let mut found_out = Vec::new();
         for found in source.decoded.objects.iter().filter(|found| found.object.as_inference_service().is_some()) {
             let resolved = workload::resolve(&found.object, &catalog, &companions, &WorkloadConfig::default());
-            if let Err(error) = resolved {
-                found_out.push(diagnostic(source, found, error));
+            match resolved {
+                Ok(workloads) => {
+                    let warnings = workloads.into_iter().flat_map(|workload| workload.warnings);
+                    found_out.extend(warnings.map(|text| warning(source, found, text)));
+                }
+                Err(error) => found_out.push(diagnostic(source, found, error)),
             }
         }
         source.decoded.diagnostics.extend(found_out);
     }
     Ok(())
+}
+
+/// Something that is taken and means nothing here; its text begins with the field's path.
+fn warning(source: &Source, found: &DecodedObject, text: String) -> Diagnostic {
+    let (field, message) = match text.split_once(": ") {
+        Some((field, message)) if !field.contains(' ') => (Some(field.to_owned()), message.to_owned()),
+        _ => (None, text),
+    };
+    Diagnostic {
+        severity: Severity::Warning,
+        code: DiagnosticCode::Ignored,
+        file: source.name.clone(),
+        position: Some(found.position),
+        field,
+        object: Some(found.object.key.clone()),
+        message,
+        help: None,
+    }
 }
 
 fn diagnostic(source: &Source, found: &DecodedObject, error: ResolveError) -> Diagnostic {
