@@ -17,7 +17,7 @@ use super::output::{self, Grid};
 use super::report::{Exit, Problem};
 use super::wanted::NamespaceArgs;
 use crate::api::{InferenceServiceSpec, Object, ObjectKey};
-use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Severity};
+use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Position, Severity};
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Catalog, Runtime, Verdict, select};
 use crate::source::scan::{self, FoundFile};
@@ -310,6 +310,12 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
     Ok(())
 }
 
+/// Returns where a field stands; the document's first line when it cannot be told.
+fn place(source: &Source, found: &DecodedObject, field: Option<&str>) -> Option<Position> {
+    let exact = field.and_then(|field| manifest::locate(&source.text, found.position, field));
+    Some(exact.unwrap_or(found.position))
+}
+
 /// Something that is taken and means nothing here; its text begins with the field's path.
 fn warning(source: &Source, found: &DecodedObject, text: String) -> Diagnostic {
     let (field, message) = match text.split_once(": ") {
@@ -320,7 +326,7 @@ fn warning(source: &Source, found: &DecodedObject, text: String) -> Diagnostic {
         severity: Severity::Warning,
         code: DiagnosticCode::Ignored,
         file: source.name.clone(),
-        position: Some(found.position),
+        position: place(source, found, field.as_deref()),
         field,
         object: Some(found.object.key.clone()),
         message,
@@ -339,7 +345,7 @@ fn diagnostic(source: &Source, found: &DecodedObject, error: ResolveError) -> Di
         severity: Severity::Error,
         code: DiagnosticCode::Invalid,
         file: source.name.clone(),
-        position: Some(found.position),
+        position: place(source, found, Some(&field)),
         field: Some(field),
         object: Some(found.object.key.clone()),
         message,
