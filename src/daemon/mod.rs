@@ -97,6 +97,8 @@ pub struct Daemon {
     gateway_done: tokio::task::JoinHandle<std::io::Result<()>>,
     driver_done: tokio::task::JoinHandle<()>,
     tasks: Tasks,
+    /// What the driver has under way.
+    effects: Tasks,
     is_broken: bool,
     // Held for as long as the daemon lives; the system lets go of it however the process ends.
     _lock: lock::Lock,
@@ -125,6 +127,7 @@ impl Daemon {
 
         let clock = Clock::start();
         let tasks = Tasks::new();
+        let effects = Tasks::new();
         let events = EventLog::default();
         let store = Store::new(state::ledger(&home));
         let loader = Loader::new(home.clone(), store.clone(), events.clone(), move || clock.now());
@@ -155,7 +158,7 @@ impl Daemon {
                 pods,
                 events: events.clone(),
                 refused: gateway.backend_refused(),
-                tasks: tasks.clone(),
+                tasks: effects.clone(),
                 clock,
                 home: home.clone(),
             },
@@ -213,6 +216,7 @@ impl Daemon {
             gateway_done,
             driver_done,
             tasks,
+            effects,
             is_broken: false,
             _lock: lock,
         };
@@ -276,8 +280,11 @@ impl Daemon {
         {
             warn!(%error, "the driver ended badly");
         }
+        self.effects.shut_down(TASK_DEADLINE).await;
         if containers == Containers::Stop {
             stop_everything(&self.engine).await;
+            // A folder that stays behind is made again, or removed the next time.
+            let _ = tokio::fs::remove_dir_all(self.home.scratch()).await;
             if let Some(docker) = &self.docker
                 && let Err(error) = docker.remove_network().await
             {
@@ -324,15 +331,19 @@ fn engine(settings: &Settings, instance: &str) -> Result<Engines, StartError> {
     Ok((Arc::clone(&docker) as Arc<dyn ContainerEngine>, Some(docker)))
 }
 
-/// Stops and removes every container of this instance, all at once.
+/// Stops and removes every container of this instance, all at once. Looks again afterwards: a container that was just
+/// being made when the driver ended shows up late.
 async fn stop_everything(engine: &Arc<dyn ContainerEngine>) {
-    let containers = match engine.list().await {
-        Ok(containers) => containers,
-        Err(error) => return warn!(error = chain(&error), "could not stop the containers"),
-    };
-    if containers.is_empty() {
-        return;
+    for _ in 0..3 {
+        match engine.list().await {
+            Ok(containers) if containers.is_empty() => return,
+            Ok(containers) => stop_all(engine, containers).await,
+            Err(error) => return warn!(error = chain(&error), "could not stop the containers"),
+        }
     }
+}
+
+async fn stop_all(engine: &Arc<dyn ContainerEngine>, containers: Vec<Container>) {
     info!(containers = containers.len(), "stopping what was started");
     let end = |container: Container| async move {
         let grace = grace(&container);

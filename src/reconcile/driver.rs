@@ -34,6 +34,8 @@ use crate::workload::{ComponentKey, WorkloadConfig};
 const RELIST: Duration = Duration::from_secs(10);
 /// The same while it does not answer.
 const RELIST_DOWN: Duration = Duration::from_secs(1);
+/// A refused connection makes every check due at most this often.
+const CHECK_AGAIN: Duration = Duration::from_millis(250);
 /// Facts that change nothing a person would see wait this long for company.
 const GATHER: Duration = Duration::from_millis(50);
 /// Facts of what is still loading wait this long for company.
@@ -101,6 +103,7 @@ pub struct Driver {
     listing: bool,
     list_again: bool,
     last_list: Duration,
+    last_check_again: Duration,
     model_progress: HashMap<StorageUri, watch::Receiver<Progress>>,
     image_progress: HashMap<String, watch::Receiver<PullProgress>>,
     image_failures: HashMap<String, u32>,
@@ -140,6 +143,7 @@ impl Driver {
             listing: false,
             list_again: true,
             last_list: Duration::ZERO,
+            last_check_again: Duration::ZERO,
             model_progress: HashMap::new(),
             image_progress: HashMap::new(),
             image_failures: HashMap::new(),
@@ -179,9 +183,7 @@ impl Driver {
                 () = board.became_idle() => Urgency::Gather,
                 // A permit that is not taken stays.
                 () = refused.notified() => {
-                    self.list_again = true;
-                    self.check_again();
-                    Urgency::Now
+                    self.check_again()
                 }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
@@ -391,7 +393,7 @@ impl Driver {
     fn fetch_last_words(&self, fact: &ContainerFact) {
         let (executor, sender) = (self.parts.executor.clone(), self.sender.clone());
         let (id, name) = (fact.id.clone(), fact.name.clone());
-        self.parts.tasks.spawn("last-words", async move {
+        self.parts.tasks.spawn_droppable("last-words", async move {
             let lines = executor.last_words(&id).await;
             // The driver is gone: nobody needs the words.
             let _ = sender.send(Fact::LastWords { name, lines }).await;
@@ -530,8 +532,15 @@ impl Driver {
         }
     }
 
-    /// A backend refused a connection: every readiness check is due.
-    fn check_again(&mut self) {
+    /// A backend refused a connection: every readiness check is due. Not more often than makes sense: whoever calls a
+    /// dead backend again and again rings each time.
+    fn check_again(&mut self) -> Urgency {
+        let tick = self.parts.clock.now().tick;
+        if tick < self.last_check_again + CHECK_AGAIN {
+            return Urgency::Never;
+        }
+        self.last_check_again = tick;
+        self.list_again = true;
         for memory in self.world.memory.containers.values_mut() {
             for kind in [ProbeKind::Readiness, ProbeKind::Model] {
                 if let Some(probe) = memory.probes.get_mut(&kind) {
@@ -539,6 +548,7 @@ impl Driver {
                 }
             }
         }
+        Urgency::Now
     }
 
     /// Asks the engine for its containers, once at a time.
@@ -555,7 +565,7 @@ impl Driver {
         self.listing = true;
         self.list_again = false;
         let (engine, sender, asked) = (Arc::clone(&self.parts.executor.engine), self.sender.clone(), self.serial);
-        self.parts.tasks.spawn("list", async move {
+        self.parts.tasks.spawn_droppable("list", async move {
             let result = engine.list().await;
             // The driver is gone: nobody needs the list.
             let _ = sender.send(Fact::Listed { asked, result }).await;
@@ -666,7 +676,7 @@ impl Driver {
                 });
             }
             Action::CheckImage { image } => {
-                tasks.spawn("check-image", async move {
+                tasks.spawn_droppable("check-image", async move {
                     let result = executor.engine.image_present(&image).await.map_err(Failure::from);
                     done(Fact::ImageChecked { image, result }).await;
                 });
@@ -674,20 +684,20 @@ impl Driver {
             Action::PullImage { image } => {
                 let (progress, receiver) = watch::channel(PullProgress::default());
                 self.image_progress.insert(image.clone(), receiver);
-                tasks.spawn("pull-image", async move {
+                tasks.spawn_droppable("pull-image", async move {
                     let result = executor.pull_image(&image, progress).await;
                     done(Fact::ImagePulled { image, result }).await;
                 });
             }
             Action::Probe(order) => {
-                tasks.spawn("probe", async move {
+                tasks.spawn_droppable("probe", async move {
                     let result = executor.probe(&order).await;
                     done(Fact::Probed { order, result }).await;
                 });
             }
             action => {
                 let last = self.note_container_action(&action);
-                tasks.spawn("container", async move {
+                tasks.spawn_droppable("container", async move {
                     let result = executor.container(&action, last).await;
                     done(Fact::Container { action: Box::new(action), result }).await;
                 });
