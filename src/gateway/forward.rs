@@ -89,11 +89,16 @@ impl Exchange<'_> {
         let mut tried: Vec<ReplicaName> = Vec::new();
         loop {
             let (backend, slot) = place;
-            let held = Held { slot, lease: self.desk.lease(&backend.replica, &self.worker.board) };
+            let mut held = Held { slot, lease: self.desk.lease(&backend.replica, &self.worker.board) };
             let endpoint = self.endpoint(&backend)?;
-            match self.attempt(endpoint, &path, outgoing, progress.as_deref()).await? {
-                Attempt::Answered(response, sender) => return self.relay(response, sender, held, upgrade),
+            let attempt = self.attempt(endpoint, &path, outgoing, progress.as_deref()).await;
+            match attempt.inspect_err(|refusal| held.judge(refusal.status))? {
+                Attempt::Answered(response, sender) => {
+                    held.judge(response.status());
+                    return self.relay(response, sender, held, upgrade);
+                }
                 Attempt::Unsent(request, why) => {
+                    held.judge(why.status);
                     drop(held);
                     outgoing = request;
                     tried.push(backend.replica);
