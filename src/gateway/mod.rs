@@ -12,7 +12,10 @@
 mod address;
 mod balance;
 mod body;
+mod breaker;
 mod config;
+mod crew;
+mod desk;
 mod executor;
 mod flight;
 mod forward;
