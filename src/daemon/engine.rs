@@ -108,14 +108,21 @@ async fn automatic(settings: &Settings, docker: &Docker, before: &str) -> (&'sta
         Err(error) => chain(error),
     };
     if before == DOCKER {
-        let why = format!("Docker ran the models of this home before and is waited for ({silence}); `--engine process` runs them without it");
+        let why = format!(
+            "Docker ran the models of this home before and is waited for ({silence}); `--engine process` runs them without it"
+        );
         return (DOCKER, why);
     }
     let tools = Tools::find(&settings.environment);
     let found = tools.uv.as_ref().or(tools.python.as_ref());
     match found {
-        Some(tool) => (PROCESS, format!("Docker does not answer ({silence}), and {tool} is here to run models without it")),
-        None => (DOCKER, format!("Docker does not answer ({silence}), and there is no Python or uv to run models without it")),
+        Some(tool) => {
+            (PROCESS, format!("Docker does not answer ({silence}), and {tool} is here to run models without it"))
+        }
+        None => (
+            DOCKER,
+            format!("Docker does not answer ({silence}), and there is no Python or uv to run models without it"),
+        ),
     }
 }
 

@@ -90,6 +90,11 @@ impl ProcessEngine {
         self.inner.environments.collect_garbage(now, UNUSED_FOR).len()
     }
 
+    /// Whether this user may make the control groups that limits need. Blocking.
+    pub fn enforces_limits(&self) -> bool {
+        process_prepare::can_limit()
+    }
+
     pub(super) fn ring(&self) {
         self.inner.changed.send_modify(|count| *count += 1);
     }

@@ -109,7 +109,8 @@ fn own_group<'t>(membership: &'t str, controller: &str) -> Option<&'t str> {
 }
 
 fn v1_base(membership: &str, controller: &str) -> io::Result<Utf8PathBuf> {
-    let group = own_group(membership, controller).ok_or_else(|| io::Error::other(format!("no {controller} controller")))?;
+    let group =
+        own_group(membership, controller).ok_or_else(|| io::Error::other(format!("no {controller} controller")))?;
     let mount = Utf8Path::new(ROOT).join(controller);
     let own = mount.join(group.trim_start_matches('/'));
     // Inside a container the path may be one of the outside.

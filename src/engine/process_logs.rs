@@ -114,9 +114,7 @@ fn parse(line: &str) -> LogLine {
     let mut parts = line.splitn(3, ' ');
     let at = parts.next().and_then(|time| time.parse().ok());
     match (at, parts.next(), parts.next()) {
-        (Some(at), Some(stream), Some(text)) => {
-            LogLine { at: Some(at), stderr: stream == "e", text: text.to_owned() }
-        }
+        (Some(at), Some(stream), Some(text)) => LogLine { at: Some(at), stderr: stream == "e", text: text.to_owned() },
         _ => LogLine { at: None, stderr: false, text: line.to_owned() },
     }
 }

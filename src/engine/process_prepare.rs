@@ -189,11 +189,8 @@ pub(super) async fn pull(
         let message = "nothing says how to make it".to_owned();
         return Err(EngineError::Environment { recipe: image.to_owned(), message, permanent: true });
     };
-    let failure = |message: String, permanent| EngineError::Environment {
-        recipe: process.recipe.clone(),
-        message,
-        permanent,
-    };
+    let failure =
+        |message: String, permanent| EngineError::Environment { recipe: process.recipe.clone(), message, permanent };
     match &process.program {
         Program::Python(wanted) => {
             let tell = move |phase: String| {
@@ -222,6 +219,13 @@ pub(super) fn limit(record: &Record) -> super::process_limits::Groups {
         );
         super::process_limits::Groups::default()
     })
+}
+
+/// Whether a memory limit can be enforced: tried on an empty group.
+pub(super) fn can_limit() -> bool {
+    let limits = Limits { memory: Some(1 << 30), cpu_milli: None };
+    let tried = limits.enforce(&format!("try-{:08x}", rand::random::<u32>()));
+    tried.map(|groups| groups.remove()).is_ok()
 }
 
 /// Describes this machine.

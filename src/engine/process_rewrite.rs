@@ -25,9 +25,7 @@ impl Texts {
     fn container_port(&self, setting: &PortSetting) -> u16 {
         let written = match (&setting.arg, &setting.env) {
             (Some(arg), _) => self.argument(arg).and_then(|text| text.parse().ok()),
-            (None, Some(name)) => {
-                self.env.iter().find(|(own, _)| own == name).and_then(|(_, text)| text.parse().ok())
-            }
+            (None, Some(name)) => self.env.iter().find(|(own, _)| own == name).and_then(|(_, text)| text.parse().ok()),
             (None, None) => None,
         };
         written.unwrap_or(setting.port)

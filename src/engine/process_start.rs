@@ -197,11 +197,7 @@ fn temporary(engine: &ProcessEngine, record: &Record) -> std::io::Result<Utf8Pat
 }
 
 /// Runs a command with the environment of a running container, and returns its exit code and output.
-pub(super) async fn exec(
-    found: &Found,
-    command: &[String],
-    timeout: Duration,
-) -> Result<(i64, String), EngineError> {
+pub(super) async fn exec(found: &Found, command: &[String], timeout: Duration) -> Result<(i64, String), EngineError> {
     let name = &found.record.name;
     let launch = found.folder.launch().filter(|_| matches!(found.life, Life::Running(_)));
     let Some(launch) = launch else {

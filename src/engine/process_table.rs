@@ -30,7 +30,10 @@ impl Identity {
     pub(super) fn is_alive(self) -> bool {
         match start(self.pid) {
             Some(started) => started == self.started,
-            None => !has_proc() && Pid::from_raw(self.pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok()),
+            None => {
+                !has_proc()
+                    && Pid::from_raw(self.pid).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+            }
         }
     }
 

@@ -27,7 +27,10 @@ pub(super) async fn create(
         list: folder.join("packages.txt"),
         packages: said::count(&list),
         is_complete: wanted.lock.is_some(),
-        installer: Installer { environment: &environments.environment, log: environments.root.join(format!("{id}.log")) },
+        installer: Installer {
+            environment: &environments.environment,
+            log: environments.root.join(format!("{id}.log")),
+        },
     };
     std::fs::write(&attempt.list, &list).map_err(|error| io(format!("write `{}`", attempt.list), &error))?;
     // A log of an earlier attempt says nothing about this one; that there is none is right too.
@@ -39,11 +42,8 @@ pub(super) async fn create(
             return Err(error);
         }
     };
-    let marker = Marker {
-        folder: attempt.path.file_name().unwrap_or_default().to_owned(),
-        python,
-        packages: attempt.packages,
-    };
+    let marker =
+        Marker { folder: attempt.path.file_name().unwrap_or_default().to_owned(), python, packages: attempt.packages };
     publish(&folder.join(MARKER), &marker)
 }
 

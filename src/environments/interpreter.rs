@@ -41,9 +41,8 @@ impl Tools {
 
 /// Returns the first executable file of a name on a PATH.
 pub fn find_on_path(name: &str, path: &str) -> Option<Utf8PathBuf> {
-    let executable = |file: &Utf8Path| {
-        file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-    };
+    let executable =
+        |file: &Utf8Path| file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0);
     if name.contains('/') {
         return Some(Utf8PathBuf::from(name)).filter(|file| executable(file));
     }
@@ -59,8 +58,12 @@ pub(super) struct Interpreter {
 }
 
 /// Returns a Python in the range.
-pub(super) async fn find(wanted: &str, environment: &BTreeMap<String, String>) -> Result<Interpreter, EnvironmentError> {
-    let range = VersionRange::parse(wanted).map_err(|found| EnvironmentError::NoPython { wanted: wanted.to_owned(), found })?;
+pub(super) async fn find(
+    wanted: &str,
+    environment: &BTreeMap<String, String>,
+) -> Result<Interpreter, EnvironmentError> {
+    let range =
+        VersionRange::parse(wanted).map_err(|found| EnvironmentError::NoPython { wanted: wanted.to_owned(), found })?;
     let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
     let mut seen = Vec::new();
     for name in NAMES {

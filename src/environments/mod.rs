@@ -64,7 +64,9 @@ pub enum EnvironmentError {
         found: String,
     },
     /// Python cannot make environments.
-    #[error("`{python}` cannot make environments: {message}; install its venv module (on Debian and Ubuntu `apt install python3-venv`), or install `uv`")]
+    #[error(
+        "`{python}` cannot make environments: {message}; install its venv module (on Debian and Ubuntu `apt install python3-venv`), or install `uv`"
+    )]
     NoVenv {
         /// The interpreter.
         python: String,

@@ -60,7 +60,8 @@ const NETWORK: [&str; 12] = [
 /// Reads the whole output of an installer that failed.
 pub(super) fn failure(output: &str) -> Failure {
     let lower = output.to_lowercase();
-    let kind = if NETWORK.iter().any(|words| lower.contains(words)) { FailureKind::Network } else { FailureKind::Package };
+    let kind =
+        if NETWORK.iter().any(|words| lower.contains(words)) { FailureKind::Network } else { FailureKind::Package };
     Failure { kind, package: culprit(output), message: last_error(output) }
 }
 
@@ -98,7 +99,9 @@ fn culprit(output: &str) -> Option<String> {
 fn last_error(output: &str) -> String {
     let says = |line: &&str| {
         let lower = line.to_lowercase();
-        ["error:", "caused by:", "×", "no space left"].iter().any(|word| lower.trim_start().starts_with(word) || lower.contains("no space left"))
+        ["error:", "caused by:", "×", "no space left"]
+            .iter()
+            .any(|word| lower.trim_start().starts_with(word) || lower.contains("no space left"))
     };
     let line = output.lines().rev().find(says).or_else(|| output.lines().rev().find(|line| !line.trim().is_empty()));
     let line = line.unwrap_or("it said nothing").trim();

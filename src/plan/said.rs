@@ -24,7 +24,9 @@ pub(super) fn said(phase: &Phase) -> Said {
         Phase::PullingModel(uri, note) => (Unknown, "ModelPulling", format!("fetching {uri}{}", progress(note))),
         Phase::ModelFailed { message, transient } => (False, "ModelPullFailed", retried(message, *transient)),
         Phase::PullingImage(image, note) => match process_recipe(image) {
-            Some(recipe) => (Unknown, "EnvironmentPreparing", format!("preparing what {recipe} runs in{}", progress(note))),
+            Some(recipe) => {
+                (Unknown, "EnvironmentPreparing", format!("preparing what {recipe} runs in{}", progress(note)))
+            }
             None => (Unknown, "ImagePulling", format!("pulling {image}{}", progress(note))),
         },
         Phase::ImageFailed { image, message, transient } => {

@@ -226,7 +226,8 @@ impl VersionRange {
             Some((bound, (major.parse().ok()?, minor.parse().ok()?)))
         };
         let bounds: Option<Vec<_>> = text.split(',').map(bound).collect();
-        let bounds = bounds.ok_or_else(|| format!("`{text}` is no range of Python versions; write for example `>=3.11,<3.14`"))?;
+        let bounds = bounds
+            .ok_or_else(|| format!("`{text}` is no range of Python versions; write for example `>=3.11,<3.14`"))?;
         Ok(Self { bounds })
     }
 

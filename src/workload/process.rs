@@ -105,9 +105,8 @@ fn program(recipe: &Recipe, format: &str) -> Program {
                 python: python.clone(),
                 lock: lock.and_then(|name| Some(named(name, vec![recipes::lock(name)?]))),
                 packages: recipe.packages.clone(),
-                module: module.map(|(name, files)| {
-                    named(name, files.iter().flat_map(|(file, text)| [*file, *text]).collect())
-                }),
+                module: module
+                    .map(|(name, files)| named(name, files.iter().flat_map(|(file, text)| [*file, *text]).collect())),
             })
         }
         (None, executable) => Program::Executable {
