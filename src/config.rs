@@ -7,8 +7,8 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
+use crate::home::Home;
 use crate::manifest::yaml;
-use crate::source::Home;
 use crate::telemetry::logs::LogFormat;
 
 /// The user's environment, read once.

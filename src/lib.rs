@@ -11,12 +11,13 @@
 //! | 3 | [`workload`] | what should run, in no engine's words |
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
 //! | | | ── everything above this line is pure: no clock, no files, no sockets, no environment ── |
-//! | 5 | [`telemetry`], [`tasks`], [`environments`] | logs, metrics, events; tracked tasks; Python environments of recipes |
+//! | 5 | [`telemetry`], [`tasks`], [`home`], [`environments`] | logs, metrics, events; tracked tasks; where things are on disk; Python environments of recipes |
 //! | 6 | [`store`], [`storage`], [`engine`], [`probe`], [`traffic`] | objects now; model bytes; containers; checks; the notice board |
-//! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder; the loop; the data path |
+//! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder of manifests; the loop; the data path |
 //! | 8 | [`kubeapi`] | what the command line, kubectl and SDKs talk to |
-//! | 9 | [`config`], [`daemon`] | settings; builds every room and runs it |
-//! | 10 | [`cli`] | one file per verb |
+//! | 9 | [`config`] | settings: file, environment, flags |
+//! | 10 | [`daemon`] | builds every room and runs it |
+//! | 11 | [`cli`] | one file per verb |
 //!
 //! Two walks through it are in `ARCHITECTURE.md`.
 
@@ -27,6 +28,7 @@ pub mod daemon;
 pub mod engine;
 pub mod environments;
 pub mod gateway;
+pub mod home;
 pub mod kubeapi;
 pub mod manifest;
 pub mod plan;

@@ -1,7 +1,8 @@
 //! One suite for every source of models: the same promises hold over HTTP, S3 and GCS.
 //!
-//! The origin is our own (`support/origin.rs`). With `KSERVE_LOCAL_TEST_EMULATORS=1` the last test also runs against
-//! stores nobody here wrote: `moto_server` (S3, `pip install 'moto[server]'`), started by the test.
+//! The origin is our own (`support/origin.rs`). With `KSERVE_LOCAL_TEST_EMULATORS=1` the last tests also run against
+//! stores nobody here wrote, when they are on the path: `moto_server` (S3, from `pip install 'moto[server]'`) and
+//! `fake-gcs-server` (GCS). The tests start and stop them.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -332,6 +333,58 @@ async fn a_download_that_died_at_nine_tenths_goes_on_from_there() {
     }
 }
 
+/// Not a test by itself: the process that the next test kills.
+#[tokio::test]
+async fn a_pull_to_be_killed() {
+    let (Ok(folder), Ok(uri)) = (std::env::var("TEST_PULL_FOLDER"), std::env::var("TEST_PULL_URI")) else { return };
+    let cache = Cache::open(Utf8PathBuf::from(folder).join("cache")).unwrap();
+    let config = PullConfig { range_size: RANGE as u64, concurrency: 3, ..PullConfig::default() };
+    let puller = Puller::new(cache, config, Arc::default());
+    pull(&puller, &StorageUri::parse(&uri).unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_a_download_that_goes_on() {
+    let bench = Bench::new(Kind::Http).await;
+    let content = weights(20 * RANGE, 20);
+    bench.put("m.bin", Object::new(content.clone()));
+    bench.origin.faults(&bench.path("m.bin"), 1 + 18, 100, Fault::Stall(10));
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_pull_to_be_killed"])
+        .env("TEST_PULL_FOLDER", bench.folder.path())
+        .env("TEST_PULL_URI", bench.uri("m.bin").to_string())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let partial = bench.cache().join("partial");
+    let recorded = || {
+        let folders = partial.read_dir_utf8().into_iter().flatten().flatten();
+        let logs = folders.filter_map(|folder| std::fs::read_to_string(folder.path().join("resume.log")).ok());
+        logs.map(|log| log.lines().count()).sum::<usize>()
+    };
+    // Until the header and eighteen ranges are recorded, or the child has ended by itself.
+    while recorded() < 19 && child.try_wait().unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(child.try_wait().unwrap().is_none(), "it is still at work");
+    let waiting = PullConfig { attempts: 1, ..PullConfig::default() };
+    let other = puller(bench.folder.path(), &bench.origin, waiting);
+    let (progress, mut watched) = watch::channel(Progress::default());
+    let uri = bench.uri("m.bin");
+    let second = other.pull(&uri, progress, CancellationToken::new());
+    let killing = async {
+        watched.wait_for(|progress| progress.phase == "waiting").await.unwrap();
+        bench.origin.heal();
+        bench.origin.forget();
+        child.kill().await.unwrap();
+    };
+    let (model, ()) = tokio::join!(second, killing);
+    assert_eq!(tree(&model.unwrap().path)["m.bin"], content);
+    assert_eq!(bench.ranged_bytes(), 2 * RANGE as u64, "the two ranges that were missing");
+    bench.assert_nothing_left();
+}
+
 #[tokio::test]
 async fn a_dropped_pull_frees_the_folder_and_resumes() {
     for kind in ALL {
@@ -591,6 +644,7 @@ async fn missing_models_buckets_and_permissions_are_told_in_upstreams_words() {
         let bench = Bench::new(kind).await;
         bench.put("other", Object::new("x"));
         let error = bench.pull("none/").await.unwrap_err();
+        bench.assert_nothing_left();
         assert!(matches!(&error, PullError::Source { source: SourceError::NotFound(_), .. }), "{}", told(&error));
         assert!(told(&error).contains(words) && !error.is_transient(), "{}", told(&error));
         let gone = Bench::new(kind).await;
@@ -729,4 +783,110 @@ async fn the_disk_guard_refuses_before_the_download_begins() {
             .join("fetched/m.bin")
             .exists())
     );
+}
+
+/// Says why a test did not run, on the console and in the file that collects such lines.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+fn skip(test: &str, reason: &str) {
+    let line = format!("SKIPPED: {test}: {reason}");
+    println!("{line}");
+    if let Ok(path) = std::env::var("KSERVE_LOCAL_TEST_SKIPS") {
+        let file = std::fs::File::options().append(true).create(true).open(path);
+        std::io::Write::write_all(&mut file.unwrap(), format!("{line}\n").as_bytes()).unwrap();
+    }
+}
+
+/// Starts an emulator on a free port and waits until it answers; none when it is not to be had.
+async fn emulator(test: &str, program: &str, arguments: &[&str]) -> Option<(tokio::process::Child, String)> {
+    if std::env::var("KSERVE_LOCAL_TEST_EMULATORS").is_err() {
+        skip(test, "KSERVE_LOCAL_TEST_EMULATORS is not set");
+        return None;
+    }
+    // Below the ports that the system gives away, or another test's origin may sit there by then.
+    let port = 20_000 + (std::process::id() as usize * 8 + program.len() % 8) % 12_000;
+    let port = u16::try_from(port).unwrap();
+    let arguments = arguments.iter().map(|argument| argument.replace("PORT", &port.to_string()));
+    let mut command = tokio::process::Command::new(program);
+    let silent = command.args(arguments).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let Ok(child) = silent.kill_on_drop(true).spawn() else {
+        skip(test, &format!("{program} is not on the path"));
+        return None;
+    };
+    for _ in 0..600 {
+        if tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+            return Some((child, format!("http://127.0.0.1:{port}")));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{program} does not answer");
+}
+
+/// Pulls a prefix, a key and an archive from a store that holds them, and fails as it should on what it does not.
+async fn exercise(puller: &Puller, scheme: &str, big: &[u8]) {
+    let uri = |path: &str| StorageUri::parse(&format!("{scheme}://bucket{path}")).unwrap();
+    let model = pull(puller, &uri("/m")).await.unwrap_or_else(|error| panic!("{}", told(&error)));
+    let expected = [("1/weights +ä.bin", big), ("__init__.py", b""), ("config", b"c")];
+    assert_eq!(tree(&model.path), BTreeMap::from(expected.map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))));
+    let one = pull(puller, &uri("/m/1/weights +ä.bin")).await.unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert_eq!(tree(&one.path), BTreeMap::from([("weights +ä.bin".to_owned(), big.to_vec())]));
+    let archive = pull(puller, &uri("/packed")).await.unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert_eq!(names(&archive.path), ["inside"]);
+    assert!(told(&pull(puller, &uri("/gone")).await.unwrap_err()).contains("No model found in"));
+}
+
+#[tokio::test]
+async fn s3_works_against_moto() {
+    let test = "s3_works_against_moto";
+    let Some((_child, endpoint)) = emulator(test, "moto_server", &["-H", "127.0.0.1", "-p", "PORT"]).await else {
+        return;
+    };
+    let big = weights(20 * RANGE + 5, 21);
+    let client = reqwest::Client::new();
+    let put = async |path: &str, body: Vec<u8>| {
+        let request = client.put(format!("{endpoint}/bucket{path}")).header("authorization", "AWS x:y").body(body);
+        request.send().await.unwrap().error_for_status().unwrap();
+    };
+    put("", vec![]).await;
+    put("/m/1/weights%20%2B%C3%A4.bin", big.clone()).await;
+    put("/m/__init__.py", vec![]).await;
+    put("/m/config", b"c".to_vec()).await;
+    put("/m/empty/", vec![]).await;
+    put("/m2/neighbour", b"n".to_vec()).await;
+    put("/packed/a.tgz", tar_gz(&[("inside", b"x")])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let puller = emulated(folder.path(), "AWS_ENDPOINT_URL", &endpoint);
+    exercise(&puller, "s3", &big).await;
+    let error = pull(&puller, &StorageUri::parse("s3://nowhere/m").unwrap()).await.unwrap_err();
+    assert!(told(&error).contains("S3 bucket 'nowhere' does not exist."), "{}", told(&error));
+}
+
+#[tokio::test]
+async fn gcs_works_against_fake_gcs_server() {
+    let test = "gcs_works_against_fake_gcs_server";
+    let arguments = ["-scheme", "http", "-host", "127.0.0.1", "-port", "PORT", "-backend", "memory"];
+    let arguments = [&arguments[..], &["-public-host", "127.0.0.1:PORT"]].concat();
+    let Some((_child, endpoint)) = emulator(test, "fake-gcs-server", &arguments).await else { return };
+    let big = weights(20 * RANGE + 5, 22);
+    let client = reqwest::Client::new();
+    let made = client.post(format!("{endpoint}/storage/v1/b")).body(r#"{"name":"bucket"}"#).send().await.unwrap();
+    made.error_for_status().unwrap();
+    let put = async |name: &str, body: Vec<u8>| {
+        let url = format!("{endpoint}/upload/storage/v1/b/bucket/o?uploadType=media&name={name}");
+        client.post(url).body(body).send().await.unwrap().error_for_status().unwrap();
+    };
+    put("m/1/weights%20%2B%C3%A4.bin", big.clone()).await;
+    put("m/__init__.py", vec![]).await;
+    put("m/config", b"c".to_vec()).await;
+    put("m2/neighbour", b"n".to_vec()).await;
+    put("packed/a.tgz", tar_gz(&[("inside", b"x")])).await;
+    let folder = tempfile::tempdir().unwrap();
+    exercise(&emulated(folder.path(), "STORAGE_EMULATOR_HOST", &endpoint), "gs", &big).await;
+}
+
+fn emulated(folder: &Path, variable: &str, endpoint: &str) -> Puller {
+    let cache = Cache::open(Utf8PathBuf::from_path_buf(folder.join("cache")).unwrap()).unwrap();
+    let environment = [(variable, endpoint), ("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = PullConfig { range_size: RANGE as u64, ..PullConfig::default() };
+    Puller::new(cache, config, Arc::new(BTreeMap::from(environment)))
 }

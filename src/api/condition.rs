@@ -66,6 +66,8 @@ impl Condition {
 
 /// Stamps `next`: a condition whose status did not change keeps its transition time.
 pub fn stamp(previous: &[Condition], next: &mut [Condition], now: Timestamp) {
+    // Kubernetes' times have whole seconds.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     for condition in next {
         let before = previous.iter().find(|old| old.kind == condition.kind && old.status == condition.status);
         condition.last_transition_time = Some(before.and_then(|old| old.last_transition_time).unwrap_or(now));

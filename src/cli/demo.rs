@@ -15,8 +15,8 @@ use crate::api::{ConditionStatus, InferenceServiceStatus, ServiceKey};
 use crate::config::{EngineChoice, Flags, Settings};
 use crate::daemon::{Containers, Daemon};
 use crate::environments::Tools;
-use crate::source::Home;
-use crate::source::home::write_atomically;
+use crate::home::Home;
+use crate::home::write_atomically;
 use crate::telemetry::logs;
 
 /// The model, as `examples/models/iris/train.py` makes it.

@@ -42,6 +42,9 @@ pub async fn not_found(
     error: ClientError,
 ) -> Problem {
     let problem = Problem::not_so(error.to_string());
+    if let Some(place) = broken_file(client, resource, namespace, name).await {
+        return problem.hint(format!("a file of the folder means it and cannot be taken: {place}"));
+    }
     let Ok(list) = client.get(&resource.path(None)).await else { return problem };
     let items = items(&list);
     let own = |item: &&Value| !resource.is_namespaced() || item["metadata"]["namespace"] == namespace;
@@ -63,6 +66,22 @@ pub async fn not_found(
             }
         }
     }
+}
+
+/// Returns what is wrong with the file that means an object, in one line.
+pub async fn broken_file(client: &Client, resource: Resource, namespace: &str, name: &str) -> Option<String> {
+    let problems = client.get("/apis/kserve-local/v1/problems").await.ok()?;
+    let object = match resource.is_namespaced() {
+        true => format!("{} {namespace}/{name}", resource.kind()),
+        false => format!("{} {name}", resource.kind()),
+    };
+    items(&problems).into_iter().find_map(|file| {
+        let diagnostics = file["diagnostics"].as_array()?;
+        let own = diagnostics.iter().find(|d| d["severity"] == "error" && d["object"] == object.as_str())?;
+        let (path, message) = (file["path"].as_str()?, own["message"].as_str()?);
+        let place = own["line"].as_u64().map(|line| format!(":{line}:{}", own["column"])).unwrap_or_default();
+        Some(format!("{path}{place}: {message}"))
+    })
 }
 
 /// Returns the items of a list.

@@ -9,8 +9,9 @@ use super::client::{Client, ClientError};
 use super::home::{flag_for, shown};
 use super::output;
 use super::report::{Exit, Problem};
+use crate::home::Home;
 use crate::reconcile::clock::Clock;
-use crate::source::{Home, Loader, WriteError};
+use crate::source::{Loader, WriteError};
 use crate::store::Store;
 use crate::telemetry::EventLog;
 
@@ -65,7 +66,7 @@ async fn open(root: &Utf8Path) -> Result<Folder> {
 /// Says that what was written waits for a daemon.
 pub fn tell_not_running(home: &Utf8Path) {
     output::note(&format!(
-        "note: no daemon runs on {}; what was written is served once you start `kserve-local serve{}`",
+        "note: no daemon runs on {}; the folder is served once you start `kserve-local serve{}`",
         shown(home),
         flag_for(home)
     ));

@@ -62,10 +62,20 @@ pub async fn run(home: &Utf8Path, args: LogsArgs) -> Result<Exit> {
             }
             // Another replica may have something to say.
             Err(error) if pods.len() > 1 => output::note(&format!("{pod}: {error}")),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(no_output(error, &args.name)),
         }
     }
     if args.follow { print(stream::select_all(streams)).await } else { print(stream::iter(streams).flatten()).await }
+}
+
+/// A container that never started is no wrong usage.
+fn no_output(error: ClientError, name: &str) -> anyhow::Error {
+    match error {
+        ClientError::Status { code: 400, message, .. } => {
+            Problem::not_so(message).hint(format!("see `kserve-local describe isvc {name}`")).into()
+        }
+        other => other.into(),
+    }
 }
 
 async fn print(mut lines: impl stream::Stream<Item = (String, Result<Bytes, ClientError>)> + Unpin) -> Result<Exit> {

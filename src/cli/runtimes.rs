@@ -2,6 +2,8 @@
 //!
 //! All of it works without a daemon: the built-in runtimes are in the binary, the user's are in the folder.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Subcommand};
@@ -14,11 +16,12 @@ use super::input::{self, InputArgs, Source};
 use super::output::{self, Grid};
 use super::report::{Exit, Problem};
 use super::wanted::NamespaceArgs;
-use crate::api::{InferenceServiceSpec, Object};
-use crate::manifest::{self, Diagnostic, DiagnosticCode, Severity};
+use crate::api::{InferenceServiceSpec, Object, ObjectKey};
+use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Position, Severity};
 use crate::runtimes::select::Nodes;
-use crate::runtimes::{Catalog, Runtime, Verdict, select};
-use crate::source::scan;
+use crate::runtimes::{Catalog, Runtime, Verdict, process, select};
+use crate::source::scan::{self, FoundFile};
+use crate::workload::{self, Companions, ResolveError, WorkloadConfig};
 
 /// List serving runtimes, or explain which one serves a model.
 #[derive(Clone, Debug, Args)]
@@ -34,10 +37,9 @@ pub struct RuntimesArgs {
 
 /// What to do with runtimes.
 #[derive(Clone, Debug, Subcommand)]
+#[expect(missing_docs, reason = "the help of a verb is the documentation of its arguments")]
 pub enum RuntimesCommand {
-    /// List the runtimes there are
     List(ListArgs),
-    /// Explain which runtime serves a model, and why each other one lost
     Explain(ExplainArgs),
 }
 
@@ -77,12 +79,20 @@ pub async fn run(home: &Utf8Path, args: RuntimesArgs) -> Result<Exit> {
     }
 }
 
-/// Returns the user's objects that can be read from the folder; a folder that is not there holds none.
-fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
+/// Returns the manifest files of a home; a folder that is not there holds none.
+///
+/// # Errors
+/// A folder cannot be read.
+pub fn folder_files(home: &Utf8Path) -> Result<Vec<FoundFile>> {
     let folders: Vec<Utf8PathBuf> =
         ["runtimes", "services"].iter().map(|name| home.join(name)).filter(|folder| folder.is_dir()).collect();
+    Ok(scan::scan(&folders).map_err(|error| Problem::machine(error.to_string()).because(error.source))?)
+}
+
+/// Returns the user's objects that can be read from the folder.
+fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
-    for file in scan::scan(&folders).map_err(|error| Problem::machine(error.to_string()).because(error.source))? {
+    for file in folder_files(home)? {
         match scan::read(&file.path) {
             Ok(text) => {
                 let decoded = manifest::decode(file.path.as_str(), &text);
@@ -197,6 +207,21 @@ struct Explanation {
     verdicts: Vec<Verdict>,
     error: Option<String>,
     help: Option<String>,
+    /// What happens without a container engine.
+    process: Option<String>,
+}
+
+/// Says what becomes of a chosen runtime without a container engine.
+fn without_engine(runtime: &Runtime, format: &str, namespace: &str, catalog: &Catalog) -> String {
+    let name = &runtime.name;
+    match process::recipe(runtime) {
+        Ok(Some(_)) => format!("{name} runs as a process where there is no container engine"),
+        Err(error) => format!("{name} needs a container engine: {error}"),
+        Ok(None) => match process::runtimes_with_recipe(catalog, namespace, format).as_slice() {
+            [] => format!("{name} needs a container engine"),
+            others => format!("{name} needs a container engine; without one name another: {}", others.join(", ")),
+        },
+    }
 }
 
 fn explanation(service: &Object, catalog: &Catalog) -> Explanation {
@@ -204,7 +229,16 @@ fn explanation(service: &Object, catalog: &Catalog) -> Explanation {
     let spec = service.as_inference_service();
     let Some(model) = spec.and_then(|spec| spec.predictor.model.as_deref()) else {
         let why = "a custom container: no runtime is chosen".to_owned();
-        return Explanation { service: name, model: why, winner: None, verdicts: vec![], error: None, help: None };
+        let process = Some("it needs a container engine".to_owned());
+        return Explanation {
+            service: name,
+            model: why,
+            winner: None,
+            verdicts: vec![],
+            error: None,
+            help: None,
+            process,
+        };
     };
     let protocol = model.protocol_version.as_deref().unwrap_or("v1");
     let runtime = model.runtime.as_deref().map(|name| format!(", runtime {name}")).unwrap_or_default();
@@ -214,6 +248,7 @@ fn explanation(service: &Object, catalog: &Catalog) -> Explanation {
             service: name,
             model: asked,
             winner: Some(choice.runtime.name.clone()),
+            process: Some(without_engine(choice.runtime, &model.model_format.name, &service.key.namespace, catalog)),
             verdicts: choice.verdicts,
             error: None,
             help: None,
@@ -225,6 +260,7 @@ fn explanation(service: &Object, catalog: &Catalog) -> Explanation {
             verdicts: failure.verdicts,
             error: Some(format!("{}: {}", failure.reason.as_str(), failure.error)),
             help: Some(failure.help),
+            process: None,
         },
     }
 }
@@ -252,7 +288,8 @@ impl Explanation {
             let why = verdict.why_not.clone().unwrap_or_else(|| "chosen".to_owned());
             grid.row([verdict.runtime.clone(), scope, why]);
         }
-        lines.join("\n") + "\n" + &grid.take_text()
+        let process = self.process.as_ref().map(|words| format!("{words}\n")).unwrap_or_default();
+        lines.join("\n") + "\n" + &grid.take_text() + &process
     }
 
     fn document(&self) -> Value {
@@ -264,37 +301,82 @@ impl Explanation {
         };
         json!({
             "service": self.service, "model": self.model, "runtime": self.winner, "error": self.error,
-            "help": self.help, "candidates": self.verdicts.iter().map(verdict).collect::<Vec<_>>(),
+            "help": self.help, "withoutContainerEngine": self.process, "candidates": self.verdicts.iter().map(verdict).collect::<Vec<_>>(),
         })
     }
 }
 
-/// Adds to each source what can only be told with the runtimes at hand: models that none serves.
+/// Adds to each source what can only be told with the runtimes and companions at hand: models that none serves,
+/// references that lead nowhere, what one machine cannot do.
 ///
 /// # Errors
 /// The folder cannot be read.
 pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
-    let mut objects = folder_objects(home)?;
-    objects.extend(sources.iter().flat_map(|source| source.decoded.objects.iter().map(|found| found.object.clone())));
-    let catalog = Catalog::new(&objects);
+    // What is validated stands for itself before what the folder holds of the same name.
+    let given = sources.iter().flat_map(|source| source.decoded.objects.iter().map(|found| found.object.clone()));
+    let mut objects: BTreeMap<ObjectKey, Object> = BTreeMap::new();
+    for object in folder_objects(home)?.into_iter().chain(given) {
+        objects.insert(object.key.clone(), object);
+    }
+    let catalog = Catalog::new(objects.values());
+    let companions = Companions::new(objects.values());
     for source in sources {
-        for found in &source.decoded.objects {
-            let Some(spec) = found.object.as_inference_service() else { continue };
-            let Some(model) = spec.predictor.model.as_deref() else { continue };
-            let namespace = &found.object.key.namespace;
-            if let Err(failure) = select(model, namespace, nodes(Some(spec)), &catalog) {
-                source.decoded.diagnostics.push(Diagnostic {
-                    severity: Severity::Error,
-                    code: DiagnosticCode::Invalid,
-                    file: source.name.clone(),
-                    position: Some(found.position),
-                    field: Some("spec.predictor.model".to_owned()),
-                    object: Some(found.object.key.clone()),
-                    message: failure.error.clone(),
-                    help: Some(failure.help.clone()).filter(|help| !help.is_empty()),
-                });
+        let mut found_out = Vec::new();
+        for found in source.decoded.objects.iter().filter(|found| found.object.as_inference_service().is_some()) {
+            let resolved = workload::resolve(&found.object, &catalog, &companions, &WorkloadConfig::default());
+            match resolved {
+                Ok(workloads) => {
+                    let warnings = workloads.into_iter().flat_map(|workload| workload.warnings);
+                    found_out.extend(warnings.map(|text| warning(source, found, text)));
+                }
+                Err(error) => found_out.push(diagnostic(source, found, error)),
             }
         }
+        source.decoded.diagnostics.extend(found_out);
     }
     Ok(())
+}
+
+/// Returns where a field stands; the document's first line when it cannot be told.
+fn place(source: &Source, found: &DecodedObject, field: Option<&str>) -> Option<Position> {
+    let exact = field.and_then(|field| manifest::locate(&source.text, found.position, field));
+    Some(exact.unwrap_or(found.position))
+}
+
+/// Something that is taken and means nothing here; its text begins with the field's path.
+fn warning(source: &Source, found: &DecodedObject, text: String) -> Diagnostic {
+    let (field, message) = match text.split_once(": ") {
+        Some((field, message)) if !field.contains(' ') => (Some(field.to_owned()), message.to_owned()),
+        _ => (None, text),
+    };
+    Diagnostic {
+        severity: Severity::Warning,
+        code: DiagnosticCode::Ignored,
+        file: source.name.clone(),
+        position: place(source, found, field.as_deref()),
+        field,
+        object: Some(found.object.key.clone()),
+        message,
+        help: None,
+    }
+}
+
+fn diagnostic(source: &Source, found: &DecodedObject, error: ResolveError) -> Diagnostic {
+    let (field, message, help) = match error {
+        ResolveError::Runtime(failure) => {
+            ("spec.predictor.model".to_owned(), failure.error, Some(failure.help).filter(|help| !help.is_empty()))
+        }
+        ResolveError::Invalid { field, message, help } => (field, message, help),
+        ResolveError::NeedsContainerEngine { message, help } => ("spec".to_owned(), message, Some(help)),
+    };
+    Diagnostic {
+        severity: Severity::Error,
+        code: DiagnosticCode::Invalid,
+        file: source.name.clone(),
+        position: place(source, found, Some(&field)),
+        field: Some(field),
+        object: Some(found.object.key.clone()),
+        message,
+        help,
+    }
 }

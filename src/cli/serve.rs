@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::report::{Exit, Problem};
 use crate::config::{self, ConfigError, Environment, Flags, Settings};
 use crate::daemon::{Containers, Daemon, StartError};
-use crate::source::Home;
+use crate::home::Home;
 use crate::telemetry::logs;
 
 /// Run the daemon: watch the folder, run models, answer requests.
@@ -26,7 +26,7 @@ pub struct ServeArgs {
     #[arg(long, value_enum)]
     pub engine: Option<EngineChoice>,
     /// What is logged, for example `info` or `warn,kserve_local=debug`
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "KSERVE_LOCAL_LOG")]
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "KSERVE_LOCAL_LOG", hide_env_values = true)]
     pub log: String,
     /// How it is logged
     #[arg(long, value_enum, default_value_t)]

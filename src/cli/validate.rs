@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use super::format::Format;
 use super::input::{self, Source};
 use super::output;
-use super::report::{Exit, Problem};
+use super::report::Exit;
 use crate::api::Object;
 use crate::manifest::Diagnostic;
 
 /// Check manifests without a daemon: syntax, fields, KServe's rules, and whether a runtime serves each model.
+///
+/// Without files it checks everything in the home folder.
 #[derive(Clone, Debug, Args)]
 pub struct ValidateArgs {
     /// Files, folders, URLs, or - for stdin
@@ -34,9 +36,9 @@ pub struct ValidateArgs {
 /// # Errors
 /// A manifest cannot be read.
 pub async fn run(home: &Utf8Path, args: ValidateArgs) -> Result<Exit> {
-    let names: Vec<String> = args.files.iter().chain(&args.filename).cloned().collect();
+    let mut names: Vec<String> = args.files.iter().chain(&args.filename).cloned().collect();
     if names.is_empty() {
-        return Err(Problem::usage("which manifests?").hint("name files or folders, or - for stdin").into());
+        names.extend(super::runtimes::folder_files(home)?.into_iter().map(|file| file.path.into_string()));
     }
     let mut sources = input::read(&names, args.recursive).await?;
     super::runtimes::resolve_all(home, &mut sources)?;
@@ -57,7 +59,7 @@ fn text(sources: &[Source]) -> String {
             text.push_str("\n\n");
         }
         let bad = source.decoded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-        valid += source.decoded.objects.len();
+        valid += source.decoded.objects.iter().filter(|found| is_valid(source, &found.object)).count();
         errors += bad;
         warnings += source.decoded.diagnostics.len() - bad;
     }
@@ -71,9 +73,16 @@ fn text(sources: &[Source]) -> String {
     )
 }
 
+/// Whether nothing is said against an object.
+fn is_valid(source: &Source, object: &Object) -> bool {
+    let mut errors = source.decoded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
+    !errors.any(|diagnostic| diagnostic.object.as_ref() == Some(&object.key))
+}
+
 fn document(sources: &[Source]) -> Value {
     let files = sources.iter().map(|source| {
-        let objects: Vec<Value> = source.decoded.objects.iter().map(|found| object(&found.object)).collect();
+        let valid = source.decoded.objects.iter().filter(|found| is_valid(source, &found.object));
+        let objects: Vec<Value> = valid.map(|found| object(&found.object)).collect();
         let diagnostics: Vec<Value> = source.decoded.diagnostics.iter().map(diagnostic).collect();
         json!({"file": source.name, "valid": !source.has_errors(), "objects": objects, "diagnostics": diagnostics})
     });

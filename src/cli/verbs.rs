@@ -14,7 +14,7 @@ use super::{
 
 /// KServe on one machine, without Kubernetes: the same InferenceService YAML, served from a folder.
 #[derive(Debug, Parser)]
-#[command(name = "kserve-local", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(name = "kserve-local", version, disable_help_subcommand = true)]
 #[command(after_help = "Exit codes: 0 done, 1 not so, 2 usage or invalid manifest, 3 this machine, 4 remote, \
                         5 does not fit in memory, 70 a bug of ours, 130 interrupted.")]
 pub struct Cli {
@@ -30,40 +30,27 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Folder of manifests and state [default: $KSERVE_LOCAL_HOME, else ~/.kserve-local]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub home: Option<PathBuf>,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "the help of a verb is the documentation of its arguments")]
 pub enum Command {
-    /// Run the daemon: watch the folder, run models, answer requests
     Serve(serve::ServeArgs),
-    /// Create or change objects from manifests
     Apply(apply::ApplyArgs),
-    /// Delete objects
     Delete(delete::DeleteArgs),
-    /// Show objects: isvc, runtimes, pods, events, secrets, …
     Get(get::GetArgs),
-    /// Show one object in full, beginning with why it is not ready
     Describe(describe::DescribeArgs),
-    /// Print the output of an InferenceService's containers
     Logs(logs::LogsArgs),
-    /// Wait until something is so
     Wait(wait::WaitArgs),
-    /// Show what happened
     Events(events::EventsArgs),
-    /// Send a prediction request and print the answer
     Predict(predict::PredictArgs),
-    /// List serving runtimes, or explain which one serves a model and why each other one lost
     Runtimes(runtimes::RuntimesArgs),
-    /// Check manifests without a daemon
     Validate(validate::ValidateArgs),
-    /// Serve an example model on a throwaway folder and send it a prediction
     Demo(demo::DemoArgs),
-    /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
-    /// Print the version
     Version(version::VersionArgs),
 }
 

@@ -13,12 +13,13 @@ use super::{StartError, stop_everything};
 use crate::config::{EngineChoice, Settings};
 use crate::engine::docker::{DockerConfig, DockerEngine};
 use crate::engine::memory::MemoryEngine;
+use crate::engine::memory_script::Behaviour;
 use crate::engine::process::{ProcessConfig, ProcessEngine};
 use crate::engine::{ContainerEngine, EngineInfo};
 use crate::environments::Tools;
+use crate::home::write_atomically;
 use crate::reconcile::Clock;
 use crate::reconcile::execute::chain;
-use crate::source::home::write_atomically;
 use crate::tasks::Tasks;
 use crate::workload::RunAs;
 
@@ -46,7 +47,8 @@ pub(super) struct Chosen {
 /// Chooses the engine.
 pub(super) async fn choose(settings: &Settings, instance: &str) -> Result<Chosen, StartError> {
     if settings.engine == EngineChoice::Memory {
-        let engine = Arc::new(MemoryEngine::new(instance));
+        let imagined = Behaviour::server(Duration::from_millis(50));
+        let engine = Arc::new(MemoryEngine::new(instance).with_any_image(imagined));
         return Ok(Chosen {
             engine,
             docker: None,

@@ -14,6 +14,9 @@ use crate::store::Store;
 use crate::telemetry::metrics::{ServiceSample, render};
 use crate::traffic::TrafficBoard;
 
+/// Name, help, and where the number is.
+type Counter = (&'static str, &'static str, fn(&ServiceSnapshot) -> u64);
+
 /// Where the numbers are.
 pub(super) struct Exposition {
     pub(super) store: Store,
@@ -81,7 +84,7 @@ impl Exposition {
             })
             .chain(std::iter::once(("namespace=\"\",inferenceservice=\"\"".to_owned(), &snapshot.unrouted)))
             .collect();
-        let counters: [(&str, &str, fn(&ServiceSnapshot) -> u64); 5] = [
+        let counters: [Counter; 5] = [
             ("upstream_connect_errors", "Connections a backend did not accept", |s| s.connect_errors),
             ("broken_answers", "Answers that ended before they were whole", |s| s.broken_answers),
             ("timeouts", "Requests that ran out of time", |s| s.timeouts),

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::source::Home;
+use crate::home::Home;
 
 /// Held while the daemon lives. The kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]

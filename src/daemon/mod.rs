@@ -23,15 +23,15 @@ use crate::config::Settings;
 use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerEngine, EngineError};
 use crate::gateway::{Gateway, GatewayConfig};
+use crate::home::Home;
 use crate::kubeapi::{self, ApiState};
 use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
 use crate::plan::world::PlanConfig;
 use crate::reconcile::execute::{Executor, chain};
 use crate::reconcile::mounts::Mounts;
 use crate::reconcile::{Clock, Driver, DriverConfig, DriverParts, revisions};
-use crate::source::{Home, Loader, watch as folder_watch};
-use crate::storage::Cache;
-use crate::storage::pull::{PullConfig, Puller};
+use crate::source::{Loader, watch as folder_watch};
+use crate::storage::{Cache, PullConfig, Puller, ReachPolicy};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::EventLog;
@@ -136,9 +136,13 @@ impl Daemon {
         let routes = Arc::new(ArcSwap::default());
         let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), GatewayConfig::default()));
         let (pods, pods_seen) = watch::channel(Arc::default());
+        // A manifest cannot make the daemon ask itself (promise D13).
+        let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
+        let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
+        let pull = PullConfig { reach, ..PullConfig::default() };
         let executor = Executor {
             engine: Arc::clone(&engine),
-            puller: Puller::new(cache.clone(), PullConfig::default(), Arc::new(settings.environment.clone())),
+            puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone())),
             mounts: Mounts { home: home.clone(), cache: cache.clone() },
             instance,
         };

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 
-use crate::source::Home;
-use crate::source::home::{restrict, write_atomically};
+use crate::home::Home;
+use crate::home::{restrict, write_atomically};
 use crate::store::Ledger;
 
 /// Where a running daemon listens; `state/addresses.json`.

@@ -56,6 +56,13 @@ impl MemoryEngine {
         self
     }
 
+    /// Puts every image there is on the machine; those that were given no behaviour of their own have this one.
+    #[must_use]
+    pub fn with_any_image(self, behaviour: Behaviour) -> Self {
+        self.state().any = Some(behaviour);
+        self
+    }
+
     /// Puts an image into a registry.
     #[must_use]
     pub fn with_remote(self, image: &str, remote: Remote) -> Self {
@@ -263,7 +270,7 @@ impl ContainerEngine for MemoryEngine {
     }
 
     async fn image_present(&self, image: &str) -> Result<bool, EngineError> {
-        self.perform(Verb::ImagePresent, |_, state| Ok(state.present.contains(image))).await
+        self.perform(Verb::ImagePresent, |_, state| Ok(state.has_image(image))).await
     }
 
     async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {

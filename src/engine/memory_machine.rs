@@ -29,6 +29,8 @@ pub(super) struct State {
     tasks: Tasks,
     pub(super) present: HashSet<String>,
     pub(super) behaviours: HashMap<String, Behaviour>,
+    /// How containers of any other image behave; such images are all on the machine.
+    pub(super) any: Option<Behaviour>,
     pub(super) registry: HashMap<String, Remote>,
     pub(super) containers: BTreeMap<String, Cell>,
     made: u64,
@@ -63,6 +65,7 @@ impl State {
             tasks: Tasks::new(),
             present: HashSet::new(),
             behaviours: HashMap::new(),
+            any: None,
             registry: HashMap::new(),
             containers: BTreeMap::new(),
             made: 0,
@@ -119,7 +122,7 @@ impl State {
     /// Makes a container, or adopts the one that carries the same labels.
     pub(super) fn create(&mut self, instance: &str, request: &CreateContainer) -> Result<ContainerId, EngineError> {
         check_label(request, instance)?;
-        if !self.present.contains(&request.spec.image) {
+        if !self.has_image(&request.spec.image) {
             return Err(EngineError::ImageAbsent(request.spec.image.clone()));
         }
         let image = ImageFacts { user: self.behaviour(&request.spec.image).user, stop_signal: None };
@@ -212,9 +215,14 @@ impl State {
         Ok(())
     }
 
+    /// Whether an image is on the machine.
+    pub(super) fn has_image(&self, image: &str) -> bool {
+        self.any.is_some() || self.present.contains(image)
+    }
+
     /// Returns how containers of an image behave.
     pub(super) fn behaviour(&self, image: &str) -> Behaviour {
-        self.behaviours.get(image).cloned().unwrap_or_default()
+        self.behaviours.get(image).or(self.any.as_ref()).cloned().unwrap_or_default()
     }
 
     /// Makes a container, no questions asked.

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::resource::Resource;
-use crate::manifest::Diagnostic;
+use crate::manifest::{Diagnostic, DiagnosticCode};
 
 /// Why a request was not answered with what it asked for.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,7 +155,14 @@ pub fn sentence(error: &Diagnostic) -> String {
 }
 
 fn cause(error: &Diagnostic) -> Value {
-    json!({"reason": "FieldValueInvalid", "message": error.message, "field": error.field.clone().unwrap_or_default()})
+    let reason = match error.code {
+        DiagnosticCode::WrongType => "FieldValueTypeInvalid",
+        DiagnosticCode::Required => "FieldValueRequired",
+        DiagnosticCode::DuplicateField => "FieldValueDuplicate",
+        DiagnosticCode::NotServed => "FieldValueNotSupported",
+        _ => "FieldValueInvalid",
+    };
+    json!({"reason": reason, "message": error.message, "field": error.field.clone().unwrap_or_default()})
 }
 
 impl IntoResponse for Failure {

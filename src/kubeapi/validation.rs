@@ -54,8 +54,8 @@ pub fn fit(mut body: Value, place: Place<'_>, name: Option<&str>) -> Result<Valu
     let Value::Object(root) = &mut body else {
         return Err(Failure::bad_request("the body is not an object"));
     };
-    agree(root, "apiVersion", &place.kind.api_version())?;
     agree(root, "kind", place.kind.as_str())?;
+    agree(root, "apiVersion", &place.kind.api_version())?;
     let metadata = root.entry("metadata").or_insert_with(|| json!({}));
     let Value::Object(metadata) = metadata else {
         return Err(Failure::bad_request("metadata is not an object"));
@@ -86,7 +86,8 @@ pub fn fit(mut body: Value, place: Place<'_>, name: Option<&str>) -> Result<Valu
 /// Fills in a field that the path decides, or compares it.
 fn agree(root: &mut Map<String, Value>, field: &str, expected: &str) -> Result<(), Failure> {
     match root.get(field).and_then(Value::as_str) {
-        None | Some("") => drop(root.insert(field.to_owned(), json!(expected))),
+        // In front, where a reader of the file looks for it.
+        None | Some("") => drop(root.shift_insert(0, field.to_owned(), json!(expected))),
         Some(given) if given == expected => {}
         Some(given) => {
             return Err(Failure::bad_request(format!(

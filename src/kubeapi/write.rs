@@ -159,7 +159,15 @@ async fn put(
             None => api.state.loader.put(&admitted.raw).await.map_err(|error| refused(&key, &error))?,
         },
     };
-    Ok(written(code, &to_value(&stored), &admitted.warnings))
+    let mut shown = to_value(&stored);
+    if stored.resource_version == 0
+        && let Some(metadata) = shown["metadata"].as_object_mut()
+    {
+        // Imagined only: it has no identity yet.
+        metadata.shift_remove("uid");
+        metadata.shift_remove("resourceVersion");
+    }
+    Ok(written(code, &shown, &admitted.warnings))
 }
 
 /// Whether two documents ask for the same; that one leaves out its namespace is no difference.
@@ -180,7 +188,7 @@ fn imagined(mut object: crate::api::Object, current: Option<&Stored>, now: jiff:
     let Some(current) = current else {
         object.meta.generation = 1;
         object.meta.creation_timestamp = Some(now);
-        return Stored { object, origin: Origin::Implied, resource_version: 0, status: None };
+        return Stored { object: object.into(), origin: Origin::Implied, resource_version: 0, status: None };
     };
     let spec = |raw: &Value| {
         let mut raw = raw.clone();
@@ -191,7 +199,7 @@ fn imagined(mut object: crate::api::Object, current: Option<&Stored>, now: jiff:
     object.meta.uid.clone_from(&current.object.meta.uid);
     object.meta.creation_timestamp = current.object.meta.creation_timestamp;
     object.meta.generation = current.object.meta.generation + i64::from(changed);
-    Stored { object, ..current.clone() }
+    Stored { object: object.into(), ..current.clone() }
 }
 
 /// Checks the uid and version that the caller expects, when it says any.

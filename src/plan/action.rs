@@ -181,7 +181,7 @@ impl Action {
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PullModel { uri } => write!(f, "pull model {uri}"),
+            Self::PullModel { uri } => write!(f, "pull model {}", uri.redacted()),
             Self::CheckImage { image } => write!(f, "look for image {image}"),
             Self::PullImage { image } => write!(f, "pull image {image}"),
             Self::Create(order) => write!(f, "create {}", order.name),

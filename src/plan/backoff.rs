@@ -7,6 +7,9 @@ const RESTART_LIMIT: Duration = Duration::from_secs(300);
 /// A container that ran this long starts over with a clean sheet, as in Kubernetes.
 pub const RESTART_RESET: Duration = Duration::from_secs(600);
 
+/// What failed for good is looked at again this much later all the same: someone may have mended the other side.
+pub const PERMANENT_RETRY: Duration = Duration::from_secs(300);
+
 /// Returns how long to wait before restart number `failures` (from 1): at once, then 10 s doubling up to 5 min, the
 /// kubelet's schedule.
 pub fn restart_delay(failures: u32) -> Duration {

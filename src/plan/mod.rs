@@ -12,11 +12,14 @@
 
 pub mod action;
 pub mod backoff;
+mod checks;
 pub mod memory;
 pub mod planner;
 pub mod pods;
+mod prepare;
 pub mod record;
 pub mod replica;
+mod retire;
 pub mod rollout;
 pub mod routes;
 pub mod said;

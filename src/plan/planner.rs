@@ -1,6 +1,6 @@
 //! `plan()`: walks the services in order and collects the parts.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::action::{Action, ActionKey};
 use super::pods::PodView;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{replica, rollout, status};
+use super::{retire, rollout, status};
 use crate::api::{ComponentKind, InferenceServiceStatus, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
@@ -145,8 +145,11 @@ fn plan_service<'w>(
 }
 
 fn retire_all(draft: &mut Draft<'_>, facts: &[&ContainerFact], why: &str) {
-    let names: BTreeSet<&ReplicaName> = facts.iter().map(|fact| &fact.replica).collect();
-    for name in names {
-        replica::retire(draft, name, facts.iter().copied().filter(|fact| &fact.replica == name), why);
+    let mut replicas: BTreeMap<&ReplicaName, Vec<&ContainerFact>> = BTreeMap::new();
+    for fact in facts {
+        replicas.entry(&fact.replica).or_default().push(fact);
+    }
+    for containers in replicas.values() {
+        retire::retire(draft, containers, why);
     }
 }

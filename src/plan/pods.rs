@@ -88,7 +88,7 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
             let init = workload.init_containers.iter().map(view(true));
             workload.containers.iter().map(view(false)).chain(init).collect()
         }
-        None => unit.containers.values().map(|fact| (fact.container.clone(), fact.image.clone(), false)).collect(),
+        None => recorded_specs(unit),
     };
     let containers: Vec<ContainerView> =
         specs.into_iter().map(|(name, image, init)| container_view(world, unit, name, image, init, phase)).collect();
@@ -100,12 +100,25 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
         service_name: service_name.to_owned(),
         revision: unit.revision,
         phase: if running { "Running" } else { "Pending" }.to_owned(),
-        status: if running && !phase.is_failure() { "Running".to_owned() } else { said.reason.to_owned() },
+        status: match phase {
+            Phase::Leaving => said.reason.to_owned(),
+            phase if running && !phase.is_failure() => "Running".to_owned(),
+            _ => said.reason.to_owned(),
+        },
         ready: phase.is_ready(),
         containers,
         address: first.and_then(|fact| address(fact)),
         created_at: first.and_then(|fact| fact.created_at),
     }
+}
+
+/// Names and images of what there is of a replica that is only known by its containers, serving one first.
+fn recorded_specs(unit: &Replica<'_>) -> Vec<(String, String, bool)> {
+    let mains = unit.record.containers.iter().map(|container| (container.name.as_str(), false));
+    let all = mains.chain(unit.record.init.iter().map(|name| (name.as_str(), true)));
+    let view =
+        |(name, init): (&str, bool)| unit.containers.get(name).map(|fact| (name.to_owned(), fact.image.clone(), init));
+    all.filter_map(view).collect()
 }
 
 fn address(fact: &ContainerFact) -> Option<String> {
@@ -132,11 +145,12 @@ fn container_view(
     };
     let state = match fact.map(|fact| &fact.state) {
         Some(FactState::Running { started_at }) => ContainerViewState::Running { started_at: *started_at },
-        Some(FactState::Exited(exit)) if init && exit.code == 0 => terminated(exit),
         Some(FactState::Exited(exit)) => match phase {
-            Phase::Crashed(_) => waiting(),
+            Phase::Crashed(crash) if crash.container == name => waiting(),
             _ => terminated(exit),
         },
+        // It did its work and was tidied away.
+        None if init && unit.is_initialized() => terminated(&ExitFact::default()),
         _ => waiting(),
     };
     ContainerView {

@@ -27,7 +27,7 @@ pub struct ReplicaRecord {
     pub containers: Vec<ContainerRecord>,
     /// Containers that run to completion first, in order.
     pub init: Vec<String>,
-    /// How many models are mounted; for people.
+    /// The models that are mounted, without secrets; for people.
     pub models: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl ReplicaRecord {
             timeout: workload.timeout,
             containers: workload.containers.iter().map(container).collect(),
             init: workload.init_containers.iter().map(|spec| spec.name.clone()).collect(),
-            models: workload.models.iter().map(|model| model.written.clone()).collect(),
+            models: workload.models.iter().map(|model| model.uri.redacted()).collect(),
         }
     }
 

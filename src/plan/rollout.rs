@@ -6,11 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::checks::{self, Answered};
 use super::memory::Revisions;
 use super::planner::Draft;
 use super::pods::{self, PodView};
 use super::record::ReplicaRecord;
-use super::replica::{self, Answered, Phase, Replica};
+use super::replica::{self, Phase, Replica};
+use super::retire;
 use super::routes::{Backend, ComponentRoute, RouteState};
 use super::status;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
@@ -107,8 +109,7 @@ impl<'w> Rollout<'w, '_> {
             let unit = wanted_replica(self.key, resolved, revision, ordinal, &containers);
             if containers.iter().any(|fact| fact.fingerprint != resolved.fingerprint.0) {
                 // It carries the number and was made from something else: it must go before its place can be taken.
-                self.views.push(pods::pod(draft.world, self.key, &unit, &Phase::Creating));
-                replica::retire(draft, &unit.name, containers.into_iter(), "it was made from something else");
+                retire::retire(draft, &containers, "it was made from something else");
                 self.phases.insert((revision, ordinal), (unit, Phase::Creating));
                 continue;
             }
@@ -146,10 +147,10 @@ impl<'w> Rollout<'w, '_> {
         }
         let others = self.units.iter().filter(|((revision, _), _)| Some(*revision) != target);
         let ranked =
-            others.map(|((revision, _), containers)| (replica::answered(draft, containers), *revision, containers));
+            others.map(|((revision, _), containers)| (checks::answered(draft, containers), *revision, containers));
         let hopeful = ranked.filter(|(answered, _, containers)| match rolled_out {
             Some(_) => *answered > Answered::No,
-            None => replica::runs(containers),
+            None => checks::runs(containers),
         });
         let fallback = hopeful.map(|(answered, revision, _)| (answered, revision)).max().map(|(_, revision)| revision);
         self.keep(draft, fallback);
@@ -166,8 +167,7 @@ impl<'w> Rollout<'w, '_> {
         let Some(revision) = revision else { return };
         let units: Vec<_> = self.units.extract_if(.., |(number, _), _| *number == revision).collect();
         for ((_, ordinal), containers) in units {
-            let unit = kept_replica(revision, ordinal, &containers);
-            self.advance(draft, ordinal, unit);
+            self.advance(draft, ordinal, Replica::kept(&containers));
         }
     }
 
@@ -175,8 +175,7 @@ impl<'w> Rollout<'w, '_> {
         for ((revision, _), containers) in std::mem::take(&mut self.units) {
             let surplus = Some(revision) == self.target;
             let why = if surplus { "fewer replicas are wanted" } else { "another revision took over" };
-            let name = Arc::clone(&containers[0].replica);
-            replica::retire(draft, &name, containers.into_iter(), why);
+            retire::retire(draft, &containers, why);
         }
     }
 
@@ -247,17 +246,6 @@ fn wanted_replica<'w>(
         ordinal,
         record: Arc::new(ReplicaRecord::of(workload)),
         source: Some((workload, resolved.fingerprint.0.as_str())),
-        containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
-    }
-}
-
-fn kept_replica<'w>(revision: u32, ordinal: u32, containers: &[&'w ContainerFact]) -> Replica<'w> {
-    Replica {
-        name: Arc::clone(&containers[0].replica),
-        revision,
-        ordinal,
-        record: Arc::clone(&containers[0].record),
-        source: None,
         containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
     }
 }

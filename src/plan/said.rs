@@ -21,7 +21,9 @@ pub(super) fn said(phase: &Phase) -> Said {
         Phase::Ready => (True, "", String::new()),
         Phase::EngineUnknown => (Unknown, "EngineUnavailable", "the container engine has not answered yet".to_owned()),
         Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
-        Phase::PullingModel(uri, note) => (Unknown, "ModelPulling", format!("fetching {uri}{}", progress(note))),
+        Phase::PullingModel(uri, note) => {
+            (Unknown, "ModelPulling", format!("fetching {}{}", uri.redacted(), progress(note)))
+        }
         Phase::ModelFailed { message, transient } => (False, "ModelPullFailed", retried(message, *transient)),
         Phase::PullingImage(image, note) => match process_recipe(image) {
             Some(recipe) => {
@@ -42,6 +44,7 @@ pub(super) fn said(phase: &Phase) -> Said {
         }
         Phase::Crashed(crash) => (False, crash_reason(&crash.exit), crash_message(crash)),
         Phase::Paused => (False, "ContainerPaused", "someone paused the container; unpause it to serve".to_owned()),
+        Phase::Leaving => (Unknown, "Terminating", "it is not wanted any more".to_owned()),
         Phase::Gone => (False, "ContainerGone", "a container of this revision was removed".to_owned()),
     };
     Said { status, reason, message }
@@ -104,14 +107,10 @@ fn crash_message(crash: &Crash) -> String {
         }
         exit => format!("container `{container}` ended with exit code {}{}", exit.code, signal(exit.code)),
     };
-    if crash.retry_in > Duration::ZERO {
-        let seconds = crash.retry_in.as_secs() + u64::from(crash.retry_in.subsec_nanos() > 0);
+    if crash.delay > Duration::ZERO {
         let times = if crash.restarts == 1 { "once".to_owned() } else { format!("{} times", crash.restarts) };
-        text.push_str("; restarted ");
-        text.push_str(&times);
-        text.push_str(", next try in ");
-        text.push_str(&seconds.to_string());
-        text.push_str(" s");
+        let delay = crash.delay.as_secs();
+        text = format!("{text}; restarted {times}, next time {delay} s after it ended");
     }
     if !crash.last_words.is_empty() {
         text.push_str("; last output:\n");

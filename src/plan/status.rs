@@ -22,7 +22,7 @@ use crate::workload::{ComponentKey, ResolveError, names};
 pub(super) fn refusal(key: &ComponentKey, phase: &Phase) -> RouteState {
     let said = said(phase);
     let retry_after = match phase {
-        Phase::Crashed(crash) => crash.retry_in.clamp(Duration::from_secs(1), Duration::from_secs(60)),
+        Phase::Crashed(crash) => crash.delay.clamp(Duration::from_secs(1), Duration::from_secs(60)),
         phase if phase.is_failure() => Duration::from_secs(30),
         _ => Duration::from_secs(1),
     };
@@ -167,7 +167,12 @@ fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, rep
     for Stand { kind, own, open } in stands(service, reports) {
         let not_created = condition_name(kind, " ingress not created");
         worsen(&mut ingress, open, &not_created, &format!("the {kind} does not answer"));
-        worsen(&mut ready, own.status, &own.reason, &own.message);
+        // The predictor is what everyone thinks of; another component is named.
+        let named = match kind {
+            ComponentKind::Predictor => own.message.clone(),
+            kind => format!("{kind}: {}", own.message),
+        };
+        worsen(&mut ready, own.status, &own.reason, &named);
         let route = match kind {
             ComponentKind::Explainer => "ExplainerRoutesReady".to_owned(),
             _ => condition_name(kind, "RouteReady"),

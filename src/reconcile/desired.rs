@@ -41,10 +41,10 @@ impl Resolver {
             self.services.clear();
         }
         self.companions = companions;
-        let objects = || self.companions.iter().map(|stored| &stored.object);
+        let objects = || self.companions.iter().map(|stored| stored.object.as_ref());
         // The catalogue brings the built-in runtimes itself.
         let users = self.companions.iter().filter(|stored| stored.origin != Origin::BuiltIn);
-        let catalog = Catalog::new(users.map(|stored| &stored.object));
+        let catalog = Catalog::new(users.map(|stored| stored.object.as_ref()));
         let references = Companions::new(objects());
         let mut services = BTreeMap::new();
         let mut anew = Vec::new();

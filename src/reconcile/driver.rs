@@ -15,18 +15,18 @@ use super::execute::{Executor, Failure, Lesson};
 use super::{observe, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
+use crate::home::Home;
+use crate::home::write_atomically;
 use crate::plan::action::{ProbeKind, ProbeOrder};
 use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
 use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote};
 use crate::plan::{Action, ActionKey, Plan, World, plan};
-use crate::source::Home;
-use crate::source::home::write_atomically;
 use crate::storage::{Cache, CachedModel, Progress};
 use crate::store::Store;
 use crate::tasks::Tasks;
-use crate::telemetry::EventLog;
+use crate::telemetry::{EventLog, EventType};
 use crate::traffic::TrafficBoard;
 use crate::workload::{ComponentKey, WorkloadConfig};
 
@@ -36,6 +36,8 @@ const RELIST: Duration = Duration::from_secs(10);
 const RELIST_DOWN: Duration = Duration::from_secs(1);
 /// Facts that change nothing a person would see wait this long for company.
 const GATHER: Duration = Duration::from_millis(50);
+/// Facts of what is still loading wait this long for company.
+const SOON: Duration = Duration::from_millis(5);
 /// Statuses show the progress of pulls this often.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -111,8 +113,10 @@ pub struct Driver {
 enum Urgency {
     /// With the next one.
     Never,
-    /// Soon, with others.
+    /// Some time, with others.
     Gather,
+    /// Soon, with others.
+    Soon,
     /// Now.
     Now,
 }
@@ -185,6 +189,7 @@ impl Driver {
             let tick = self.parts.clock.now().tick;
             match urgency {
                 Urgency::Now => wake = self.pass(),
+                Urgency::Soon => wake = wake.min(tick + SOON),
                 Urgency::Gather => wake = wake.min(tick + GATHER),
                 Urgency::Never => {}
             }
@@ -204,6 +209,7 @@ impl Driver {
         self.world.desired_known = true;
         for key in &anew {
             self.forgive(key);
+            self.warn_about(key, now);
         }
         for service in self.world.services.values() {
             for resolved in service.resolution.as_deref().unwrap_or_default() {
@@ -213,6 +219,19 @@ impl Driver {
         }
         self.look_up_models();
         Urgency::Now
+    }
+
+    /// Says what in a changed service means nothing here, or something else than its author may think.
+    fn warn_about(&self, key: &ServiceKey, now: crate::plan::Now) {
+        let Some(service) = self.world.services.get(key) else { return };
+        for resolved in service.resolution.as_deref().unwrap_or_default() {
+            for warning in &resolved.workload.warnings {
+                let object = key.to_object_key();
+                if self.parts.events.record(&object, EventType::Warning, "ManifestWarning", warning, now.wall) {
+                    info!(service = %key, "{warning}");
+                }
+            }
+        }
     }
 
     /// A changed service gets a fresh try at once.
@@ -235,7 +254,17 @@ impl Driver {
                 self.image_failures.remove(&spec.image);
             }
         }
-        self.world.memory.refusals.clear();
+        let own: Vec<String> = self
+            .world
+            .memory
+            .refusals
+            .keys()
+            .filter(|name| name.contains(&format!(".{}-", key.name)) && name.contains(&format!(".{}", key.namespace)))
+            .cloned()
+            .collect();
+        for name in own {
+            self.world.memory.refusals.remove(&name);
+        }
     }
 
     /// Looks up the models that are wanted, and forgets those that are not.
@@ -348,15 +377,11 @@ impl Driver {
         }
         self.world.memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now);
         match &fact.state {
-            FactState::Running { .. } => {
-                if known.is_none_or(|old| !old.is_running()) {
-                    self.world.memory.note_running(&fact.name, now);
-                }
+            FactState::Running { .. } if known.is_none_or(|old| !old.is_running()) => {
+                self.world.memory.note_running(&fact.name, now);
             }
-            FactState::Exited(exit) => {
-                if self.world.memory.note_exit(&fact.name, exit, now) {
-                    self.fetch_last_words(&fact);
-                }
+            FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                self.fetch_last_words(&fact);
             }
             _ => {}
         }
@@ -379,7 +404,7 @@ impl Driver {
         self.model_progress.remove(&uri);
         let state = match result {
             Ok(model) => {
-                info!(model = %uri, bytes = model.size, files = model.files, "model is here");
+                info!(model = uri.redacted(), bytes = model.size, files = model.files, "model is here");
                 self.model_failures.remove(&uri);
                 ModelState::Present { size: model.size }
             }
@@ -466,7 +491,10 @@ impl Driver {
             Err(failure) => {
                 self.learn(&failure);
                 self.list_again = true;
-                warn!(container = name, error = failure.message, "the engine did not do it");
+                let known = self.world.memory.refusals.get(&name).or(self.world.memory.stuck.get(&name));
+                if known.is_none_or(|known| known.message != failure.message) {
+                    warn!(container = name, error = failure.message, "the engine did not do it");
+                }
                 let now = self.parts.clock.now();
                 if failure.lesson == Lesson::None {
                     self.world.memory.note_failure(action, failure.message, failure.permanent, now);
@@ -497,8 +525,8 @@ impl Driver {
         let changed = self.world.memory.note_check(order, result, now);
         match (changed, failed) {
             (true, _) => Urgency::Now,
-            // Still loading: the next look is due in milliseconds.
-            (false, true) => Urgency::Now,
+            // Still loading: the next look is due in milliseconds, and so are those at others.
+            (false, true) => Urgency::Soon,
             (false, false) => Urgency::Gather,
         }
     }
@@ -561,11 +589,18 @@ impl Driver {
     fn note_progress(&mut self) {
         for (uri, progress) in &self.model_progress {
             let progress = progress.borrow();
+            // A try after a failure shows the failure until there is something better to show.
+            if progress.done == 0 && matches!(self.world.models.get(uri), Some(ModelState::Failed { .. })) {
+                continue;
+            }
             let note = PullNote { done: progress.done, total: progress.total, phase: progress.phase.to_owned() };
             self.world.models.insert(uri.clone(), ModelState::Pulling(note));
         }
         for (image, progress) in &self.image_progress {
             let progress = progress.borrow();
+            if progress.done == 0 && matches!(self.world.images.get(image), Some(ImageState::Failed { .. })) {
+                continue;
+            }
             let note = PullNote { done: progress.done, total: progress.total, phase: progress.phase.clone() };
             self.world.images.insert(image.clone(), ImageState::Pulling(note));
         }
@@ -575,11 +610,11 @@ impl Driver {
         if self.world.desired_known && *self.parts.routes.load_full() != plan.routes {
             self.parts.routes.store(Arc::new(plan.routes.clone()));
         }
-        let snapshot = self.parts.store.snapshot();
+        let statuses = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status.clone()));
+        let changed = self.parts.store.set_statuses(statuses, now.wall);
+        let mut before: HashMap<_, _> = changed.into_iter().collect();
         for (key, status) in &plan.statuses {
-            let object = key.to_object_key();
-            let before = snapshot.get(&object).and_then(|stored| stored.status.clone());
-            if self.parts.store.set_status(&object, status.clone(), now.wall) {
+            if let Some(before) = before.remove(&key.to_object_key()) {
                 said::say(&self.parts.events, key, before.as_ref(), status, now.wall);
             }
         }
@@ -593,17 +628,7 @@ impl Driver {
 
     fn remember(&mut self, plan: &Plan, now: crate::plan::Now) {
         self.world.memory.note_plan(plan, now);
-        let alive = |component: &ComponentKey| {
-            self.world.services.contains_key(&component.service)
-                || self.world.containers.values().any(|fact| fact.component == *component)
-        };
-        if self.world.desired_known && self.world.engine == EngineState::Up {
-            let dead: Vec<ComponentKey> =
-                self.world.memory.revisions.keys().filter(|component| !alive(component)).cloned().collect();
-            for component in dead {
-                self.world.memory.revisions.remove(&component);
-            }
-        }
+        self.world.tidy(now);
         self.parts.board.retain(|name| self.world.containers.values().any(|fact| fact.replica.as_ref() == name));
         if self.world.memory.revisions != self.saved_revisions {
             self.save_revisions();

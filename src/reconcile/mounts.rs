@@ -5,8 +5,8 @@ use std::io;
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 
 use crate::engine::Bind;
-use crate::source::Home;
-use crate::source::home::restrict;
+use crate::home::Home;
+use crate::home::restrict;
 use crate::storage::Cache;
 use crate::workload::{ContainerSpec, Mount, MountSource, Workload};
 
@@ -74,7 +74,7 @@ impl Mounts {
         match &mount.source {
             MountSource::Model(index) => {
                 let model = &workload.models[*index];
-                let gone = || MountError::ModelGone(model.written.clone());
+                let gone = || MountError::ModelGone(model.uri.redacted());
                 let path = self.cache.lookup(&model.uri).ok_or_else(gone)?.path;
                 if mount.read_only { at(path) } else { at(self.writable_copy(replica, *index, &path)?) }
             }
@@ -146,7 +146,7 @@ fn write(path: &Utf8Path, contents: &[u8], mode: u32) -> io::Result<()> {
         restrict(parent, 0o755)?;
     }
     // Container users are others to us; the folder above is for this user alone, so only mounts show these files.
-    crate::source::home::write_atomically(path, contents, mode).and_then(|()| restrict(path, mode))
+    crate::home::write_atomically(path, contents, mode).and_then(|()| restrict(path, mode))
 }
 
 /// Returns a path within a source; never outside of it.

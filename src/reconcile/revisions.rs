@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ComponentKind, ServiceKey};
+use crate::home::Home;
 use crate::plan::memory::Revisions;
-use crate::source::Home;
 use crate::workload::ComponentKey;
 
 #[derive(Serialize, Deserialize)]

@@ -9,11 +9,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::home::{Home, write_atomically};
 use super::scan::{self, FoundFile, ScanError, Signature};
 use super::settle::Missing;
 use super::{WriteError, write};
 use crate::api::{Kind, Metadata, Object, ObjectKey, Typed, meta};
+use crate::home::{Home, write_atomically};
 use crate::manifest::{self, Decoded, Diagnostic, DiagnosticCode, Severity};
 use crate::plan::Now;
 use crate::runtimes::builtin;
@@ -262,17 +262,21 @@ impl Inner {
                 if known.is_some_and(|old| old.diagnostics.contains(diagnostic)) {
                     continue;
                 }
+                let help = diagnostic.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+                let words = format!("{diagnostic}{help}");
                 if diagnostic.severity == Severity::Error {
-                    tracing::warn!("{diagnostic}");
+                    tracing::warn!("{words}");
                 } else {
-                    tracing::info!("{diagnostic}");
+                    tracing::info!("{words}");
                 }
-                if let Some(object) = &diagnostic.object {
+                // What cannot be told apart is told of every object whose last good version is kept.
+                let about = diagnostic.object.iter().chain(file.kept.iter().filter(|_| diagnostic.object.is_none()));
+                for object in about {
                     let reason = match diagnostic.severity {
                         Severity::Error => "InvalidManifest",
                         Severity::Warning => "ManifestWarning",
                     };
-                    self.events.record(object, EventType::Warning, reason, &diagnostic.to_string(), now.wall);
+                    self.events.record(object, EventType::Warning, reason, &words, now.wall);
                 }
             }
         }

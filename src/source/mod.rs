@@ -5,13 +5,11 @@
 //! across restarts too.
 
 pub mod document;
-pub mod home;
 pub mod load;
 pub mod scan;
 pub mod settle;
 pub mod watch;
 pub mod write;
 
-pub use home::Home;
 pub use load::{FileProblems, LoadReport, Loader};
 pub use write::WriteError;

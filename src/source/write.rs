@@ -6,9 +6,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 
 use super::document::{self, Edit};
-use super::home::{Home, write_atomically};
 use super::scan;
 use crate::api::{Kind, ObjectKey};
+use crate::home::{Home, write_atomically};
 use crate::manifest::{Diagnostic, yaml};
 use crate::store::{Origin, Stored};
 

@@ -12,26 +12,22 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
 use super::cache::{RecordedFile, hex};
+use super::piece::{Piece, Ranges, Sink, blocking, pieces_of, read_blocks, read_piece};
 use super::pull::{Progress, PullConfig};
 use super::resume::{Finished, ResumeLog};
 use super::staging::Staging;
 use super::{ModelSource, PullError, RemoteFile, SourceError};
 
-/// Bytes written at once.
-const BLOCK: usize = 1 << 20;
 /// Bytes after which a connection that breaks again has been worth it.
 const PROGRESS: u64 = 1 << 18;
 
@@ -62,37 +58,6 @@ impl Fetch<'_> {
 
     fn failed(&self, source: SourceError) -> PullError {
         PullError::Source { uri: self.uri.to_owned(), source }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ranges {
-    Yes,
-    No,
-}
-
-/// A part of a file that is fetched, and recorded, as one.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    file: usize,
-    index: u64,
-    start: u64,
-    /// None: to the end, wherever that is.
-    length: Option<u64>,
-    /// Whether it is all of the file.
-    whole: bool,
-}
-
-fn pieces_of(file: usize, remote: &RemoteFile, piece_size: u64, ranges: Ranges) -> Vec<Piece> {
-    match remote.size {
-        Some(size) if ranges == Ranges::Yes && remote.etag.is_some() && size > piece_size => (0..size
-            .div_ceil(piece_size))
-            .map(|index| {
-                let start = index * piece_size;
-                Piece { file, index, start, length: Some(piece_size.min(size - start)), whole: false }
-            })
-            .collect(),
-        length => vec![Piece { file, index: 0, start: 0, length, whole: true }],
     }
 }
 
@@ -180,7 +145,7 @@ impl<'a> Download<'a> {
     async fn piece(&self, piece: Piece) -> Result<(), PullError> {
         if let Some(&crc) = self.recorded.get(&(piece.file, piece.index)) {
             let (path, stated) = (self.target(piece), self.fetch.files[piece.file].size);
-            let read = blocking(move || read_piece(&path, piece.start, piece.length.or(stated))).await;
+            let read = blocking(move || read_piece(&path, piece, piece.length.or(stated))).await;
             if let Ok((sha, actual, size)) = read
                 && actual == crc
             {
@@ -381,124 +346,8 @@ fn drop_strangers(root: &Utf8Path, below: &Utf8Path, kept: &BTreeSet<&Utf8Path>)
     Ok(())
 }
 
-/// Where the bytes of one piece go: in order, a block at a time, on a blocking thread.
-struct Sink {
-    path: Utf8PathBuf,
-    next: u64,
-    waiting: Vec<Bytes>,
-    waiting_bytes: usize,
-    state: Option<SinkState>,
-    start: u64,
-}
-
-#[derive(Default)]
-struct SinkState {
-    file: Option<File>,
-    /// Whether the file is this piece and nothing else.
-    whole: bool,
-    sha: Sha256,
-    crc: flate2::Crc,
-}
-
-impl Sink {
-    fn new(path: Utf8PathBuf, piece: Piece) -> Self {
-        let Piece { start, whole, .. } = piece;
-        let state = Some(SinkState { whole, ..SinkState::default() });
-        Self { path, next: start, start, waiting: Vec::new(), waiting_bytes: 0, state }
-    }
-
-    fn written(&self) -> u64 {
-        self.next - self.start
-    }
-
-    async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.next += bytes.len() as u64;
-        self.waiting_bytes += bytes.len();
-        self.waiting.push(bytes);
-        if self.waiting_bytes >= BLOCK { self.flush(|_| Ok(())).await } else { Ok(()) }
-    }
-
-    async fn flush(&mut self, then: impl FnOnce(u32) -> io::Result<()> + Send + 'static) -> io::Result<()> {
-        let blocks = std::mem::take(&mut self.waiting);
-        let offset = self.next - self.waiting_bytes as u64;
-        self.waiting_bytes = 0;
-        let mut state = self.state.take().ok_or_else(|| io::Error::other("a write failed before"))?;
-        let path = self.path.clone();
-        let state = blocking(move || {
-            state.append(&path, offset, &blocks)?;
-            then(state.crc.sum())?;
-            Ok(state)
-        });
-        self.state = Some(state.await?);
-        Ok(())
-    }
-
-    /// Writes what is left, records it, and returns the digest and the length.
-    async fn close(mut self, record: impl FnOnce(u32) -> io::Result<()> + Send + 'static) -> io::Result<(String, u64)> {
-        self.flush(record).await?;
-        let state = self.state.take().unwrap_or_default();
-        Ok((hex(&state.sha.finalize()), self.written()))
-    }
-}
-
-impl SinkState {
-    fn append(&mut self, path: &Utf8Path, mut offset: u64, blocks: &[Bytes]) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(File::options().create(true).truncate(self.whole).write(true).open(path)?),
-        };
-        for block in blocks {
-            file.write_all_at(block, offset)?;
-            offset += block.len() as u64;
-            self.sha.update(block);
-            self.crc.update(block);
-        }
-        Ok(())
-    }
-}
-
-/// Reads a piece back; returns its digest, checksum and length.
-fn read_piece(path: &Utf8Path, start: u64, length: Option<u64>) -> io::Result<(String, u32, u64)> {
-    let length = match length {
-        Some(length) => length,
-        None => std::fs::metadata(path)?.len(),
-    };
-    let (mut sha, mut crc) = (Sha256::new(), flate2::Crc::new());
-    read_blocks(path, start, length, |block| {
-        sha.update(block);
-        crc.update(block);
-    })?;
-    Ok((hex(&sha.finalize()), crc.sum(), length))
-}
-
-fn read_blocks(path: &Utf8Path, start: u64, length: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    let file = File::open(path)?;
-    let mut buffer = vec![0; BLOCK.min(length as usize)];
-    let mut at = 0;
-    while at < length {
-        let block = buffer.len().min((length - at) as usize);
-        file.read_exact_at(&mut buffer[..block], start + at)?;
-        each(&buffer[..block]);
-        at += block as u64;
-    }
-    Ok(())
-}
-
 /// Returns how long to wait before the next try: doubling, with jitter, at most ten seconds.
 pub(super) fn pause(first: Duration, failures: u32) -> Duration {
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(Duration::from_secs(10));
     doubled.mul_f64(rand::random_range(0.5..1.0))
-}
-
-/// Runs something that blocks, on a thread for that.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(io::Error::other(error)),
-        },
-    }
 }

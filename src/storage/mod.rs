@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`pull`] | one pull from URI to published folder; one download however many ask |
 //! | [`fetch`] | the files of one manifest onto disk: ranges, retries, stalls, resuming |
+//! | [`piece`] | one piece of a file, on its way to disk and back |
 //! | [`resume`] | what a partial download already has, written as it goes |
 //! | [`cache`] | where models live, and what makes one visible |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
@@ -25,6 +26,7 @@ pub mod http;
 pub mod local;
 pub mod names;
 pub mod object;
+pub mod piece;
 pub mod pull;
 pub mod reach;
 pub mod resume;
@@ -40,6 +42,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 pub use cache::{Cache, CachedModel};
 pub use pull::{Progress, PullConfig, Puller};
+pub use reach::ReachPolicy;
 
 /// One file of a model at its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,5 +224,21 @@ impl PullError {
             }
             _ => Self::Disk { path: path.to_owned(), source: Arc::new(source) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_numbers_and_is_transient() {
+        for kind in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            let error = PullError::disk(Utf8Path::new("/tmp/models"), 1234, kind.into());
+            assert!(matches!(&error, PullError::DiskFull { needed: 1234, free, .. } if *free > 0), "{error:?}");
+            assert!(error.is_transient());
+        }
+        let other = PullError::disk(Utf8Path::new("/tmp/models"), 1234, io::ErrorKind::PermissionDenied.into());
+        assert!(matches!(other, PullError::Disk { .. }));
     }
 }

@@ -169,7 +169,7 @@ impl ObjectSource {
             path: path.into(),
             key: meta.location.to_string(),
             size: Some(meta.size),
-            etag: meta.e_tag.clone().filter(|etag| !etag.starts_with("W/")),
+            etag: meta.e_tag.as_deref().filter(|etag| !etag.starts_with("W/")).map(quoted),
             sha256: None,
         }
     }
@@ -312,6 +312,11 @@ impl ModelSource for ObjectSource {
     fn supports_ranges(&self) -> bool {
         true
     }
+}
+
+/// Puts an ETag in the quotes that preconditions need; some listings leave them out.
+fn quoted(etag: &str) -> String {
+    format!("\"{}\"", etag.trim_matches('"'))
 }
 
 fn parse(endpoint: &str) -> Result<Url, SourceError> {

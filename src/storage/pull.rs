@@ -30,11 +30,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{self, ModelKey, Record, RecordedFile};
-use super::fetch::{Fetch, blocking, pause};
+use super::fetch::{Fetch, pause};
 use super::http::HttpSource;
 use super::local::{self, Found};
 use super::names::Placed;
 use super::object::ObjectSource;
+use super::piece::blocking;
 use super::reach::ReachPolicy;
 use super::staging::Staging;
 use super::unpack::{self, ArchiveLimits, UnpackError};

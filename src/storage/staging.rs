@@ -14,7 +14,8 @@ use super::cache::{self, Cache, CachedModel, FILES, MARKER, ModelKey, Record};
 /// From this many files on, one `syncfs` is cheaper than an `fsync` for each.
 const MANY_FILES: usize = 32;
 
-/// The folder of a model under construction. Dropping it lets the lock go and keeps the folder for resuming.
+/// The folder of a model under construction. Dropping it lets the lock go; a folder that can be
+/// resumed is kept.
 #[derive(Debug)]
 pub(super) struct Staging {
     cache: Cache,
@@ -119,6 +120,10 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
+        if !self.resume_log().exists() {
+            // Nothing to resume. What cannot be removed now is taken over by the next pull.
+            let _ = cache::remove_tree(&self.folder);
+        }
         // A lock file that stays behind does no harm: the next holder takes it over.
         let _ = fs::remove_file(&self.lock);
     }

@@ -35,7 +35,7 @@ pub enum Origin {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
     /// The object; its metadata carries uid, generation and creation time.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// Where it came from.
     pub origin: Origin,
     /// Version of the store at the object's last change.
@@ -192,19 +192,27 @@ impl Store {
     }
 
     /// Sets the status of an InferenceService, stamping condition transitions. Says whether anything changed.
-    pub fn set_status(&self, key: &ObjectKey, mut status: InferenceServiceStatus, now: Timestamp) -> bool {
+    pub fn set_status(&self, key: &ObjectKey, status: InferenceServiceStatus, now: Timestamp) -> bool {
+        !self.set_statuses([(key.clone(), status)], now).is_empty()
+    }
+
+    /// Sets several statuses as one change of the store. Returns those that changed, with what they were before.
+    pub fn set_statuses(
+        &self,
+        statuses: impl IntoIterator<Item = (ObjectKey, InferenceServiceStatus)>,
+        now: Timestamp,
+    ) -> Vec<(ObjectKey, Option<InferenceServiceStatus>)> {
         let mut state = self.lock();
-        let Some(current) = state.snapshot.objects.get(key).cloned() else { return false };
-        let previous = current.status.as_ref().map(|old| old.conditions.as_slice()).unwrap_or_default();
-        condition::stamp(previous, &mut status.conditions, now);
-        if current.status.as_ref() == Some(&status) {
-            return false;
+        let mut changed = Vec::new();
+        for (key, status) in statuses {
+            if let Some(before) = state.set_status(&key, status, now) {
+                changed.push((key, before));
+            }
         }
-        let next = Arc::new(Stored { status: Some(status), ..(*current).clone() });
-        let change = state.record(ChangeKind::Modified, &next);
-        state.snapshot.objects.insert(key.clone(), change.stored);
-        self.publish(&state);
-        true
+        if !changed.is_empty() {
+            self.publish(&state);
+        }
+        changed
     }
 
     fn publish(&self, state: &State) {
@@ -240,17 +248,40 @@ impl State {
         object.meta.generation = identity.generation;
         object.meta.creation_timestamp = Some(identity.creation_timestamp);
         match previous {
-            Some(old) if old.object == object && old.origin == origin => (old, None),
-            Some(old) if old.object == object => {
+            Some(old) if *old.object == object && old.origin == origin => (old, None),
+            Some(old) if *old.object == object => {
                 // Moved to another file or line: nothing a watcher would see.
                 (Arc::new(Stored { origin, ..(*old).clone() }), None)
             }
             Some(old) => {
-                let stored = Stored { object, origin, ..(*old).clone() };
+                let stored = Stored { object: Arc::new(object), origin, ..(*old).clone() };
                 (Arc::new(stored), Some(ChangeKind::Modified))
             }
-            None => (Arc::new(Stored { object, origin, resource_version: 0, status: None }), Some(ChangeKind::Added)),
+            None => (
+                Arc::new(Stored { object: Arc::new(object), origin, resource_version: 0, status: None }),
+                Some(ChangeKind::Added),
+            ),
         }
+    }
+
+    /// Sets one status. Returns what it was before when it changed.
+    fn set_status(
+        &mut self,
+        key: &ObjectKey,
+        mut status: InferenceServiceStatus,
+        now: Timestamp,
+    ) -> Option<Option<InferenceServiceStatus>> {
+        let current = self.snapshot.objects.get(key).cloned()?;
+        let previous = current.status.as_ref().map(|old| old.conditions.as_slice()).unwrap_or_default();
+        condition::stamp(previous, &mut status.conditions, now);
+        if current.status.as_ref() == Some(&status) {
+            return None;
+        }
+        let before = current.status.clone();
+        let next = Arc::new(Stored { status: Some(status), ..(*current).clone() });
+        let change = self.record(ChangeKind::Modified, &next);
+        self.snapshot.objects.insert(key.clone(), change.stored);
+        Some(before)
     }
 
     /// Stamps a change with the next version and logs it.
@@ -337,8 +368,12 @@ mod tests {
     #[test]
     fn history_answers_too_old_instead_of_guessing() {
         let mut history = History::new(2, 0);
-        let stored =
-            Arc::new(Stored { object: object("a", 1), origin: Origin::Implied, resource_version: 0, status: None });
+        let stored = Arc::new(Stored {
+            object: Arc::new(object("a", 1)),
+            origin: Origin::Implied,
+            resource_version: 0,
+            status: None,
+        });
         for version in 1..=3 {
             history.push(Change { version, kind: ChangeKind::Modified, stored: Arc::clone(&stored) });
         }

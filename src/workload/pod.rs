@@ -175,7 +175,22 @@ fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), Reso
 
 /// Names what is written and has no effect yet; what can never have one is named where manifests are checked.
 fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
+    let scales = "replicas are not scaled yet; as many run as minReplicas says, and at least one";
     let written = [
+        ("minReplicas", component.min_replicas == Some(0), scales),
+        ("maxReplicas", component.max_replicas.is_some_and(|most| most > component.min_replicas.unwrap_or(1)), scales),
+        ("scaleTarget", component.scale_target.is_some(), scales),
+        ("scaleMetric", component.scale_metric.is_some(), scales),
+        (
+            "serviceAccountName",
+            component.service_account_name.is_some() || component.service_account.is_some(),
+            "Secrets of service accounts are not used for downloads yet; the daemon's environment is",
+        ),
+        (
+            "imagePullSecrets",
+            component.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty()),
+            "registry credentials are those of the daemon's own user (docker login); these Secrets are not used yet",
+        ),
         ("logger", component.logger.is_some(), "payload logging is not served yet; requests are not copied"),
         ("batcher", component.batcher.is_some(), "batching is not served yet; requests are passed on one by one"),
         (

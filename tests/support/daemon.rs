@@ -8,47 +8,48 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The binary under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_kserve-local");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_kserve-local");
 /// Longest wait for anything; machines that test are slow and shared.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A daemon that ends with its test, with everything it started.
-pub struct Daemon {
+pub(crate) struct Daemon {
     home: TempDir,
     child: Child,
     environment: Vec<(String, String)>,
+    listen: String,
 }
 
 impl Daemon {
     /// Starts a daemon on an empty home.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[], |_| {})
     }
 
     /// Starts a daemon with extra environment on a home that `prepare` has filled.
-    pub fn start_with(environment: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
+    pub(crate) fn start_with(environment: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Self {
         let home = tempfile::Builder::new().prefix("kl-e2e-").tempdir().expect("a temporary folder can be made");
         prepare(home.path());
         let environment: Vec<(String, String)> =
             environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let child = spawn(home.path(), &environment);
-        let daemon = Self { home, child, environment };
-        daemon.addresses();
+        let mut daemon = Self { home, child, environment, listen: String::new() };
+        daemon.listen = daemon.addresses()["data"].as_str().expect("an address").to_owned();
         daemon
     }
 
     /// Returns the home folder.
-    pub fn home(&self) -> &Path {
+    pub(crate) fn home(&self) -> &Path {
         self.home.path()
     }
 
     /// Returns a path below `services/`.
-    pub fn service_file(&self, name: &str) -> PathBuf {
+    pub(crate) fn service_file(&self, name: &str) -> PathBuf {
         self.home().join("services").join(name)
     }
 
     /// Writes a manifest the way editors do: beside it, then renamed over it.
-    pub fn drop_file(&self, name: &str, text: &str) {
+    pub(crate) fn drop_file(&self, name: &str, text: &str) {
         let path = self.service_file(name);
         let temporary = path.with_extension("tmp");
         std::fs::create_dir_all(path.parent().expect("services/ has a parent")).expect("the folder can be made");
@@ -57,7 +58,7 @@ impl Daemon {
     }
 
     /// Returns what `state/addresses.json` says, waiting until the daemon has written it.
-    pub fn addresses(&self) -> Value {
+    pub(crate) fn addresses(&self) -> Value {
         let path = self.home().join("state/addresses.json");
         let pid = u64::from(self.child.id());
         eventually("the daemon writes its addresses", || {
@@ -67,31 +68,32 @@ impl Daemon {
     }
 
     /// Returns the URL of a path on the data plane.
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addresses()["data"].as_str().expect("an address"))
     }
 
     /// Returns the name of the instance.
-    pub fn instance(&self) -> String {
+    pub(crate) fn instance(&self) -> String {
         self.addresses()["instance"].as_str().expect("an instance").to_owned()
     }
 
     /// Runs the command line against this home.
-    pub fn cli(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(BINARY);
         command.arg("--home").arg(self.home()).args(arguments).stdin(Stdio::null());
         command.output().expect("the command line runs")
     }
 
     /// Runs the command line and returns its standard output; it must succeed.
-    pub fn cli_ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn cli_ok(&self, arguments: &[&str]) -> String {
         let output = self.cli(arguments);
         assert!(output.status.success(), "{arguments:?}: {}\n{}", text(&output.stderr), self.log());
         text(&output.stdout)
     }
 
     /// Waits until a service is Ready.
-    pub fn wait_ready(&self, name: &str) {
+    pub(crate) fn wait_ready(&self, name: &str) {
+        eventually_or(&format!("{name} is known"), || self.log(), || self.object(name));
         let output = self.cli(&["wait", "isvc", name, "--timeout", "180s"]);
         if !output.status.success() {
             let described = text(&self.cli(&["describe", "isvc", name]).stdout);
@@ -100,7 +102,7 @@ impl Daemon {
     }
 
     /// Waits until the Ready condition of a service has this reason, and returns its message.
-    pub fn wait_reason(&self, name: &str, reason: &str) -> String {
+    pub(crate) fn wait_reason(&self, name: &str, reason: &str) -> String {
         eventually_or(
             &format!("{name} is not ready because of {reason}"),
             || self.log(),
@@ -113,12 +115,12 @@ impl Daemon {
     }
 
     /// Returns an InferenceService as the API shows it.
-    pub fn object(&self, name: &str) -> Option<Value> {
+    pub(crate) fn object(&self, name: &str) -> Option<Value> {
         serde_json::from_str(&text(&self.cli(&["get", "isvc", name, "-o", "json"]).stdout)).ok()
     }
 
     /// Returns `docker inspect` of every container of this instance, by name.
-    pub fn containers(&self) -> Vec<Value> {
+    pub(crate) fn containers(&self) -> Vec<Value> {
         let filter = format!("label=kserve-local/instance={}", self.instance());
         let ids = docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]);
         let ids: Vec<&str> = ids.split_whitespace().collect();
@@ -130,40 +132,31 @@ impl Daemon {
         serde_json::from_str(&docker(&arguments)).unwrap_or_default()
     }
 
-    /// Kills the daemon as the kernel would, and starts it again.
-    pub fn kill_and_restart(&mut self) {
-        self.kill();
-        self.restart();
-    }
-
     /// Kills the daemon without a warning.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("the daemon can be killed");
         self.child.wait().expect("the daemon can be waited for");
     }
 
     /// Starts the daemon again on the same home and the same addresses.
-    pub fn restart(&mut self) {
-        let path = self.home().join("state/addresses.json");
-        let old: Value = serde_json::from_slice(&std::fs::read(path).expect("addresses")).expect("JSON");
-        let listen = old["data"].as_str().expect("an address").to_owned();
-        self.child = spawn_at(self.home.path(), &listen, &self.environment);
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn_at(self.home.path(), &self.listen, &self.environment);
         self.addresses();
     }
 
     /// Sends a signal by name.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(status.expect("kill runs").success());
     }
 
     /// Waits until the daemon ended by itself and returns its exit code.
-    pub fn wait_exit(&mut self) -> Option<i32> {
+    pub(crate) fn wait_exit(&mut self) -> Option<i32> {
         eventually("the daemon ends", || self.child.try_wait().ok().flatten()).code()
     }
 
     /// Returns what the daemon logged.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.home().join("daemon.log")).unwrap_or_default()
     }
 }
@@ -210,27 +203,27 @@ fn spawn_at(home: &Path, listen: &str, environment: &[(String, String)]) -> Chil
 }
 
 /// Returns a condition of an object.
-pub fn condition<'v>(object: &'v Value, kind: &str) -> Option<&'v Value> {
+pub(crate) fn condition<'v>(object: &'v Value, kind: &str) -> Option<&'v Value> {
     object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
 /// Runs docker and returns its standard output; failures give an empty text.
-pub fn docker(arguments: &[&str]) -> String {
+pub(crate) fn docker(arguments: &[&str]) -> String {
     Command::new("docker").args(arguments).output().map(|output| text(&output.stdout)).unwrap_or_default()
 }
 
 /// Returns bytes as text.
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Waits until `look` finds something.
-pub fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     eventually_or(what, String::new, look)
 }
 
 /// Waits until `look` finds something; otherwise fails with `context`.
-pub fn eventually_or<T>(what: &str, context: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually_or<T>(what: &str, context: impl Fn() -> String, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
@@ -243,7 +236,7 @@ pub fn eventually_or<T>(what: &str, context: impl Fn() -> String, mut look: impl
 }
 
 /// Whether container tests can run; says so when they cannot.
-pub fn docker_or_skip(test: &str) -> bool {
+pub(crate) fn docker_or_skip(test: &str) -> bool {
     if std::env::var("KSERVE_LOCAL_TEST_DOCKER").as_deref() == Ok("1") {
         return true;
     }
@@ -256,8 +249,9 @@ pub fn docker_or_skip(test: &str) -> bool {
     false
 }
 
+#[expect(clippy::print_stdout, reason = "a skipped test is named where people look")]
 /// Names a test that is not run, on standard output and in the file that counts them.
-pub fn skip(test: &str, reason: &str) {
+pub(crate) fn skip(test: &str, reason: &str) {
     use std::io::Write;
     let line = format!("SKIPPED: {test}: {reason}");
     println!("{line}");

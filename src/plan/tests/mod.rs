@@ -1,6 +1,11 @@
 //! What the planner promises, as sentences: most of them told of a small machine in a box ([`sim`]).
 
 mod histories;
+mod images;
 mod lifecycle;
+mod probes;
+mod retire;
+mod rollout;
 mod sample;
 mod sim;
+mod status;

@@ -26,6 +26,10 @@ pub(super) struct Sim {
     pub(super) plan: Plan,
     /// Every order that is not a check, in words.
     pub(super) log: Vec<String>,
+    /// Every check that was ordered.
+    pub(super) checks: Vec<(Duration, Box<ProbeOrder>)>,
+    /// Every stop that was ordered.
+    pub(super) stops: Vec<Action>,
     /// Passes so far.
     pub(super) passes: usize,
     /// What containers there are in truth, by name.
@@ -101,6 +105,8 @@ impl Sim {
             world,
             plan: Plan::default(),
             log: Vec::new(),
+            checks: Vec::new(),
+            stops: Vec::new(),
             passes: 0,
             containers: BTreeMap::new(),
             faults: Faults { stop_takes: Duration::from_millis(500), ..Faults::default() },
@@ -219,11 +225,9 @@ impl Sim {
             self.save_if(|memory| memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now));
             match &fact.state {
                 FactState::Running { .. } => self.world.memory.note_running(&fact.name, now),
-                FactState::Exited(exit) => {
-                    if self.world.memory.note_exit(&fact.name, exit, now) {
-                        let memory = self.world.memory.containers.get_mut(&fact.name).unwrap();
-                        memory.last_words = vec!["loading".to_owned(), "ValueError: no model".to_owned()];
-                    }
+                FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                    let memory = self.world.memory.containers.get_mut(&fact.name).unwrap();
+                    memory.last_words = vec!["loading".to_owned(), "ValueError: no model".to_owned()];
                 }
                 _ => {}
             }
@@ -240,8 +244,12 @@ impl Sim {
     }
 
     fn dispatch(&mut self, action: Action) {
-        if !matches!(action, Action::Probe(_)) {
-            self.log.push(action.to_string());
+        match &action {
+            Action::Probe(order) => self.checks.push((self.now().tick, order.clone())),
+            other => self.log.push(other.to_string()),
+        }
+        if matches!(action, Action::Stop { .. }) {
+            self.stops.push(action.clone());
         }
         let takes = match &action {
             Action::Stop { .. } => self.faults.stop_takes,
@@ -556,8 +564,9 @@ impl Sim {
             );
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
-                let own = facts.iter().filter(|fact| fact.container != "prepare");
-                let well = !facts.is_empty() && own.into_iter().all(|fact| self.is_well(fact));
+                let own: Vec<_> = facts.iter().filter(|fact| fact.container != "prepare").collect();
+                let is_whole = own.first().is_some_and(|fact| fact.record.containers.len() == own.len());
+                let well = is_whole && own.into_iter().all(|fact| self.is_well(fact));
                 assert!(stopped || !well, "{key} lost {} although it answers: {route:#?}", backend.replica);
             }
         }
@@ -610,6 +619,13 @@ impl Sim {
         let before = self.log.len();
         self.run(seconds);
         assert_eq!(self.log[before..], [] as [String; 0]);
+    }
+
+    /// Runs for a while and asserts that nothing that is shown changes.
+    pub(super) fn assert_still(&mut self, seconds: f64) {
+        let shown = (self.plan.statuses.clone(), self.plan.routes.clone(), self.plan.pods.clone());
+        self.assert_quiet(seconds);
+        assert_eq!((self.plan.statuses.clone(), self.plan.routes.clone(), self.plan.pods.clone()), shown);
     }
 }
 

@@ -1,0 +1,172 @@
+//! One piece of a file: what it is, where its bytes go, and reading it back.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use bytes::Bytes;
+use camino::{Utf8Path, Utf8PathBuf};
+use sha2::{Digest, Sha256};
+
+use super::RemoteFile;
+use super::cache::hex;
+
+/// Bytes written at once.
+const BLOCK: usize = 1 << 20;
+
+/// Whether the source is asked for parts of files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ranges {
+    Yes,
+    No,
+}
+
+/// A part of a file that is fetched, and recorded, as one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) file: usize,
+    pub(super) index: u64,
+    pub(super) start: u64,
+    /// None: to the end, wherever that is.
+    pub(super) length: Option<u64>,
+    /// Whether it is all of the file.
+    pub(super) whole: bool,
+}
+
+/// Cuts a file into pieces; into one when it is small, or cannot be pinned to a version.
+pub(super) fn pieces_of(file: usize, remote: &RemoteFile, piece_size: u64, ranges: Ranges) -> Vec<Piece> {
+    match remote.size {
+        Some(size) if ranges == Ranges::Yes && remote.etag.is_some() && size > piece_size => (0..size
+            .div_ceil(piece_size))
+            .map(|index| {
+                let start = index * piece_size;
+                Piece { file, index, start, length: Some(piece_size.min(size - start)), whole: false }
+            })
+            .collect(),
+        length => vec![Piece { file, index: 0, start: 0, length, whole: true }],
+    }
+}
+
+/// Where the bytes of one piece go: in order, a block at a time, on a blocking thread.
+pub(super) struct Sink {
+    path: Utf8PathBuf,
+    next: u64,
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+    state: Option<SinkState>,
+    start: u64,
+}
+
+#[derive(Default)]
+struct SinkState {
+    file: Option<File>,
+    /// Whether the file is this piece and nothing else.
+    whole: bool,
+    /// Of the file, when it is this piece.
+    sha: Sha256,
+    crc: flate2::Crc,
+}
+
+impl Sink {
+    pub(super) fn new(path: Utf8PathBuf, piece: Piece) -> Self {
+        let Piece { start, whole, .. } = piece;
+        let state = Some(SinkState { whole, ..SinkState::default() });
+        Self { path, next: start, start, waiting: Vec::new(), waiting_bytes: 0, state }
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.next - self.start
+    }
+
+    pub(super) async fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.next += bytes.len() as u64;
+        self.waiting_bytes += bytes.len();
+        self.waiting.push(bytes);
+        if self.waiting_bytes >= BLOCK { self.flush(|_| Ok(())).await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self, then: impl FnOnce(u32) -> io::Result<()> + Send + 'static) -> io::Result<()> {
+        let blocks = std::mem::take(&mut self.waiting);
+        let offset = self.next - self.waiting_bytes as u64;
+        self.waiting_bytes = 0;
+        let mut state = self.state.take().ok_or_else(|| io::Error::other("a write failed before"))?;
+        let path = self.path.clone();
+        let state = blocking(move || {
+            state.append(&path, offset, &blocks)?;
+            then(state.crc.sum())?;
+            Ok(state)
+        });
+        self.state = Some(state.await?);
+        Ok(())
+    }
+
+    /// Writes what is left, records it, and returns the digest and the length.
+    pub(super) async fn close(
+        mut self,
+        record: impl FnOnce(u32) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<(String, u64)> {
+        self.flush(record).await?;
+        let state = self.state.take().unwrap_or_default();
+        Ok((hex(&state.sha.finalize()), self.written()))
+    }
+}
+
+impl SinkState {
+    fn append(&mut self, path: &Utf8Path, mut offset: u64, blocks: &[Bytes]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(File::options().create(true).truncate(self.whole).write(true).open(path)?),
+        };
+        for block in blocks {
+            file.write_all_at(block, offset)?;
+            offset += block.len() as u64;
+            if self.whole {
+                self.sha.update(block);
+            }
+            self.crc.update(block);
+        }
+        Ok(())
+    }
+}
+
+/// Reads a piece back; returns its digest, checksum and length.
+pub(super) fn read_piece(path: &Utf8Path, piece: Piece, length: Option<u64>) -> io::Result<(String, u32, u64)> {
+    let length = match length {
+        Some(length) => length,
+        None => std::fs::metadata(path)?.len(),
+    };
+    let (mut sha, mut crc) = (Sha256::new(), flate2::Crc::new());
+    read_blocks(path, piece.start, length, |block| {
+        if piece.whole {
+            sha.update(block);
+        }
+        crc.update(block);
+    })?;
+    Ok((hex(&sha.finalize()), crc.sum(), length))
+}
+
+pub(super) fn read_blocks(path: &Utf8Path, start: u64, length: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    let file = File::open(path)?;
+    let mut buffer = vec![0; BLOCK.min(length as usize)];
+    let mut at = 0;
+    while at < length {
+        let block = buffer.len().min((length - at) as usize);
+        file.read_exact_at(&mut buffer[..block], start + at)?;
+        each(&buffer[..block]);
+        at += block as u64;
+    }
+    Ok(())
+}
+
+/// Runs something that blocks, on a thread for that.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(io::Error::other(error)),
+        },
+    }
+}

@@ -1,0 +1,506 @@
+//! The API over real sockets: who may ask, reading, writing, watching, logs.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+#[path = "support/api.rs"]
+mod support;
+
+use std::fmt::Write as _;
+
+use kserve_local::api::{Kind, ObjectKey};
+use kserve_local::plan::pods::ContainerViewState;
+use kserve_local::telemetry::EventType;
+use reqwest::Method;
+use serde_json::{Value, json};
+use support::{Api, ISVC, TABLE, born, isvc, pod};
+
+fn reason(answer: &(u16, Value)) -> (u16, &str) {
+    (answer.0, answer.1["reason"].as_str().unwrap_or_default())
+}
+
+fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+}
+
+// ── who may ask ──
+
+#[tokio::test]
+async fn health_metrics_and_version_need_no_token_and_everything_else_does() {
+    let api = Api::start().await;
+    for path in ["/healthz", "/livez", "/readyz", "/metrics", "/version"] {
+        assert_eq!(api.anonymous(path).send().await.unwrap().status(), 200, "{path}");
+    }
+    for path in ["/", "/api", "/apis", ISVC, "/apis/kserve-local/v1/problems", "/nothing"] {
+        let answer = api.send(api.anonymous(path)).await;
+        assert_eq!(reason(&answer), (401, "Unauthorized"), "{path}");
+        let answer = api.send(api.anonymous(path).bearer_auth("wrong")).await;
+        assert_eq!(reason(&answer), (401, "Unauthorized"), "{path}");
+    }
+    assert_eq!(reason(&api.get("/nothing").await), (404, "NotFound"));
+}
+
+#[tokio::test]
+async fn a_browser_on_another_site_is_refused_even_with_the_token() {
+    let api = Api::start().await;
+    for (header, value) in
+        [("host", "evil.example"), ("origin", "http://evil.example"), ("sec-fetch-site", "cross-site")]
+    {
+        let answer = api.send(api.request(Method::GET, ISVC).header(header, value)).await;
+        assert_eq!(reason(&answer), (403, "Forbidden"), "{header}");
+        let health = api.send(api.anonymous("/healthz").header(header, value)).await;
+        assert_eq!(health.0, 403, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_or_of_another_type_is_refused() {
+    let api = Api::start().await;
+    let huge = "x".repeat((3 << 20) + 1);
+    let request = api.request(Method::POST, ISVC).header("content-type", "application/json").body(huge);
+    assert_eq!(reason(&api.send(request).await), (413, "RequestEntityTooLarge"));
+    let request =
+        api.request(Method::POST, ISVC).header("content-type", "application/vnd.kubernetes.protobuf").body("k8s");
+    assert_eq!(reason(&api.send(request).await), (415, "UnsupportedMediaType"));
+    let request = api.request(Method::POST, ISVC).header("content-type", "application/json").body("{");
+    assert_eq!(reason(&api.send(request).await), (400, "BadRequest"));
+}
+
+// ── reading ──
+
+#[tokio::test]
+async fn discovery_says_what_is_served() {
+    let api = Api::start().await;
+    let mut documents = serde_json::Map::new();
+    for path in ["/apis", "/apis/serving.kserve.io", "/apis/serving.kserve.io/v1beta1", "/api/v1"] {
+        documents.insert(path.to_owned(), api.get(path).await.1);
+    }
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let response = api.request(Method::GET, "/apis").header("accept", aggregated).send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], aggregated);
+    documents.insert("/apis aggregated".to_owned(), serde_json::from_slice(&response.bytes().await.unwrap()).unwrap());
+    insta::assert_yaml_snapshot!(documents);
+    assert_eq!(api.get("/apis/apps/v1").await.0, 404);
+}
+
+#[tokio::test]
+async fn lists_are_filtered_by_namespace_label_and_field() {
+    let api = Api::start().await;
+    for (name, namespace, label) in [("a", "default", "x"), ("b", "default", "y"), ("c", "team", "x")] {
+        let mut body = isvc(name);
+        body["metadata"]["labels"] = json!({"team": label});
+        assert_eq!(api.post(&ISVC.replace("default", namespace), &body).await.0, 201);
+    }
+    let all = "/apis/serving.kserve.io/v1beta1/inferenceservices";
+    let table = [
+        (ISVC.to_owned(), "a b"),
+        (all.to_owned(), "a b c"),
+        (format!("{all}?labelSelector=team%3Dx"), "a c"),
+        (format!("{ISVC}?labelSelector=team%20in%20(y,z)"), "b"),
+        (format!("{all}?fieldSelector=metadata.name%3Dc"), "c"),
+        (format!("{all}?fieldSelector=metadata.namespace!%3Dteam&limit=1"), "a b"),
+    ];
+    for (path, expected) in table {
+        let (code, list) = api.get(&path).await;
+        assert_eq!((code, list["kind"].as_str()), (200, Some("InferenceServiceList")), "{path}");
+        let names: Vec<&str> =
+            list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names.join(" "), expected, "{path}");
+    }
+    assert_eq!(reason(&api.get(&format!("{all}?fieldSelector=spec.x%3D1")).await), (400, "BadRequest"));
+    assert_eq!(api.get("/api/v1/namespaces/team").await.1["status"]["phase"], "Active");
+}
+
+#[tokio::test]
+async fn tables_have_kserves_columns() {
+    let api = Api::start().await;
+    api.post(ISVC, &isvc("iris")).await;
+    api.pods.send_replace(std::sync::Arc::new(vec![pod(
+        "iris",
+        ContainerViewState::Waiting { reason: "ImagePullBackOff".to_owned(), message: "no network".to_owned() },
+        None,
+    )]));
+    let key = ObjectKey { kind: Kind::InferenceService, namespace: "default".to_owned(), name: "iris".to_owned() };
+    api.events.record(&key, EventType::Warning, "Failed", "no network", born());
+    let mut shown = String::new();
+    for path in [ISVC, "/api/v1/namespaces/default/pods", "/api/v1/events", "/api/v1/namespaces"] {
+        let (_, table) = api.send(api.request(Method::GET, path).header("accept", TABLE)).await;
+        assert_eq!(table["kind"], "Table");
+        let heads: Vec<String> = table["columnDefinitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|column| format!("{}/{}", column["name"].as_str().unwrap(), column["priority"]))
+            .collect();
+        writeln!(shown, "{path}\n  {}", heads.join(" | ")).unwrap();
+        for row in table["rows"].as_array().unwrap() {
+            assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
+            writeln!(shown, "  {}", row["cells"]).unwrap();
+        }
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[tokio::test]
+async fn secrets_show_string_data_as_data() {
+    let api = Api::start().await;
+    let secret = json!({"metadata": {"name": "s"}, "stringData": {"key": "value"}});
+    assert_eq!(api.post("/api/v1/namespaces/default/secrets", &secret).await.0, 201);
+    let (_, secret) = api.get("/api/v1/namespaces/default/secrets/s").await;
+    assert_eq!(secret["data"], json!({"key": "dmFsdWU="}));
+    assert_eq!(secret.get("stringData"), None);
+    assert_eq!(secret["type"], "Opaque");
+}
+
+// ── writing ──
+
+#[tokio::test]
+async fn a_write_is_a_file_and_a_write_that_changes_nothing_is_none() {
+    let api = Api::start().await;
+    let path = format!("{ISVC}/iris");
+    assert_eq!(reason(&api.get(&path).await), (404, "NotFound"));
+    let (code, created) = api.post(ISVC, &isvc("iris")).await;
+    assert_eq!(code, 201);
+    assert_eq!(
+        (created["metadata"]["generation"].as_i64(), created["metadata"]["namespace"].as_str()),
+        (Some(1), Some("default"))
+    );
+    let file = api.home.services().join("default/iris.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.starts_with("apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\n"), "{text}");
+    assert!(!text.contains("uid"), "{text}");
+
+    assert_eq!(reason(&api.post(ISVC, &isvc("iris")).await), (409, "AlreadyExists"));
+    let (code, same) = api.put(&path, &isvc("iris")).await;
+    assert_eq!((code, version(&same)), (200, version(&created)), "nothing changed");
+
+    let (code, changed) = api.merge(&path, &json!({"spec": {"predictor": {"minReplicas": 0}}})).await;
+    assert_eq!((code, changed["metadata"]["generation"].as_i64()), (200, Some(2)));
+    assert_eq!(changed["metadata"]["uid"], created["metadata"]["uid"]);
+    let (_, labelled) = api.merge(&path, &json!({"metadata": {"labels": {"a": "b"}}})).await;
+    assert_eq!(labelled["metadata"]["generation"].as_i64(), Some(2), "labels are not counted");
+
+    let (code, gone) = api.delete(&path).await;
+    assert_eq!((code, gone["status"].as_str()), (200, Some("Success")));
+    assert_eq!(gone["details"]["uid"], created["metadata"]["uid"]);
+    assert!(!file.exists());
+    assert_eq!(reason(&api.delete(&path).await), (404, "NotFound"));
+}
+
+#[tokio::test]
+async fn a_write_from_an_old_version_is_a_conflict() {
+    let api = Api::start().await;
+    let path = format!("{ISVC}/iris");
+    let (_, mut old) = api.post(ISVC, &isvc("iris")).await;
+    api.merge(&path, &json!({"metadata": {"labels": {"a": "b"}}})).await;
+    old["spec"]["predictor"]["minReplicas"] = json!(0);
+    let answer = api.put(&path, &old).await;
+    assert_eq!(reason(&answer), (409, "Conflict"));
+    assert_eq!(
+        answer.1["message"],
+        "Operation cannot be fulfilled on inferenceservices.serving.kserve.io \"iris\": the object has been modified; please apply your changes to the latest version and try again"
+    );
+    let stale = json!({"metadata": {"resourceVersion": old["metadata"]["resourceVersion"], "labels": {"c": "d"}}});
+    assert_eq!(reason(&api.merge(&path, &stale).await), (409, "Conflict"));
+    let other = api.request(Method::DELETE, &path).json(&json!({"preconditions": {"uid": "another"}}));
+    assert_eq!(reason(&api.send(other).await), (409, "Conflict"));
+    assert_eq!(api.get(&path).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_would_be_and_writes_nothing() {
+    let api = Api::start().await;
+    let (code, shown) = api.post(&format!("{ISVC}?dryRun=All"), &isvc("iris")).await;
+    assert_eq!((code, shown["metadata"]["generation"].as_i64()), (201, Some(1)));
+    assert_eq!(api.get(&format!("{ISVC}/iris")).await.0, 404);
+    api.post(ISVC, &isvc("iris")).await;
+    let patch = json!({"spec": {"predictor": {"minReplicas": 0}}});
+    let (_, shown) = api.merge(&format!("{ISVC}/iris?dryRun=All"), &patch).await;
+    assert_eq!(
+        (shown["metadata"]["generation"].as_i64(), shown["spec"]["predictor"]["minReplicas"].as_i64()),
+        (Some(2), Some(0))
+    );
+    api.delete(&format!("{ISVC}/iris?dryRun=All")).await;
+    let (code, kept) = api.get(&format!("{ISVC}/iris")).await;
+    assert_eq!((code, kept["metadata"]["generation"].as_i64()), (200, Some(1)));
+    assert_eq!(reason(&api.post(&format!("{ISVC}?dryRun=all"), &isvc("x")).await), (400, "BadRequest"));
+}
+
+#[tokio::test]
+async fn unknown_fields_are_refused_pruned_loudly_or_pruned() {
+    let api = Api::start().await;
+    let mut body = isvc("iris");
+    body["spec"]["predictor"]["model"]["storageURI"] = json!("gs://a/b");
+    let answer = api.post(&format!("{ISVC}?fieldValidation=Strict"), &body).await;
+    assert_eq!(reason(&answer), (400, "BadRequest"));
+    assert_eq!(
+        answer.1["message"],
+        "InferenceService in version \"v1beta1\" cannot be handled as a InferenceService: strict decoding error: unknown field \"spec.predictor.model.storageURI\""
+    );
+    let response = api.request(Method::POST, &format!("{ISVC}?fieldValidation=Warn")).json(&body).send().await.unwrap();
+    assert_eq!(response.status(), 201);
+    assert_eq!(response.headers()["warning"], r#"299 - "unknown field \"spec.predictor.model.storageURI\"""#);
+    let (_, stored) = api.get(&format!("{ISVC}/iris")).await;
+    assert_eq!(stored["spec"]["predictor"]["model"].get("storageURI"), None);
+    let path = format!("{ISVC}/iris?fieldValidation=Ignore");
+    let response = api.request(Method::PUT, &path).json(&body).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.headers().get("warning")), (200, None));
+}
+
+#[tokio::test]
+async fn an_invalid_object_is_refused_with_every_cause() {
+    let api = Api::start().await;
+    let mut body = isvc("Iris_1");
+    body["spec"]["predictor"]["minReplicas"] = json!("three");
+    let answer = api.post(ISVC, &body).await;
+    assert_eq!(reason(&answer), (422, "Invalid"));
+    let causes: Vec<(&str, &str)> = answer.1["details"]["causes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cause| (cause["reason"].as_str().unwrap(), cause["field"].as_str().unwrap()))
+        .collect();
+    assert!(causes.contains(&("FieldValueTypeInvalid", "spec.predictor.minReplicas")), "{causes:?}");
+    assert!(causes.contains(&("FieldValueInvalid", "metadata.name")), "{causes:?}");
+    assert!(std::fs::read_dir(api.home.services()).unwrap().next().is_none(), "nothing was written");
+    let mut other = isvc("iris");
+    other["kind"] = json!("Secret");
+    assert_eq!(reason(&api.post(ISVC, &other).await), (400, "BadRequest"));
+    other = isvc("iris");
+    other["metadata"]["namespace"] = json!("team");
+    assert_eq!(reason(&api.post(ISVC, &other).await), (400, "BadRequest"));
+}
+
+#[tokio::test]
+async fn names_are_made_up_when_asked_for() {
+    let api = Api::start().await;
+    let body = json!({"metadata": {"generateName": "kserve-secret-"}, "data": {}});
+    let (code, first) = api.post("/api/v1/namespaces/default/secrets", &body).await;
+    let (_, second) = api.post("/api/v1/namespaces/default/secrets", &body).await;
+    let name = |object: &Value| object["metadata"]["name"].as_str().unwrap().to_owned();
+    assert_eq!(code, 201);
+    assert!(name(&first).starts_with("kserve-secret-") && name(&first).len() == "kserve-secret-".len() + 5);
+    assert_ne!(name(&first), name(&second));
+    assert_eq!(
+        reason(&api.post("/api/v1/namespaces/default/secrets", &json!({"metadata": {}})).await),
+        (400, "BadRequest")
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_says_why() {
+    let api = Api::start().await;
+    api.post(ISVC, &isvc("iris")).await;
+    let builtin = "/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/kserve-mlserver";
+    assert_eq!(reason(&api.delete(builtin).await), (403, "Forbidden"));
+    let status = format!("{ISVC}/iris/status");
+    assert_eq!(reason(&api.put(&status, &json!({})).await), (405, "MethodNotAllowed"));
+    assert_eq!(api.get(&status).await.0, 200);
+    let pod = api.run_pod("iris").await;
+    assert_eq!(reason(&api.delete(&format!("/api/v1/namespaces/default/pods/{pod}")).await), (405, "MethodNotAllowed"));
+    let json_patch = api.request(Method::PATCH, &format!("{ISVC}/iris"));
+    let json_patch = json_patch.header("content-type", "application/json-patch+json").body("[]");
+    assert_eq!(reason(&api.send(json_patch).await), (415, "UnsupportedMediaType"));
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_label() {
+    let api = Api::start().await;
+    for (name, label) in [("a", "x"), ("b", "y")] {
+        let mut body = isvc(name);
+        body["metadata"]["labels"] = json!({"team": label});
+        api.post(ISVC, &body).await;
+    }
+    assert_eq!(api.delete(&format!("{ISVC}?labelSelector=team%3Dx")).await.1["items"].as_array().unwrap().len(), 1);
+    assert_eq!(api.get(&format!("{ISVC}/a")).await.0, 404);
+    assert_eq!(api.get(&format!("{ISVC}/b")).await.0, 200);
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_taken_are_told() {
+    let api = Api::start().await;
+    let file = api.home.services().join("bad.yaml");
+    std::fs::write(&file, isvc("iris").to_string().replace("storageUri", "storageURI")).unwrap();
+    api.loader.load().await;
+    let (_, problems) = api.get("/apis/kserve-local/v1/problems").await;
+    assert_eq!(problems["items"][0]["path"], file.as_str());
+    let diagnostic = &problems["items"][0]["diagnostics"][0];
+    assert_eq!(
+        (diagnostic["severity"].as_str(), diagnostic["object"].as_str()),
+        (Some("error"), Some("InferenceService default/iris"))
+    );
+    assert!(diagnostic["line"].is_u64());
+}
+
+// ── watching ──
+
+#[tokio::test]
+async fn a_watch_begins_with_what_is_there_and_goes_on() {
+    let api = Api::start().await;
+    api.post(ISVC, &isvc("a")).await;
+    let mut watch = api.lines(&format!("{ISVC}?watch=True")).await;
+    assert_eq!(watch.event().await.0, "ADDED");
+    api.merge(&format!("{ISVC}/a"), &json!({"metadata": {"labels": {"x": "y"}}})).await;
+    let (kind, name, _) = watch.event().await;
+    assert_eq!((kind.as_str(), name.as_str()), ("MODIFIED", "a"));
+    api.post("/api/v1/namespaces/default/secrets", &json!({"metadata": {"name": "s"}})).await;
+    api.post(ISVC, &isvc("b")).await;
+    let (kind, name, seen) = watch.event().await;
+    assert_eq!((kind.as_str(), name.as_str()), ("ADDED", "b"), "other kinds are not seen");
+    api.delete(&format!("{ISVC}/a")).await;
+    assert_eq!(watch.event().await.0, "DELETED");
+
+    let mut resumed = api.lines(&format!("{ISVC}?watch=1&resourceVersion={seen}")).await;
+    let (kind, name, _) = resumed.event().await;
+    assert_eq!((kind.as_str(), name.as_str()), ("DELETED", "a"));
+}
+
+#[tokio::test]
+async fn an_object_that_stops_matching_is_deleted_to_the_watcher() {
+    let api = Api::start().await;
+    let mut body = isvc("a");
+    body["metadata"]["labels"] = json!({"x": "y"});
+    api.post(ISVC, &body).await;
+    api.post(ISVC, &isvc("other")).await;
+    let mut watch = api.lines(&format!("{ISVC}?watch=true&labelSelector=x%3Dy&fieldSelector=metadata.name%3Da")).await;
+    assert_eq!(watch.event().await.0, "ADDED");
+    for (label, expected) in [(json!("z"), "DELETED"), (json!("y"), "ADDED"), (json!(null), "DELETED")] {
+        api.merge(&format!("{ISVC}/other"), &json!({"metadata": {"labels": {"x": label}}})).await;
+        api.merge(&format!("{ISVC}/a"), &json!({"metadata": {"labels": {"x": label}}})).await;
+        assert_eq!(watch.event().await.0, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_list_ends_its_beginning_with_a_bookmark_and_its_time_with_the_stream() {
+    let api = Api::start().await;
+    api.post(ISVC, &isvc("a")).await;
+    let query =
+        "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1";
+    let mut watch = api.lines(&format!("{ISVC}?{query}")).await;
+    assert_eq!(watch.event().await.0, "ADDED");
+    let bookmark: Value = serde_json::from_str(&watch.next().await.unwrap()).unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(bookmark["object"]["metadata"]["annotations"], json!({"k8s.io/initial-events-end": "true"}));
+    assert_eq!(watch.next().await, None);
+    let refused = api.get(&format!("{ISVC}?watch=true&sendInitialEvents=true")).await;
+    assert_eq!(reason(&refused), (400, "BadRequest"));
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_remembered_is_gone() {
+    let api = Api::start().await;
+    let answer = api.get(&format!("{ISVC}?watch=true&resourceVersion=999999")).await;
+    assert_eq!(reason(&answer), (410, "Expired"));
+    let answer = api.get("/api/v1/pods?watch=true&resourceVersion=1").await;
+    assert_eq!(reason(&answer), (410, "Expired"));
+}
+
+#[tokio::test]
+async fn watches_end_with_the_daemon() {
+    let api = Api::start().await;
+    let mut watch = api.lines(&format!("{ISVC}?watch=true")).await;
+    api.tasks.shut_down(support::DEADLINE).await;
+    assert_eq!(watch.next().await, None);
+}
+
+// ── pods, logs, events ──
+
+#[tokio::test]
+async fn replicas_are_pods() {
+    let api = Api::start().await;
+    let mut watch = api.lines("/api/v1/namespaces/default/pods?watch=true").await;
+    let name = api.run_pod("iris").await;
+    assert_eq!(watch.event().await.0, "ADDED");
+    let label = "labelSelector=serving.kserve.io/inferenceservice%3Diris";
+    let (_, list) = api.get(&format!("/api/v1/pods?{label}")).await;
+    let mut pod = list["items"][0].clone();
+    assert_eq!(pod["metadata"]["name"], name.as_str());
+    for hidden in [&["metadata", "resourceVersion"][..], &["status", "containerStatuses", "0", "containerID"]] {
+        let (last, parents) = hidden.split_last().unwrap();
+        let parent = parents.iter().fold(&mut pod, |value, key| match key.parse::<usize>() {
+            Ok(index) => &mut value[index],
+            Err(_) => &mut value[*key],
+        });
+        parent[*last] = json!("…");
+    }
+    insta::assert_yaml_snapshot!(pod);
+    api.pods.send_replace(std::sync::Arc::default());
+    assert_eq!(watch.event().await.0, "DELETED");
+}
+
+#[tokio::test]
+async fn logs_are_text_and_follow_until_the_container_ends() {
+    let api = Api::start().await;
+    let name = api.run_pod("iris").await;
+    for line in ["one", "two", "three"] {
+        api.engine.say(&name, line);
+    }
+    let path = format!("/api/v1/namespaces/default/pods/{name}/log");
+    let text = |query: &'static str| {
+        let request = api.request(Method::GET, &format!("{path}?{query}"));
+        async { request.send().await.unwrap().text().await.unwrap() }
+    };
+    assert_eq!(text("").await, "one\ntwo\nthree\n");
+    assert_eq!(text("tailLines=1&container=kserve-container").await, "three\n");
+    let stamped = text("timestamps=true&tailLines=1").await;
+    assert!(stamped.ends_with("Z three\n") && stamped.len() > "three\n".len() + 20, "{stamped}");
+
+    let mut follow = api.lines(&format!("{path}?follow=true&tailLines=1")).await;
+    assert_eq!(follow.next().await.as_deref(), Some("three"));
+    api.engine.say(&name, "four");
+    assert_eq!(follow.next().await.as_deref(), Some("four"));
+    api.engine.end(&name, kserve_local::engine::Exit::default());
+    assert_eq!(follow.next().await, None);
+
+    let wrong = api.get(&format!("{path}?container=nope")).await;
+    assert_eq!(reason(&wrong), (400, "BadRequest"));
+    assert!(wrong.1["message"].as_str().unwrap().contains("choose one of: [kserve-container]"));
+    assert_eq!(reason(&api.get(&format!("{path}?previous=true")).await), (400, "BadRequest"));
+    assert_eq!(reason(&api.get("/api/v1/namespaces/default/pods/none/log").await), (404, "NotFound"));
+}
+
+#[tokio::test]
+async fn a_container_that_never_started_says_what_it_waits_for() {
+    let api = Api::start().await;
+    let state = ContainerViewState::Waiting { reason: "ErrImagePull".to_owned(), message: "no network".to_owned() };
+    api.pods.send_replace(std::sync::Arc::new(vec![pod("iris", state, None)]));
+    let (code, status) = api.get("/api/v1/namespaces/default/pods/iris-predictor-00001-0/log").await;
+    assert_eq!(code, 400);
+    assert_eq!(
+        status["message"],
+        "container \"kserve-container\" in pod \"iris-predictor-00001-0\" is waiting to start: ErrImagePull: no network"
+    );
+}
+
+#[tokio::test]
+async fn events_are_found_by_what_they_are_about() {
+    let api = Api::start().await;
+    api.post(ISVC, &isvc("iris")).await;
+    let key =
+        |name: &str| ObjectKey { kind: Kind::InferenceService, namespace: "default".to_owned(), name: name.to_owned() };
+    api.events.record(
+        &key("iris"),
+        EventType::Normal,
+        "InferenceServiceReady",
+        "InferenceService [iris] is Ready",
+        born(),
+    );
+    api.events.record(
+        &key("iris"),
+        EventType::Normal,
+        "InferenceServiceReady",
+        "InferenceService [iris] is Ready",
+        born(),
+    );
+    api.events.record(&key("other"), EventType::Warning, "InternalError", "x", born());
+    let (_, isvc) = api.get(&format!("{ISVC}/iris")).await;
+    let uid = isvc["metadata"]["uid"].as_str().unwrap();
+    let selector =
+        format!("involvedObject.kind%3DInferenceService,involvedObject.uid%3D{uid},involvedObject.name%3Diris");
+    let (_, list) = api.get(&format!("/api/v1/namespaces/default/events?fieldSelector={selector}")).await;
+    let items = list["items"].as_array().unwrap();
+    assert_eq!(items.len(), 1);
+    assert_eq!((items[0]["count"].as_u64(), items[0]["type"].as_str()), (Some(2), Some("Normal")));
+    let (_, warnings) = api.get("/api/v1/events?fieldSelector=type%3DWarning").await;
+    assert_eq!(warnings["items"][0]["involvedObject"]["name"], "other");
+}
