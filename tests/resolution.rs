@@ -498,7 +498,7 @@ fn a_folder_of_the_machine_needs_the_operators_leave() {
     );
     assert_eq!(refusal(&yaml).0, "spec.predictor.volumes[0].hostPath.path");
     let allowed = |path: &str| {
-        let config = WorkloadConfig { allowed_host_paths: vec![path.to_owned()] };
+        let config = WorkloadConfig { allowed_host_paths: vec![path.to_owned()], ..WorkloadConfig::default() };
         resolved_with(&yaml, &config).is_ok()
     };
     assert!(allowed("/srv/models") && allowed("/srv/models/") && allowed("/"));

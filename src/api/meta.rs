@@ -81,3 +81,5 @@ pub const INFERENCE_SERVICE_LABEL: &str = "serving.kserve.io/inferenceservice";
 pub const COMPONENT_LABEL: &str = "component";
 /// Prefix of our own annotations.
 pub const OWN_PREFIX: &str = "kserve-local/";
+/// On a runtime's metadata: how it runs without a container, as YAML.
+pub const PROCESS_RECIPE: &str = "kserve-local/process";

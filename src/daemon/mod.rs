@@ -3,6 +3,7 @@
 //! Start: lock, listeners, store, driver, gateway, API. Shutdown: stop accepting, drain requests, stop the driver, leave
 //! the containers (or stop them, when they were started for a foreground run), let pulls end where they can resume.
 
+mod engine;
 mod exposition;
 mod lock;
 mod state;
@@ -18,10 +19,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{EngineChoice, Settings};
-use crate::engine::docker::{DockerConfig, DockerEngine};
-use crate::engine::memory::MemoryEngine;
-use crate::engine::memory_script::Behaviour;
+use crate::config::Settings;
+use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerEngine, EngineError};
 use crate::gateway::{Gateway, GatewayConfig};
 use crate::home::Home;
@@ -37,7 +36,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::EventLog;
 use crate::traffic::TrafficBoard;
-use crate::workload::WorkloadConfig;
+use crate::workload::{RunAs, WorkloadConfig};
 
 pub use lock::LockError;
 pub use state::Addresses;
@@ -90,6 +89,7 @@ pub struct Daemon {
     addresses: Addresses,
     engine: Arc<dyn ContainerEngine>,
     docker: Option<Arc<DockerEngine>>,
+    chosen: (&'static str, String),
     home: Home,
     store: Store,
     gateway_end: CancellationToken,
@@ -131,7 +131,9 @@ impl Daemon {
         let events = EventLog::default();
         let store = Store::new(state::ledger(&home));
         let loader = Loader::new(home.clone(), store.clone(), events.clone(), move || clock.now());
-        let (engine, docker) = engine(&settings, &instance)?;
+        let chosen = engine::choose(&settings, &instance).await?;
+        info!(engine = chosen.name, why = chosen.why, "engine chosen");
+        let (engine, docker, run_as) = (Arc::clone(&chosen.engine), chosen.docker.clone(), chosen.run_as);
         let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
         let board = TrafficBoard::default();
         let routes = Arc::new(ArcSwap::default());
@@ -162,7 +164,7 @@ impl Daemon {
                 clock,
                 home: home.clone(),
             },
-            driver_config(&settings, data_port),
+            driver_config(&settings, data_port, run_as),
             revisions::load(&home),
         );
 
@@ -209,6 +211,7 @@ impl Daemon {
             addresses,
             engine,
             docker,
+            chosen: (chosen.name, chosen.why.clone()),
             home,
             store,
             gateway_end,
@@ -221,12 +224,18 @@ impl Daemon {
             _lock: lock,
         };
         daemon.greet_engine();
+        chosen.clean_up(&daemon.tasks, &clock);
         Ok(daemon)
     }
 
     /// Returns the addresses it listens on.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Returns the name of the engine that was chosen, and why it was, in a sentence.
+    pub fn engine(&self) -> (&'static str, &str) {
+        (self.chosen.0, &self.chosen.1)
     }
 
     /// Returns the objects it serves.
@@ -300,7 +309,7 @@ async fn bind(address: SocketAddr, what: &'static str, flag: &'static str) -> Re
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, what, flag, source })
 }
 
-fn driver_config(settings: &Settings, data_port: u16) -> DriverConfig {
+fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverConfig {
     DriverConfig {
         plan: PlanConfig {
             domains: settings.domains.clone(),
@@ -309,26 +318,8 @@ fn driver_config(settings: &Settings, data_port: u16) -> DriverConfig {
             default_mode: settings.default_mode.clone(),
             ..PlanConfig::default()
         },
-        workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone() },
+        workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone(), run_as },
     }
-}
-
-type Engines = (Arc<dyn ContainerEngine>, Option<Arc<DockerEngine>>);
-
-fn engine(settings: &Settings, instance: &str) -> Result<Engines, StartError> {
-    if settings.engine == EngineChoice::Memory {
-        let imagined = Behaviour::server(Duration::from_millis(50));
-        return Ok((Arc::new(MemoryEngine::new(instance).with_any_image(imagined)), None));
-    }
-    let config = DockerConfig {
-        instance: instance.to_owned(),
-        endpoint: settings.docker_host.clone(),
-        network_name: None,
-        env: settings.environment.clone(),
-        user_home: settings.environment.get("HOME").map(Into::into),
-    };
-    let docker = Arc::new(DockerEngine::connect(config).map_err(StartError::Engine)?);
-    Ok((Arc::clone(&docker) as Arc<dyn ContainerEngine>, Some(docker)))
 }
 
 /// Stops and removes every container of this instance, all at once. Looks again afterwards: a container that was just

@@ -97,7 +97,7 @@ fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
                 draft.act(Action::CheckImage { image: image.clone() });
             }
             let message = format!("image `{image}` is not on this machine and imagePullPolicy is Never");
-            Some(Phase::ImageFailed { message, transient: false })
+            Some(Phase::ImageFailed { image: image.clone(), message, transient: false })
         }
         Some(ImageState::Absent { .. }) => {
             draft.act(Action::PullImage { image: image.clone() });
@@ -113,7 +113,7 @@ fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
                 let never = spec.pull_policy == PullPolicy::Never;
                 draft.act(if never { Action::CheckImage { image } } else { Action::PullImage { image } });
             }
-            Some(Phase::ImageFailed { message: message.clone(), transient: *transient })
+            Some(Phase::ImageFailed { image: image.clone(), message: message.clone(), transient: *transient })
         }
     }
 }

@@ -216,6 +216,7 @@ impl Driver {
         for service in self.world.services.values() {
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 self.world.memory.want(&resolved.workload.component, &resolved.fingerprint, now);
+                resolved.workload.containers.iter().for_each(|spec| self.parts.executor.engine.learn(spec));
             }
         }
         self.look_up_models();

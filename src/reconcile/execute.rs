@@ -82,7 +82,9 @@ impl From<EngineError> for Failure {
         let (permanent, lesson) = match &error {
             EngineError::Unreachable { .. } => (false, Lesson::EngineDown),
             EngineError::ImageAbsent(image) => (false, Lesson::ImageGone(image.clone())),
-            EngineError::ImagePull { permanent, .. } => (*permanent, Lesson::None),
+            EngineError::ImagePull { permanent, .. } | EngineError::Environment { permanent, .. } => {
+                (*permanent, Lesson::None)
+            }
             EngineError::NoSuchContainer(_) => (false, Lesson::None),
             EngineError::NameTaken(_) => (true, Lesson::None),
             EngineError::Refused { blame, .. } => (*blame == Blame::User, Lesson::None),

@@ -12,12 +12,13 @@ use super::env::{self, PodFacts};
 use super::expand::expand;
 use super::model_source::ModelMounts;
 use super::origin::Origin;
+use super::process::Process;
 use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RuntimeRef, Workload, mounts, names,
-    probes, resources, security,
+    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload, mounts,
+    names, probes, process, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, meta};
 
@@ -51,6 +52,8 @@ pub(super) struct Pod {
     /// Whether the manifest hints that a model protocol is spoken.
     pub(super) protocol_written: bool,
     pub(super) has_model: bool,
+    /// How the serving container runs as a process, when its runtime says so and it matters.
+    pub(super) process: Option<Process>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -103,8 +106,12 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     };
     let volumes = volumes::volumes(&pod.volumes, &facts, scope.config)?;
     let translator = Translator { pod: &pod, component, facts: &facts, volumes: &volumes };
-    let containers = pod.containers.iter().map(|placed| translator.container(placed)).collect::<Result<Vec<_>, _>>()?;
+    let mut containers =
+        pod.containers.iter().map(|placed| translator.container(placed)).collect::<Result<Vec<_>, _>>()?;
     let init_containers = init.iter().map(|placed| translator.init_container(placed)).collect::<Result<Vec<_>, _>>()?;
+    if scope.config.run_as == RunAs::Processes {
+        process::apply(pod.process.as_ref(), pod.kind, &mut containers, &init_containers)?;
+    }
 
     let written: Vec<Container> = pod.containers.iter().map(|placed| placed.container.clone()).collect();
     let entry = readiness::entry(&written);
