@@ -40,6 +40,17 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(traced.instrument(debug_span!("task", name))))
     }
 
+    /// Spawns a task of which there are many and which live short: tracked, without a name of its own. It must end when
+    /// the group's token is cancelled, or with whatever it serves.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+    pub fn spawn_short<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        drop(tokio::spawn(self.tracker.track_future(task)));
+    }
+
     /// Cancels every task and waits for them, up to `deadline`.
     pub async fn shut_down(&self, deadline: Duration) {
         self.cancel.cancel();

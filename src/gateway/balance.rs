@@ -84,17 +84,17 @@ pub(crate) struct Patience {
 }
 
 impl Balancer {
-    /// Takes a place at one of the backends `current` gives, but none of `tried`. `current` is asked again after every
-    /// wait, because the table may have changed.
+    /// Takes a place at one of the backends, but none of `tried`. `current` gives them as they are after a wait, when
+    /// the table may have changed.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         key: &ComponentKey,
-        mut current: impl FnMut() -> Vec<Backend>,
+        backends: &[Backend],
+        current: impl FnMut() -> Vec<Backend>,
         tried: &[ReplicaName],
         patience: Patience,
     ) -> Result<(Backend, Option<Slot>), NoPlace> {
-        let backends = current();
-        if let [one] = backends.as_slice()
+        if let [one] = backends
             && one.concurrency.is_none()
         {
             let usable = one.weight > 0 && !tried.contains(&one.replica);
@@ -102,7 +102,7 @@ impl Balancer {
         }
         let queue = self.queue(key);
         if *queue.waiting.lock().unwrap_or_else(PoisonError::into_inner) == 0
-            && let Some(taken) = self.try_take(&backends, tried, &queue)?
+            && let Some(taken) = self.try_take(backends, tried, &queue)?
         {
             return Ok((taken.0, Some(taken.1)));
         }
@@ -259,20 +259,21 @@ mod tests {
     async fn a_request_over_the_limit_waits_for_a_place_and_no_longer_than_allowed() {
         let (balancer, key) = (Arc::new(Balancer::default()), key());
         let one = || vec![backend("a", "1", 1, Some(1))];
-        let (_, slot) = balancer.acquire(&key, one, &[], PATIENCE).await.unwrap();
-        let waiter = balancer.acquire(&key, one, &[], PATIENCE);
+        let (_, slot) = balancer.acquire(&key, &one(), one, &[], PATIENCE).await.unwrap();
+        let backends = one();
+        let waiter = balancer.acquire(&key, &backends, one, &[], PATIENCE);
         let overflow = async {
             tokio::task::yield_now().await;
-            let refused = balancer.acquire(&key, one, &[], PATIENCE).await.map(drop);
+            let refused = balancer.acquire(&key, &one(), one, &[], PATIENCE).await.map(drop);
             drop(slot);
             refused
         };
         let (waited, refused) = tokio::join!(waiter, overflow);
         assert_eq!(refused, Err(NoPlace::QueueFull), "at once");
         let (_, slot) = waited.unwrap();
-        assert_eq!(balancer.acquire(&key, one, &[], PATIENCE).await.map(drop), Err(NoPlace::TooLong));
+        assert_eq!(balancer.acquire(&key, &one(), one, &[], PATIENCE).await.map(drop), Err(NoPlace::TooLong));
         drop(slot);
-        assert!(balancer.acquire(&key, one, &[], PATIENCE).await.is_ok());
+        assert!(balancer.acquire(&key, &one(), one, &[], PATIENCE).await.is_ok());
         assert!(balancer.busy.lock().unwrap().is_empty(), "every place was given back");
     }
 }

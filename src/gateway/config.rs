@@ -5,6 +5,8 @@ use std::time::Duration;
 /// Limits and deadlines of the data path. Every wait and every queue in this room ends by one of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayConfig {
+    /// Threads that serve connections. Default: as many as the machine has cores, at most 8.
+    pub workers: usize,
     /// From the first byte of a request's head to its last. Then 408 and a close. Default 15 s.
     pub header_timeout: Duration,
     /// A connection with no request in flight is closed after this long. Default 75 s, above the 65 s of KServe's
@@ -51,9 +53,13 @@ pub struct GatewayConfig {
     pub trust_forwarded: bool,
 }
 
+/// More workers than this only take memory from the models.
+const MOST_WORKERS: usize = 8;
+
 impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS),
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),

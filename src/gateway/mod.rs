@@ -13,6 +13,8 @@ mod address;
 mod balance;
 mod body;
 mod config;
+mod crew;
+mod desk;
 mod executor;
 mod flight;
 mod forward;

@@ -1,7 +1,7 @@
 //! Requests in flight, counted per replica.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -11,6 +11,9 @@ use tokio::sync::Notify;
 struct Counters {
     in_flight: AtomicU64,
     finished: AtomicU64,
+    /// Somebody looked while requests were in flight, and waits to hear when there are none.
+    awaited: AtomicBool,
+    idle: Arc<Notify>,
 }
 
 /// What the driver sees of one replica.
@@ -32,11 +35,16 @@ pub struct TrafficBoard {
 impl TrafficBoard {
     /// Takes a lease on a replica. It ends when the lease is dropped.
     pub fn lease(&self, replica: &Arc<str>) -> Lease {
+        self.entry(replica).lease()
+    }
+
+    /// Returns where leases on a replica are taken, for whoever takes many: without a lock or a lookup each time.
+    pub fn entry(&self, replica: &Arc<str>) -> BoardEntry {
         let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        // The count goes up under the lock, so that `retain` never forgets a replica that has just been leased.
-        let counters = Arc::clone(replicas.entry(Arc::clone(replica)).or_default());
-        counters.in_flight.fetch_add(1, Ordering::Relaxed);
-        Lease { counters, idle: Arc::clone(&self.idle) }
+        // A clone of the counters is given out under the lock, so that `retain` never forgets a replica that has just
+        // been leased or may be at any time.
+        let fresh = || Arc::new(Counters { idle: Arc::clone(&self.idle), ..Counters::default() });
+        BoardEntry(Arc::clone(replicas.entry(Arc::clone(replica)).or_insert_with(fresh)))
     }
 
     /// Returns the counts of one replica.
@@ -54,47 +62,65 @@ impl TrafficBoard {
     /// Forgets replicas that are gone and idle.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        replicas.retain(|name, counters| keep(name) || counters.in_flight.load(Ordering::Relaxed) > 0);
+        replicas.retain(|name, counters| keep(name) || Arc::strong_count(counters) > 1);
     }
 
-    /// Rings when some replica has no request in flight any more.
+    /// Rings when a replica has no request in flight any more that had some when it was last looked at. (Ringing after
+    /// every request would cost as much as the request.)
     pub async fn became_idle(&self) {
         self.idle.notified().await;
     }
 }
 
 fn read(counters: &Counters) -> ReplicaTraffic {
-    ReplicaTraffic {
-        in_flight: counters.in_flight.load(Ordering::Relaxed),
-        finished: counters.finished.load(Ordering::Relaxed),
+    let busy = |counters: &Counters| counters.in_flight.load(Ordering::SeqCst);
+    if busy(counters) > 0 {
+        // The mark comes first and the count is read after it: either we see the last request end, or its end sees
+        // the mark.
+        counters.awaited.store(true, Ordering::SeqCst);
+    }
+    ReplicaTraffic { in_flight: busy(counters), finished: counters.finished.load(Ordering::Relaxed) }
+}
+
+/// One replica's place on the board.
+#[derive(Clone, Debug)]
+pub struct BoardEntry(Arc<Counters>);
+
+impl BoardEntry {
+    /// Takes a lease. It ends when the lease is dropped.
+    pub fn lease(&self) -> Lease {
+        self.0.in_flight.fetch_add(1, Ordering::SeqCst);
+        Lease(Arc::clone(&self.0))
     }
 }
 
 /// One request in flight. Dropping it ends it, on every path.
 #[derive(Debug)]
-pub struct Lease {
-    counters: Arc<Counters>,
-    idle: Arc<Notify>,
-}
+pub struct Lease(Arc<Counters>);
 
 impl Lease {
     /// Returns how many requests the replica has in flight, this one included.
     pub fn in_flight(&self) -> u64 {
-        self.counters.in_flight.load(Ordering::Relaxed)
+        self.0.in_flight.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.counters.finished.fetch_add(1, Ordering::Relaxed);
-        if self.counters.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.idle.notify_one();
+        let counters = &self.0;
+        counters.finished.fetch_add(1, Ordering::Relaxed);
+        let last = counters.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && counters.awaited.load(Ordering::SeqCst) {
+            counters.awaited.store(false, Ordering::SeqCst);
+            counters.idle.notify_one();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -111,5 +137,22 @@ mod tests {
         drop(second);
         board.retain(|_| false);
         assert_eq!(board.of(&replica), ReplicaTraffic::default());
+    }
+
+    #[test]
+    fn the_bell_rings_for_those_who_saw_the_replica_busy_and_for_nobody_else() {
+        let board = TrafficBoard::default();
+        let replica: Arc<str> = "iris-predictor-00001-0".into();
+        let rang = || board.became_idle().now_or_never().is_some();
+        drop(board.lease(&replica));
+        assert!(!rang(), "nobody has looked");
+        let lease = board.lease(&replica);
+        assert_eq!(board.snapshot()[&replica].in_flight, 1);
+        drop(board.lease(&replica));
+        assert!(!rang(), "another one is still in flight");
+        drop(lease);
+        assert!(rang());
+        drop(board.lease(&replica));
+        assert!(!rang(), "told once");
     }
 }

@@ -5,4 +5,4 @@
 
 mod lease;
 
-pub use lease::{Lease, ReplicaTraffic, TrafficBoard};
+pub use lease::{BoardEntry, Lease, ReplicaTraffic, TrafficBoard};
