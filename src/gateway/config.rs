@@ -45,6 +45,8 @@ pub struct GatewayConfig {
     pub read_ahead: usize,
     /// Most requests waiting for a free replica of one component when all are at their concurrency limit. Default 100.
     pub max_waiting: usize,
+    /// Most requests waiting for one component to wake or load. Default 2048.
+    pub max_held: u64,
     /// Longest wait for a free replica. Default 30 s.
     pub queue_timeout: Duration,
     /// After cancellation, time for requests in flight to finish. Default 30 s.
@@ -77,6 +79,7 @@ impl Default for GatewayConfig {
             peek_limit: 1 << 20,
             read_ahead: 64 << 10,
             max_waiting: 100,
+            max_held: 2048,
             queue_timeout: Duration::from_secs(30),
             drain_deadline: Duration::from_secs(30),
             trust_forwarded: false,
