@@ -6,7 +6,7 @@
 //! | floor | room | what it is for |
 //! |---|---|---|
 //! | 0 | [`api`] | objects exactly as users write them |
-//! | 1 | [`manifest`] | text to objects, with positions and diagnostics |
+//! | 1 | [`manifest`], [`scale`] | text to objects, with positions and diagnostics; how many replicas |
 //! | 2 | [`runtimes`] | which runtime serves which model, and why not |
 //! | 3 | [`workload`] | what should run, in no engine's words |
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
@@ -35,6 +35,7 @@ pub mod plan;
 pub mod probe;
 pub mod reconcile;
 pub mod runtimes;
+pub mod scale;
 pub mod source;
 pub mod storage;
 pub mod store;

@@ -45,6 +45,8 @@ pub struct GatewayConfig {
     pub read_ahead: usize,
     /// Most requests waiting for a free replica of one component when all are at their concurrency limit. Default 100.
     pub max_waiting: usize,
+    /// Most requests waiting for one component to wake or load. Default 2048.
+    pub max_held: u64,
     /// Longest wait for a free replica. Default 30 s.
     pub queue_timeout: Duration,
     /// Failures in a row (no connection, no whole answer, none in time, a 5xx) after which a replica gets no requests
@@ -84,6 +86,7 @@ impl Default for GatewayConfig {
             peek_limit: 1 << 20,
             read_ahead: 64 << 10,
             max_waiting: 100,
+            max_held: 2048,
             queue_timeout: Duration::from_secs(30),
             failures_to_eject: 5,
             eject_pause: Duration::from_secs(1),

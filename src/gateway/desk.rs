@@ -26,7 +26,7 @@ impl Desk {
     fn new(route: &ServiceRoute, metrics: Arc<ServiceMetrics>, board: &TrafficBoard) -> Self {
         let backends = route.components.values().flat_map(|component| match &component.state {
             RouteState::Open(backends) => backends.as_slice(),
-            RouteState::NotReady { .. } => &[],
+            RouteState::Held(_) | RouteState::NotReady { .. } => &[],
         });
         Self {
             metrics,

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use super::body::{AnswerBody, Held, Progress, Relay, RequestBody};
 use super::desk::Desk;
 use super::flight::Flight;
 use super::headers::{self, Origin};
+use super::hold::{self, PHASE_HEADER};
 use super::metrics::UpstreamError;
 use super::refusal::Refusal;
 use super::route::Target;
@@ -30,7 +31,7 @@ use super::tunnel::Tunnel;
 use super::upstream::{ConnectError, Sender};
 use super::worker::{Front, RETRY_SOON, Worker};
 
-type Refused<T> = Result<T, Box<Refusal>>;
+pub(super) type Refused<T> = Result<T, Box<Refusal>>;
 
 /// Times a request that was not sent is offered to the same backend on another connection.
 const MAX_RESENDS: usize = 3;
@@ -45,6 +46,10 @@ pub(crate) struct Exchange<'a> {
     pub(crate) grpc: bool,
     /// The host the client addressed.
     pub(crate) host: Option<HeaderValue>,
+    /// It only asks how the service is.
+    pub(crate) check: bool,
+    /// Where the service was when the request had to wait for it.
+    pub(crate) held: OnceLock<HeaderValue>,
 }
 
 /// What the client wants to change to, and its end of the connection.
@@ -89,7 +94,8 @@ impl Exchange<'_> {
         let mut tried: Vec<ReplicaName> = Vec::new();
         loop {
             let (backend, slot) = place;
-            let mut held = Held { slot, lease: self.desk.lease(&backend.replica, &self.worker.board) };
+            let lease = self.desk.lease(&backend.replica, &self.worker.board);
+            let mut held = Held { slot, lease: if self.check { lease.overlooked() } else { lease } };
             let endpoint = self.endpoint(&backend)?;
             let attempt = self.attempt(endpoint, &path, outgoing, progress.as_deref()).await;
             match attempt.inspect_err(|refusal| held.judge(refusal.status))? {
@@ -113,7 +119,9 @@ impl Exchange<'_> {
     async fn place(&self, tried: &[ReplicaName]) -> Refused<(Backend, Option<Slot>)> {
         // The target was looked up a moment ago; only what waits must look again.
         let known = if tried.is_empty() { Ok(Arc::clone(&self.target.service)) } else { self.service() };
-        let known = known?;
+        let (known, waited) = self.awake(known?).await?;
+        // Whatever was tried before it woke is not what there is now.
+        let tried = if waited { &[] } else { tried };
         let backends = self.backends(&known)?;
         if let [one] = backends
             && one.concurrency.is_none()
@@ -124,7 +132,14 @@ impl Exchange<'_> {
         }
         let key = self.key();
         let config = &self.worker.config;
-        let patience = Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout };
+        let patience = match waited {
+            false => Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout },
+            // All who waited come at once; its concurrency limit shapes the burst.
+            true => Patience {
+                max_waiting: usize::try_from(config.max_held).unwrap_or(usize::MAX),
+                timeout: config.default_request_timeout.unwrap_or(config.queue_timeout),
+            },
+        };
         let current = || self.service().map_or_else(|_| Vec::new(), |now| self.backends(&now).unwrap_or(&[]).to_vec());
         let waiting = Gauge::new(self.flight.as_ref());
         let place = self.worker.balancer.acquire(&key, backends, current, tried, patience).await;
@@ -137,7 +152,7 @@ impl Exchange<'_> {
     }
 
     /// The service as it is now.
-    fn service(&self) -> Refused<Arc<ServiceRoute>> {
+    pub(super) fn service(&self) -> Refused<Arc<ServiceRoute>> {
         let key = &self.target.service.key;
         self.worker.with_desks(|desks| desks.index.table().services.get(key).cloned()).ok_or_else(|| self.removed())
     }
@@ -146,8 +161,9 @@ impl Exchange<'_> {
         match service.components.get(&self.target.component).map(|route| &route.state) {
             Some(RouteState::Open(backends)) => Ok(backends),
             Some(RouteState::NotReady { reason, message, retry_after }) => {
-                Err(Box::new(Refusal::unavailable(reason.clone(), message.clone(), *retry_after)))
+                Err(Box::new(Refusal::unavailable(reason.clone(), message.clone(), *retry_after).in_phase()))
             }
+            Some(RouteState::Held(hold)) => Err(Box::new(hold::refusal(hold, "it has just ended"))),
             None => Err(self.removed()),
         }
     }
@@ -268,7 +284,7 @@ impl Exchange<'_> {
         Ok(Attempt::Unsent(request, why))
     }
 
-    fn key(&self) -> ComponentKey {
+    pub(super) fn key(&self) -> ComponentKey {
         ComponentKey { service: self.target.service.key.clone(), component: self.target.component }
     }
 
@@ -329,6 +345,9 @@ impl Exchange<'_> {
         }
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
+        if let Some(phase) = self.held.take() {
+            parts.headers.insert(PHASE_HEADER, phase);
+        }
         let idle_timeout = self.worker.config.body_idle_timeout;
         let relay = Relay::new(body, idle_timeout, sender.into_checkout(), flight, held);
         Ok(Response::from_parts(parts, AnswerBody::Relayed(relay)))

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -27,6 +27,7 @@ use super::desk::Desks;
 use super::flight::{Client, Flight};
 use super::forward::Exchange;
 use super::guard;
+use super::hold;
 use super::index::{own_answer, own_message};
 use super::metrics::{Metrics, ServiceMetrics};
 use super::peek::{Found, GrpcName, JsonModel};
@@ -164,7 +165,17 @@ impl Walk<'_> {
                     flight.belongs_to(Arc::clone(&desk.metrics));
                 }
                 let grpc = self.grpc;
-                let exchange = Exchange { worker: self.worker, target, desk, flight: &mut self.flight, grpc, host };
+                let check = hold::is_check(&request, &request.uri().path()[target.strip..], grpc);
+                let exchange = Exchange {
+                    worker: self.worker,
+                    target,
+                    desk,
+                    flight: &mut self.flight,
+                    grpc,
+                    host,
+                    check,
+                    held: OnceLock::new(),
+                };
                 exchange.run(request, front).await
             }
             (Route::Own(which), _) if self.grpc => {

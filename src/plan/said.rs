@@ -19,6 +19,7 @@ pub(super) fn said(phase: &Phase) -> Said {
     use ConditionStatus::{False, True, Unknown};
     let (status, reason, message) = match phase {
         Phase::Ready => (True, "", String::new()),
+        Phase::Asleep => (True, "Asleep", "asleep; the next request starts it".to_owned()),
         Phase::EngineUnknown => (Unknown, "EngineUnavailable", "the container engine has not answered yet".to_owned()),
         Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
         Phase::PullingModel(uri, note) => {

@@ -181,6 +181,8 @@ impl Driver {
                 }
                 // The board is read as a whole in every pass.
                 () = board.became_idle() => Urgency::Gather,
+                // The same: who waits is found there.
+                () = board.bell() => Urgency::Now,
                 // A permit that is not taken stays.
                 () = refused.notified() => {
                     self.check_again()
@@ -576,8 +578,7 @@ impl Driver {
     /// One pass: observe, plan, publish, dispatch. Returns when to plan again.
     fn pass(&mut self) -> Duration {
         let now = self.parts.clock.now();
-        self.world.leases =
-            self.parts.board.snapshot().into_iter().map(|(name, traffic)| (name, traffic.in_flight)).collect();
+        self.note_traffic(now);
         self.note_progress();
         let plan = plan(&self.world, now);
         self.publish(&plan, now);
@@ -594,6 +595,28 @@ impl Driver {
             (false, false) => RELIST_DOWN,
         };
         wake.unwrap_or(Duration::MAX).min(now.tick + rest)
+    }
+
+    /// Reads the notice board.
+    fn note_traffic(&mut self, now: crate::plan::Now) {
+        let traffic = self.parts.board.snapshot();
+        let Self { world, .. } = self;
+        world.waiting = self.parts.board.waiting();
+        world.leases.clear();
+        world.wanted.clear();
+        for fact in world.containers.values() {
+            let Some(seen) = traffic.get(&fact.replica) else { continue };
+            let last = seen.idle_for.map(|idle_for| now.tick.saturating_sub(idle_for));
+            if let Some(last) = last.filter(|_| world.memory.activity.contains_key(&fact.component.service)) {
+                world.memory.note_activity(&fact.component.service, last);
+            }
+        }
+        for (name, seen) in traffic {
+            if seen.wanted > 0 {
+                world.wanted.insert(Arc::clone(&name));
+            }
+            world.leases.insert(name, seen.in_flight);
+        }
     }
 
     fn note_progress(&mut self) {
@@ -619,6 +642,7 @@ impl Driver {
     fn publish(&self, plan: &Plan, now: crate::plan::Now) {
         if self.world.desired_known && *self.parts.routes.load_full() != plan.routes {
             self.parts.routes.store(Arc::new(plan.routes.clone()));
+            self.parts.board.announce_table();
         }
         let statuses = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status.clone()));
         let changed = self.parts.store.set_statuses(statuses, now.wall);
@@ -713,6 +737,10 @@ impl Driver {
                 if matches!(self.world.containers.get(name).map(|fact| &fact.state), Some(FactState::Exited(_))) {
                     self.world.memory.note_restart(name);
                 }
+                false
+            }
+            Action::Stop { name, .. } => {
+                self.world.memory.note_stop(name);
                 false
             }
             Action::Remove { name, replica, .. } => {

@@ -21,6 +21,7 @@ use super::{
     names, probes, process, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, meta};
+use crate::scale::Policy;
 
 /// A container and where it was written.
 #[derive(Clone, Debug)]
@@ -93,6 +94,10 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     refuse_duplicate_names(pod.containers.iter().chain(&init))?;
     let mut warnings = pod.warnings.clone();
     warnings.extend(not_served(component, &path));
+    refuse_negative_replicas(component, &path)?;
+    let limit = concurrency(component, &path)?;
+    let (scaling, notes) = Policy::read(component, &pod.annotations, limit);
+    warnings.extend(notes);
     let amounts = amounts(pod.containers.iter().chain(&init), &scope.gpu_types(), &mut warnings)?;
     let service_name = names::component_service_name(&scope.key.name, pod.kind, scope.spec.predictor.name.as_deref());
     let facts = PodFacts {
@@ -137,8 +142,8 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
             &format!("{path}.terminationGracePeriodSeconds"),
         )?,
         timeout: Some(seconds(component.timeout, 0, &format!("{path}.timeout"))?).filter(|time| !time.is_zero()),
-        container_concurrency: concurrency(component, &path)?,
-        min_replicas: min_replicas(component, &path)?,
+        container_concurrency: limit,
+        scaling,
         host_aliases: host_aliases(component),
         service_name,
         init_containers,
@@ -265,9 +270,16 @@ fn concurrency(component: &ComponentSpec, path: &str) -> Result<Option<u32>, Res
     Ok(Some(limit).filter(|limit| *limit > 0))
 }
 
-fn min_replicas(component: &ComponentSpec, path: &str) -> Result<u32, ResolveError> {
-    u32::try_from(component.min_replicas.unwrap_or(1))
-        .map_err(|_| ResolveError::invalid(format!("{path}.minReplicas"), "'MinReplicas' cannot be less than 0"))
+fn refuse_negative_replicas(component: &ComponentSpec, path: &str) -> Result<(), ResolveError> {
+    for (field, value, message) in [
+        ("minReplicas", component.min_replicas, "'MinReplicas' cannot be less than 0"),
+        ("maxReplicas", component.max_replicas, "'MaxReplicas' cannot be less than 0"),
+    ] {
+        if value.is_some_and(|value| value < 0) {
+            return Err(ResolveError::invalid(format!("{path}.{field}"), message));
+        }
+    }
+    Ok(())
 }
 
 fn host_aliases(component: &ComponentSpec) -> Vec<(String, Vec<String>)> {

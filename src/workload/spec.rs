@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ComponentKind, ServiceKey, StorageUri};
+use crate::scale::Policy;
 
 /// Names one component of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,8 +58,8 @@ pub struct Workload {
     pub timeout: Option<Duration>,
     /// Hard limit of requests in flight per replica.
     pub container_concurrency: Option<u32>,
-    /// Replicas wanted at least; 0 is honoured where sleep is.
-    pub min_replicas: u32,
+    /// How many replicas are wanted.
+    pub scaling: Policy,
     /// Size of `/dev/shm` when an in-memory volume is mounted there and states one.
     pub shm_size: Option<u64>,
     /// Extra hosts entries, address to names.
