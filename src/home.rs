@@ -59,6 +59,11 @@ impl Home {
         self.state().join("token")
     }
 
+    /// Certificate authority, certificate and key of the API, mode 0600.
+    pub fn tls(&self) -> Utf8PathBuf {
+        self.state().join("tls.pem")
+    }
+
     /// Lock of the running daemon.
     pub fn lock(&self) -> Utf8PathBuf {
         self.state().join("lock")

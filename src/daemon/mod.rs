@@ -118,6 +118,8 @@ impl Daemon {
         let api = bind(settings.api_listen, "the API", "--api-listen").await?;
         let instance = state::instance(&home).map_err(in_home)?;
         let token = state::token(&home).map_err(in_home)?;
+        let api_address = api.local_addr().map_err(in_home)?.ip();
+        let tls = kubeapi::tls::load_or_make(&home.tls(), api_address).map_err(in_home)?;
         let addresses = Addresses {
             pid: std::process::id(),
             data: data.local_addr().map_err(in_home)?.to_string(),
@@ -192,6 +194,7 @@ impl Daemon {
             pods: pods_seen,
             engine: Arc::clone(&engine),
             token,
+            tls: Some(tls),
             metrics: Arc::new(move || exposition.render()),
             ready: Arc::new(move || match ready_store.snapshot().desired_version {
                 0 => Err("the folder was not read yet".to_owned()),

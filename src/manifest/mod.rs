@@ -12,6 +12,7 @@ mod locate;
 mod path;
 mod report;
 mod scalar;
+pub mod schema;
 mod strict;
 pub mod validate;
 pub mod yaml;
