@@ -52,7 +52,7 @@ fn serving(yaml: &str) -> ContainerSpec {
 fn refusal(yaml: &str) -> (String, String) {
     match resolved_with(yaml, &WorkloadConfig::default()) {
         Err(ResolveError::Invalid { field, message, .. }) => (field, message),
-        Err(ResolveError::Runtime(error)) => panic!("{error}"),
+        Err(error) => panic!("{error}"),
         Ok(_) => panic!("resolved:\n{yaml}"),
     }
 }

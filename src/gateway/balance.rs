@@ -221,7 +221,7 @@ impl Balancer {
             let open = table.services.values().flat_map(|service| service.components.values());
             let open = open.filter_map(|component| match &component.state {
                 RouteState::Open(backends) => Some(backends),
-                RouteState::NotReady { .. } => None,
+                RouteState::Held(_) | RouteState::NotReady { .. } => None,
             });
             let known: HashSet<&str> = open.flatten().map(|one| &*one.replica).collect();
             replicas.retain(|name, load| load.busy > 0 || known.contains(&**name));
