@@ -80,7 +80,7 @@ fn shown(workload: &Workload) -> Value {
         "grace": workload.termination_grace.as_secs(),
         "timeout": workload.timeout.map(|timeout| timeout.as_secs()),
         "concurrency": workload.container_concurrency,
-        "minReplicas": workload.min_replicas,
+        "minReplicas": workload.scaling.min,
         "warnings": workload.warnings,
         "fingerprint": fingerprint(workload).to_string(),
     }))
