@@ -1,7 +1,8 @@
 //! What `benches/proxy` starts: our data path with a fixed route table, and a backend that answers from memory.
 //!
 //! `gateway proxy LISTEN WORKERS HTTP_BACKEND GRPC_BACKEND` serves `default/iris`, exactly as the daemon does: the same
-//! [`Gateway`], limits and table, without engine and driver behind it.
+//! [`Gateway`], limits and table, without engine and driver behind it; and `default/upload`, whose only backend is the
+//! second one.
 //! `gateway backend LISTEN` answers HTTP/1.1 and h2c: gRPC with a fixed message and trailers, `/bytes/N` with N bytes,
 //! anything else with 200 bytes of JSON, once the request's body has been read.
 
@@ -68,26 +69,29 @@ async fn proxy(listen: &str, workers: &str, http: &str, grpc: &str) -> Outcome {
 }
 
 fn table(http: SocketAddr, grpc: SocketAddr) -> RouteTable {
+    let services = [service("iris", http, grpc), service("upload", grpc, grpc)];
+    RouteTable {
+        domains: vec!["example.com".into(), "localhost".into()],
+        services: services.into_iter().map(|one| (one.key.clone(), Arc::new(one))).collect(),
+    }
+}
+
+fn service(name: &str, http: SocketAddr, grpc: SocketAddr) -> ServiceRoute {
     let backend = Backend {
-        replica: "iris-predictor-00001-0.default".into(),
+        replica: format!("{name}-predictor-00001-0.default").into(),
         address: http,
         protocol: UpstreamProtocol::Http1,
         grpc_address: Some(grpc),
         concurrency: None,
         weight: 1,
-        revision: "iris-predictor-00001".into(),
+        revision: format!("{name}-predictor-00001").into(),
     };
     let state = RouteState::Open(vec![backend]);
-    let predictor = ComponentRoute { service_name: "iris-predictor".into(), state, timeout: None };
-    let key = ServiceKey::new("default", "iris");
-    let service = ServiceRoute {
-        key: key.clone(),
+    let predictor = ComponentRoute { service_name: format!("{name}-predictor"), state, timeout: None };
+    ServiceRoute {
+        key: ServiceKey::new("default", name),
         components: BTreeMap::from([(ComponentKind::Predictor, predictor)]),
-        model_names: vec!["iris".into()],
-    };
-    RouteTable {
-        domains: vec!["example.com".into(), "localhost".into()],
-        services: BTreeMap::from([(key, Arc::new(service))]),
+        model_names: vec![name.into()],
     }
 }
 

@@ -59,6 +59,11 @@ impl Home {
         self.state().join("token")
     }
 
+    /// Certificate authority, certificate and key of the API, mode 0600.
+    pub fn tls(&self) -> Utf8PathBuf {
+        self.state().join("tls.pem")
+    }
+
     /// Lock of the running daemon.
     pub fn lock(&self) -> Utf8PathBuf {
         self.state().join("lock")
@@ -87,6 +92,16 @@ impl Home {
     /// Name of this instance, in container names and labels.
     pub fn instance(&self) -> Utf8PathBuf {
         self.state().join("instance")
+    }
+
+    /// Models that run as processes, a folder each.
+    pub fn processes(&self) -> Utf8PathBuf {
+        self.state().join("processes")
+    }
+
+    /// Name of the engine that ran models last.
+    pub fn engine(&self) -> Utf8PathBuf {
+        self.state().join("engine")
     }
 
     /// Scratch folders of replicas.

@@ -83,3 +83,5 @@ pub const COMPONENT_LABEL: &str = "component";
 pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
 /// Prefix of our own annotations.
 pub const OWN_PREFIX: &str = "kserve-local/";
+/// On a runtime's metadata: how it runs without a container, as YAML.
+pub const PROCESS_RECIPE: &str = "kserve-local/process";

@@ -176,6 +176,11 @@ impl Client {
         &self.http
     }
 
+    /// Returns the token of the API.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Gets a JSON document.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub mod get;
 pub mod home;
 pub mod input;
 pub mod jsonpath;
+pub mod kubeconfig;
 pub mod logs;
 pub mod output;
 pub mod predict;

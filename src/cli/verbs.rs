@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report::{self, Exit};
 use super::{
-    apply, completion, delete, demo, describe, events, get, home, logs, predict, runtimes, serve, validate, version,
-    wait,
+    apply, completion, delete, demo, describe, events, get, home, kubeconfig, logs, predict, runtimes, serve, validate,
+    version, wait,
 };
 
 /// KServe on one machine, without Kubernetes: the same InferenceService YAML, served from a folder.
@@ -50,12 +50,17 @@ pub enum Command {
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
     Demo(demo::DemoArgs),
+    Kubeconfig(kubeconfig::KubeconfigArgs),
     Completion(completion::CompletionArgs),
     Version(version::VersionArgs),
 }
 
 /// Parses the command line, runs the verb, and returns the exit code.
 pub fn main() -> ExitCode {
+    // The supervisor of a process is this program too, under a verb no person types.
+    if let Some(code) = crate::engine::process_supervise::run_if_asked(std::env::args_os().skip(1)) {
+        return ExitCode::from(code);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -90,6 +95,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Predict(args) => predict::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Validate(args) => validate::run(&home, args).await,
+        Command::Kubeconfig(args) => kubeconfig::run(&home, &args),
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&home, args).await,
     }

@@ -49,6 +49,13 @@ pub struct GatewayConfig {
     pub max_held: u64,
     /// Longest wait for a free replica. Default 30 s.
     pub queue_timeout: Duration,
+    /// Failures in a row (no connection, no whole answer, none in time, a 5xx) after which a replica gets no requests
+    /// while another one of its revision can take them. Default 5; 0 means never.
+    pub failures_to_eject: u32,
+    /// After that long one request shows whether it works again; each further pause is twice as long. Default 1 s.
+    pub eject_pause: Duration,
+    /// The longest such pause. Default 30 s.
+    pub max_eject_pause: Duration,
     /// After cancellation, time for requests in flight to finish. Default 30 s.
     pub drain_deadline: Duration,
     /// Whether `X-Forwarded-*` headers of clients are believed and added to. Default no: they are replaced.
@@ -81,6 +88,9 @@ impl Default for GatewayConfig {
             max_waiting: 100,
             max_held: 2048,
             queue_timeout: Duration::from_secs(30),
+            failures_to_eject: 5,
+            eject_pause: Duration::from_secs(1),
+            max_eject_pause: Duration::from_secs(30),
             drain_deadline: Duration::from_secs(30),
             trust_forwarded: false,
         }

@@ -95,11 +95,16 @@ impl Exchange<'_> {
         loop {
             let (backend, slot) = place;
             let lease = self.desk.lease(&backend.replica, &self.worker.board);
-            let held = Held { slot, lease: if self.check { lease.overlooked() } else { lease } };
+            let mut held = Held { slot, lease: if self.check { lease.overlooked() } else { lease } };
             let endpoint = self.endpoint(&backend)?;
-            match self.attempt(endpoint, &path, outgoing, progress.as_deref()).await? {
-                Attempt::Answered(response, sender) => return self.relay(response, sender, held, upgrade),
+            let attempt = self.attempt(endpoint, &path, outgoing, progress.as_deref()).await;
+            match attempt.inspect_err(|refusal| held.judge(refusal.status))? {
+                Attempt::Answered(response, sender) => {
+                    held.judge(response.status());
+                    return self.relay(response, sender, held, upgrade);
+                }
                 Attempt::Unsent(request, why) => {
+                    held.judge(why.status);
                     drop(held);
                     outgoing = request;
                     tried.push(backend.replica);

@@ -22,6 +22,7 @@ use crate::tasks::Tasks;
 use crate::traffic::TrafficBoard;
 
 use super::balance::Balancer;
+use super::breaker::Policy;
 use super::config::GatewayConfig;
 use super::crew::{Arrival, Crew, Ending};
 use super::desk::Desks;
@@ -46,12 +47,17 @@ pub struct Gateway {
 impl Gateway {
     /// Makes a gateway that forwards as `routes` says at each moment, and marks what it forwards on `board`.
     pub fn new(routes: Arc<ArcSwap<RouteTable>>, board: TrafficBoard, config: GatewayConfig) -> Self {
+        let policy = Policy {
+            threshold: config.failures_to_eject,
+            pause: config.eject_pause,
+            max_pause: config.max_eject_pause,
+        };
         Self {
             routes,
             board,
             config,
             metrics: Arc::default(),
-            balancer: Arc::default(),
+            balancer: Arc::new(Balancer::new(policy)),
             backend_refused: Arc::default(),
         }
     }
@@ -183,7 +189,7 @@ async fn sweep(worker: &Worker) {
         worker.pool.sweep();
         let table = worker.with_desks(|desks| Arc::clone(desks.index.table()));
         if worker.number == 0 {
-            worker.balancer.sweep(|key| table.services.contains_key(&key.service));
+            worker.balancer.sweep(|key| table.services.contains_key(&key.service), &table);
             worker.metrics.retain(|key| table.services.contains_key(key));
         }
     }

@@ -13,6 +13,7 @@
 mod address;
 mod balance;
 mod body;
+mod breaker;
 mod config;
 mod crew;
 mod desk;

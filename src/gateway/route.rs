@@ -70,14 +70,18 @@ pub(crate) enum OwnAnswer {
     Root,
     /// `/v1/models`: KServe V1's list and OpenAI's list in one document.
     V1Models,
+    /// `/v2`, and `ServerMetadata` over gRPC.
+    Server,
     /// `/v2/models`.
     V2Models,
     /// `/openai/v1/models`.
     OpenAiModels,
-    /// `/v2/health/live`.
+    /// `/v2/health/live`, `ServerLive`.
     Live,
-    /// `/v2/health/ready`.
+    /// `/v2/health/ready`, `ServerReady`.
     Ready,
+    /// `grpc.health.v1.Health/Check`.
+    GrpcHealth,
 }
 
 /// Why a request goes to nobody, and what was near.
@@ -225,9 +229,10 @@ impl RouteIndex {
             return self.find_path_template(rest, head.path);
         }
         if head.grpc {
-            return match GrpcName::of_method(head.path) {
-                Some(shape) => Route::Ask(Question::GrpcModel(shape)),
-                None => Route::Miss(Miss::new(MissReason::UnknownPath, head.path)),
+            return match (own_method(head.path), GrpcName::of_method(head.path)) {
+                (Some(own), _) => Route::Own(own),
+                (None, Some(shape)) => Route::Ask(Question::GrpcModel(shape)),
+                (None, None) => Route::Miss(Miss::new(MissReason::UnknownPath, head.path)),
             };
         }
         self.find_bare_path(head)
@@ -237,6 +242,7 @@ impl RouteIndex {
         let reads = head.method == Method::GET || head.method == Method::HEAD;
         match head.path {
             "/" | "" if reads => return Route::Own(OwnAnswer::Root),
+            "/v2" | "/v2/" if reads => return Route::Own(OwnAnswer::Server),
             "/v1/models" if reads => return Route::Own(OwnAnswer::V1Models),
             "/v2/models" if reads => return Route::Own(OwnAnswer::V2Models),
             "/openai/v1/models" if reads => return Route::Own(OwnAnswer::OpenAiModels),
@@ -276,6 +282,17 @@ impl RouteIndex {
             Some(service) => select_component(service, None, &path[strip..], strip),
             None => Route::Miss(Miss::new(MissReason::UnknownService, named)),
         }
+    }
+}
+
+/// gRPC calls that concern no model: the merged server answers.
+fn own_method(path: &str) -> Option<OwnAnswer> {
+    match path {
+        "/inference.GRPCInferenceService/ServerLive" => Some(OwnAnswer::Live),
+        "/inference.GRPCInferenceService/ServerReady" => Some(OwnAnswer::Ready),
+        "/inference.GRPCInferenceService/ServerMetadata" => Some(OwnAnswer::Server),
+        "/grpc.health.v1.Health/Check" => Some(OwnAnswer::GrpcHealth),
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -28,11 +28,11 @@ use super::flight::{Client, Flight};
 use super::forward::Exchange;
 use super::guard;
 use super::hold;
-use super::index::own_answer;
+use super::index::{own_answer, own_message};
 use super::metrics::{Metrics, ServiceMetrics};
 use super::peek::{Found, GrpcName, JsonModel};
 use super::refusal::{Refusal, is_grpc, json_response};
-use super::route::{Head, Question, Route};
+use super::route::{Head, OwnAnswer, Question, Route};
 use super::upstream::Pool;
 
 /// Pieces of a body that have been read ahead.
@@ -108,6 +108,15 @@ pub(crate) fn own(response: Response<Bytes>, mut flight: Flight) -> Response<Ans
     response.map(|body| AnswerBody::Own(Some(body), Some(flight)))
 }
 
+fn own_grpc(which: OwnAnswer, mut flight: Flight) -> Response<AnswerBody> {
+    flight.answered(StatusCode::OK);
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let message = Some(Bytes::from(own_message(which)));
+    let mut response = Response::new(AnswerBody::OwnGrpc { message, trailers: Some(trailers), _flight: Some(flight) });
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
 /// One request on its way.
 struct Walk<'a> {
     worker: &'a Arc<Worker>,
@@ -168,6 +177,9 @@ impl Walk<'_> {
                     held: OnceLock::new(),
                 };
                 exchange.run(request, front).await
+            }
+            (Route::Own(which), _) if self.grpc => {
+                self.flight.take().map(|flight| own_grpc(which, flight)).ok_or_else(no_flight)
             }
             (Route::Own(which), _) => {
                 let body = self.worker.with_desks(|desks| own_answer(which, desks.index.table()));

@@ -25,6 +25,11 @@ pub fn version(ours: &str) -> Value {
     })
 }
 
+/// Returns the version of Kubernetes that clients are told.
+pub fn kubernetes_version() -> String {
+    format!("v1.{KUBERNETES_MINOR}.0")
+}
+
 fn platform_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

@@ -17,7 +17,7 @@ use super::resource::{Resource, Target};
 use super::server::Api;
 use super::table::{self, TableOptions};
 use super::watch::Scope;
-use super::{discovery, logs, watch, write};
+use super::{discovery, logs, openapi, watch, write};
 
 /// Largest body that is read.
 const BODY_LIMIT: usize = 3 << 20;
@@ -92,6 +92,7 @@ async fn dispatch(api: &Arc<Api>, target: Target, call: Call) -> Result<Response
             },
             Some(_) => Err(Failure::no_such_path()),
         },
+        Target::OpenApi(rest) if call.method == Method::GET => openapi::answer(&rest, &call),
         discovery if call.method == Method::GET => {
             let version = discovery::aggregated_version(&call.accept);
             let document = version.and_then(|version| Some((version, discovery::aggregated(&discovery, version)?)));

@@ -141,6 +141,8 @@ pub enum Target {
         /// Version.
         version: String,
     },
+    /// `/openapi/v3`, or a document below it.
+    OpenApi(String),
     /// A collection.
     Collection {
         /// Of what.
@@ -168,6 +170,7 @@ impl Target {
         match parts.as_slice() {
             ["api"] => Some(Self::CoreVersions),
             ["apis"] => Some(Self::Groups),
+            ["openapi", "v3", rest @ ..] => Some(Self::OpenApi(rest.join("/"))),
             ["apis", group] => Some(Self::Group((*group).to_owned())),
             ["api", version] => Some(Self::Resources { group: String::new(), version: (*version).to_owned() }),
             ["apis", group, version] => {

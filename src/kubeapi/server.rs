@@ -16,8 +16,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -53,6 +55,8 @@ pub struct ApiState {
     pub engine: Arc<dyn ContainerEngine>,
     /// The bearer token.
     pub token: Arc<str>,
+    /// For clients that speak TLS, on the same port; without it they are turned away.
+    pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Renders the metrics.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Says whether the daemon serves, or why not.
@@ -104,6 +108,7 @@ struct Local(SocketAddr);
 /// The listener has no address.
 pub async fn serve(state: ApiState, listener: TcpListener, tasks: &Tasks, cancel: CancellationToken) -> io::Result<()> {
     listener.local_addr()?;
+    let tls = state.tls.clone().map(TlsAcceptor::from);
     let router = router(Api::new(state, cancel.clone()));
     let places = Arc::new(Semaphore::new(CONNECTION_LIMIT));
     loop {
@@ -124,22 +129,49 @@ pub async fn serve(state: ApiState, listener: TcpListener, tasks: &Tasks, cancel
             warn!(limit = CONNECTION_LIMIT, "too many API connections; one was closed");
             continue;
         };
-        let (router, cancel) = (router.clone(), cancel.clone());
+        let (router, tls, cancel) = (router.clone(), tls.clone(), cancel.clone());
         tasks.spawn("api-connection", async move {
-            connection(stream, router, cancel).await;
+            greet(stream, router, tls, cancel).await;
             drop(place);
         });
     }
 }
 
-/// Serves one connection to its end.
-async fn connection(stream: TcpStream, router: Router, cancel: CancellationToken) {
+/// Finds out whether a client speaks TLS, and serves it to its end.
+async fn greet(stream: TcpStream, router: Router, tls: Option<TlsAcceptor>, cancel: CancellationToken) {
     let Ok(local) = stream.local_addr() else { return };
-    let service = TowerToHyperService::new(router.layer(Extension(Local(local))));
+    let router = router.layer(Extension(Local(local)));
+    // A TLS record that begins a conversation has this first byte; no HTTP method does.
+    let handshake = 0x16;
+    let mut first = [0];
+    let begun = tokio::select! {
+        // Nothing is lost: a peek takes no bytes.
+        begun = tokio::time::timeout(HEADER_TIMEOUT, stream.peek(&mut first)) => begun,
+        () = cancel.cancelled() => return,
+    };
+    match (begun, tls) {
+        (Ok(Ok(1)), Some(tls)) if first[0] == handshake => {
+            match tokio::time::timeout(HEADER_TIMEOUT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => connection(stream, router, cancel).await,
+                Ok(Err(error)) => debug!(%error, "a TLS handshake failed"),
+                Err(_) => debug!("a TLS handshake took too long"),
+            }
+        }
+        (Ok(Ok(1)), _) => connection(stream, router, cancel).await,
+        _ => debug!("an API connection said nothing"),
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection<S>(stream: S, router: Router, cancel: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(router);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(HEADER_TIMEOUT));
-    let exchange = builder.serve_connection(TokioIo::new(stream), service);
+    let exchange = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(exchange);
     let ended = tokio::select! {
         ended = exchange.as_mut() => ended,

@@ -12,7 +12,7 @@ use super::identify::{Identity, identify};
 use super::locate::Located;
 use super::path::FieldPath;
 use super::report::Report;
-use super::{Diagnostic, DiagnosticCode, Position, defaults, strict, validate, yaml};
+use super::{Diagnostic, DiagnosticCode, Position, defaults, schema, strict, validate, yaml};
 use crate::api::{InferenceServiceSpec, Kind, Metadata, Object, ObjectKey, ServingRuntimeSpec, Typed, meta};
 
 /// What a file holds.
@@ -44,6 +44,15 @@ pub fn decode(file: &str, text: &str) -> Decoded {
         decoding.document(&document);
     }
     decoding.finish()
+}
+
+/// Returns where a field of a document stands, or the nearest one above it that is written. For findings that only show
+/// once the object is resolved.
+pub fn locate(text: &str, document: Position, field: &str) -> Option<Position> {
+    let found = yaml::parse(text).into_iter().find(|found| found.start == document)?;
+    let located = found.located?;
+    let node = located.nearest(&FieldPath::parse(field));
+    Some(node.key.unwrap_or(node.value))
 }
 
 /// Decodes one document that came as a JSON value (an API body); diagnostics carry field paths but no positions.
@@ -289,6 +298,25 @@ fn read_typed(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<(Obj
         }
         Kind::Namespace => (read::<core::Namespace>(value, report)?.metadata, Typed::Namespace),
     })
+}
+
+/// Returns the name of a kind's schema, and adds it and all it refers to: exactly what [`decode`] accepts.
+pub fn schema(kind: Kind, definitions: &mut schema::Definitions) -> Option<String> {
+    let name = match kind {
+        Kind::InferenceService => schema::define::<InferenceServiceManifest>(definitions)?,
+        Kind::ServingRuntime | Kind::ClusterServingRuntime => schema::define::<ServingRuntimeManifest>(definitions)?,
+        Kind::Secret => schema::define::<core::Secret>(definitions)?,
+        Kind::ServiceAccount => schema::define::<core::ServiceAccount>(definitions)?,
+        Kind::ConfigMap => schema::define::<core::ConfigMap>(definitions)?,
+        Kind::Namespace => schema::define::<core::Namespace>(definitions)?,
+    };
+    if name == kind.as_str() {
+        return Some(name);
+    }
+    // Two kinds share one type, and are two schemas.
+    let shared = definitions.get(&name)?.clone();
+    definitions.insert(kind.as_str().to_owned(), shared);
+    Some(kind.as_str().to_owned())
 }
 
 fn read<T: DeserializeOwned>(value: &Value, report: &mut Report<'_>) -> Option<T> {

@@ -12,10 +12,11 @@ mod locate;
 mod path;
 mod report;
 mod scalar;
+pub mod schema;
 mod strict;
 pub mod validate;
 pub mod yaml;
 
-pub use decode::{Decoded, DecodedObject, decode, decode_value};
+pub use decode::{Decoded, DecodedObject, decode, decode_value, locate};
 pub use diagnostic::{Diagnostic, DiagnosticCode, Position, Severity};
 pub use path::{FieldPath, Step};

@@ -54,6 +54,8 @@ pub enum Phase {
     PullingImage(String, PullNote),
     /// An image could not be had.
     ImageFailed {
+        /// The image, or what stands for one.
+        image: String,
         /// In words for a person.
         message: String,
         /// Whether it is tried again.

@@ -62,6 +62,7 @@ fn failure_reason(error: &ResolveError) -> &'static str {
     match error {
         ResolveError::Runtime(no) => no.reason.as_str(),
         ResolveError::Invalid { .. } => "InvalidPredictorSpec",
+        ResolveError::NeedsContainerEngine { .. } => "NeedsContainerEngine",
     }
 }
 
@@ -254,6 +255,7 @@ fn explain(error: &ResolveError) -> String {
             Some(help) => format!("{field}: {message}; {help}"),
             None => format!("{field}: {message}"),
         },
+        ResolveError::NeedsContainerEngine { message, help } => format!("{message}; {help}"),
         ResolveError::Runtime(_) => error.to_string(),
     }
 }
@@ -383,7 +385,7 @@ fn invalid_spec(service: &DesiredService, serving: Option<u32>) -> ModelStatus {
         reason: failure_reason(error).to_owned(),
         message: match error {
             ResolveError::Runtime(no) => no.message.clone(),
-            ResolveError::Invalid { .. } => explain(error),
+            ResolveError::Invalid { .. } | ResolveError::NeedsContainerEngine { .. } => explain(error),
         },
         exit_code: None,
     });

@@ -12,12 +12,13 @@ use super::env::{self, PodFacts};
 use super::expand::expand;
 use super::model_source::ModelMounts;
 use super::origin::Origin;
+use super::process::Process;
 use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RuntimeRef, Workload, mounts, names,
-    probes, resources, security,
+    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload, mounts,
+    names, probes, process, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, meta};
 use crate::scale::Policy;
@@ -52,6 +53,8 @@ pub(super) struct Pod {
     /// Whether the manifest hints that a model protocol is spoken.
     pub(super) protocol_written: bool,
     pub(super) has_model: bool,
+    /// How the serving container runs as a process, when its runtime says so and it matters.
+    pub(super) process: Option<Process>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -108,8 +111,12 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     };
     let volumes = volumes::volumes(&pod.volumes, &facts, scope.config)?;
     let translator = Translator { pod: &pod, component, facts: &facts, volumes: &volumes };
-    let containers = pod.containers.iter().map(|placed| translator.container(placed)).collect::<Result<Vec<_>, _>>()?;
+    let mut containers =
+        pod.containers.iter().map(|placed| translator.container(placed)).collect::<Result<Vec<_>, _>>()?;
     let init_containers = init.iter().map(|placed| translator.init_container(placed)).collect::<Result<Vec<_>, _>>()?;
+    if scope.config.run_as == RunAs::Processes {
+        process::apply(pod.process.as_ref(), pod.kind, &mut containers, &init_containers)?;
+    }
 
     let written: Vec<Container> = pod.containers.iter().map(|placed| placed.container.clone()).collect();
     let entry = readiness::entry(&written);
@@ -173,7 +180,22 @@ fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), Reso
 
 /// Names what is written and has no effect yet; what can never have one is named where manifests are checked.
 fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
+    let scales = "replicas are not scaled yet; as many run as minReplicas says, and at least one";
     let written = [
+        ("minReplicas", component.min_replicas == Some(0), scales),
+        ("maxReplicas", component.max_replicas.is_some_and(|most| most > component.min_replicas.unwrap_or(1)), scales),
+        ("scaleTarget", component.scale_target.is_some(), scales),
+        ("scaleMetric", component.scale_metric.is_some(), scales),
+        (
+            "serviceAccountName",
+            component.service_account_name.is_some() || component.service_account.is_some(),
+            "Secrets of service accounts are not used for downloads yet; the daemon's environment is",
+        ),
+        (
+            "imagePullSecrets",
+            component.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty()),
+            "registry credentials are those of the daemon's own user (docker login); these Secrets are not used yet",
+        ),
         ("logger", component.logger.is_some(), "payload logging is not served yet; requests are not copied"),
         ("batcher", component.batcher.is_some(), "batching is not served yet; requests are passed on one by one"),
         (

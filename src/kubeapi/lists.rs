@@ -1,0 +1,43 @@
+//! Which lists are maps in disguise: merged element by element, by the keys that name an element.
+//!
+//! The same for strategic merge, server-side apply and the published schemas. A list that is not here is one value.
+
+/// How the elements of a list are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListType {
+    /// Not at all: the list is one value.
+    Atomic,
+    /// Each element is its own key.
+    Set,
+    /// By these fields.
+    Map(&'static [&'static str]),
+}
+
+/// Returns how the elements of the list in a field are told apart.
+pub fn list_type(field: &str) -> ListType {
+    match field {
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "env"
+        | "volumes"
+        | "imagePullSecrets"
+        | "resourceClaims"
+        | "claims"
+        | "secrets" => ListType::Map(&["name"]),
+        "ports" => ListType::Map(&["containerPort", "protocol"]),
+        "volumeMounts" => ListType::Map(&["mountPath"]),
+        "volumeDevices" => ListType::Map(&["devicePath"]),
+        "hostAliases" => ListType::Map(&["ip"]),
+        "topologySpreadConstraints" => ListType::Map(&["topologyKey", "whenUnsatisfiable"]),
+        "conditions" => ListType::Map(&["type"]),
+        "ownerReferences" => ListType::Map(&["uid"]),
+        "finalizers" => ListType::Set,
+        _ => ListType::Atomic,
+    }
+}
+
+/// Returns what a key field means when it is left out.
+pub fn default_key(field: &str) -> Option<&'static str> {
+    (field == "protocol").then_some("TCP")
+}
