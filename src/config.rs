@@ -18,11 +18,13 @@ pub type Environment = BTreeMap<String, String>;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// Docker.
+    /// Docker when it answers, else processes.
     #[default]
     Auto,
     /// Docker, or anything that speaks its API.
     Docker,
+    /// Supervised processes of this machine.
+    Process,
     /// Nothing: containers are imagined. For trying manifests out and for tests.
     Memory,
 }
@@ -35,7 +37,7 @@ pub struct FileConfig {
     pub listen: Option<String>,
     /// Address of the API; `127.0.0.1:8090` by default.
     pub api_listen: Option<String>,
-    /// `auto`, `docker` or `memory`.
+    /// `auto`, `docker`, `process` or `memory`.
     pub engine: Option<EngineChoice>,
     /// Endpoint of the engine, as `DOCKER_HOST` writes it.
     pub docker_host: Option<String>,
@@ -214,10 +216,11 @@ fn parse_engine(text: &str) -> Result<EngineChoice, ConfigError> {
     match text {
         "auto" => Ok(EngineChoice::Auto),
         "docker" => Ok(EngineChoice::Docker),
+        "process" => Ok(EngineChoice::Process),
         "memory" => Ok(EngineChoice::Memory),
         other => Err(ConfigError::Value {
             from: "KSERVE_LOCAL_ENGINE".to_owned(),
-            message: format!("`{other}` is not an engine; use auto, docker or memory"),
+            message: format!("`{other}` is not an engine; use auto, docker, process or memory"),
         }),
     }
 }

@@ -99,6 +99,16 @@ impl Home {
         self.state().join("instance")
     }
 
+    /// Models that run as processes, a folder each.
+    pub fn processes(&self) -> Utf8PathBuf {
+        self.state().join("processes")
+    }
+
+    /// Name of the engine that ran models last.
+    pub fn engine(&self) -> Utf8PathBuf {
+        self.state().join("engine")
+    }
+
     /// Scratch folders of replicas.
     pub fn scratch(&self) -> Utf8PathBuf {
         self.state().join("scratch")

@@ -6,12 +6,12 @@
 //! | floor | room | what it is for |
 //! |---|---|---|
 //! | 0 | [`api`] | objects exactly as users write them |
-//! | 1 | [`manifest`] | text to objects, with positions and diagnostics |
+//! | 1 | [`manifest`], [`scale`] | text to objects, with positions and diagnostics; how many replicas |
 //! | 2 | [`runtimes`] | which runtime serves which model, and why not |
 //! | 3 | [`workload`] | what should run, in no engine's words |
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
 //! | | | ── everything above this line is pure: no clock, no files, no sockets, no environment ── |
-//! | 5 | [`telemetry`], [`tasks`], [`home`] | logs, metrics, events; tracked tasks; where things are on disk |
+//! | 5 | [`telemetry`], [`tasks`], [`home`], [`environments`] | logs, metrics, events; tracked tasks; where things are on disk; Python environments of recipes |
 //! | 6 | [`store`], [`storage`], [`engine`], [`probe`], [`traffic`] | objects now; model bytes; containers; checks; the notice board |
 //! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder of manifests; the loop; the data path |
 //! | 8 | [`kubeapi`] | what the command line, kubectl and SDKs talk to |
@@ -26,6 +26,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod engine;
+pub mod environments;
 pub mod gateway;
 pub mod home;
 pub mod kubeapi;
@@ -34,6 +35,7 @@ pub mod plan;
 pub mod probe;
 pub mod reconcile;
 pub mod runtimes;
+pub mod scale;
 pub mod source;
 pub mod storage;
 pub mod store;

@@ -40,6 +40,32 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(traced.instrument(debug_span!("task", name))))
     }
 
+    /// Spawns a named task that may be dropped anywhere: it ends when the group shuts down, without a word from it.
+    pub fn spawn_droppable<F>(&self, name: &'static str, task: F) -> tokio::task::JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let cancelled = self.token().cancelled_owned();
+        self.spawn(name, async move {
+            tokio::select! {
+                // The task says that it may be dropped at any of its waits.
+                () = cancelled => {}
+                () = task => {}
+            }
+        })
+    }
+
+    /// Spawns a task of which there are many and which live short: tracked, without a name of its own. It must end when
+    /// the group's token is cancelled, or with whatever it serves.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that spawns")]
+    pub fn spawn_short<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        drop(tokio::spawn(self.tracker.track_future(task)));
+    }
+
     /// Cancels every task and waits for them, up to `deadline`.
     pub async fn shut_down(&self, deadline: Duration) {
         self.cancel.cancel();

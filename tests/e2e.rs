@@ -373,6 +373,109 @@ async fn bad_input_is_told_and_disturbs_nobody() {
     assert_eq!(still["RestartCount"], json!(0));
 }
 
+/// Where the engine is on most machines.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
+/// A way to the engine that can be cut.
+struct Wire {
+    path: std::path::PathBuf,
+    open: tokio::sync::watch::Sender<bool>,
+    _folder: tempfile::TempDir,
+}
+
+impl Wire {
+    fn lay() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("docker.sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+        let (open, state) = tokio::sync::watch::channel(true);
+        #[expect(clippy::disallowed_methods, reason = "tests have no daemon to track their tasks")]
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut state = state.clone();
+                tokio::spawn(async move {
+                    if !*state.borrow() {
+                        return;
+                    }
+                    let Ok(mut far) = tokio::net::UnixStream::connect(DOCKER_SOCKET).await else { return };
+                    tokio::select! {
+                        // A cut wire loses whatever is on it.
+                        _ = state.wait_for(|open| !open) => {}
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    }
+                });
+            }
+        });
+        Self { path, open, _folder: folder }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_serve_while_the_engine_is_away() {
+    if !docker_or_skip("models_serve_while_the_engine_is_away") {
+        return;
+    }
+    if !std::path::Path::new(DOCKER_SOCKET).exists() {
+        return daemon::skip("models_serve_while_the_engine_is_away", "the engine is not at its usual socket");
+    }
+    let wire = Wire::lay();
+    let address = format!("unix://{}", wire.path.display());
+    let daemon = Daemon::start_with(&[("DOCKER_HOST", &address)], |_| {});
+    daemon.drop_file("steady.json", &stub("steady", &[]));
+    daemon.wait_ready("steady");
+    let before = daemon.containers()[0]["Id"].clone();
+    let load = Load::start(daemon.url("/v1/models/steady:predict"));
+    load.more(10);
+    wire.open.send_replace(false);
+    eventually("the daemon notices", || daemon.log().contains("does not answer").then_some(()));
+    load.more(50);
+    // What is wanted meanwhile waits, and says for what.
+    daemon.drop_file("late.json", &stub("late", &[]));
+    daemon.wait_reason("late", "EngineUnavailable");
+    wire.open.send_replace(true);
+    daemon.wait_ready("late");
+    load.more(10);
+    let bad = load.end().await;
+    assert!(bad.is_empty(), "lost requests: {bad:?}\n{}", daemon.log());
+    assert!(daemon.containers().iter().any(|container| container["Id"] == before), "nothing was restarted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_tampered_with_by_hand_are_put_right() {
+    if !docker_or_skip("containers_tampered_with_by_hand_are_put_right") {
+        return;
+    }
+    let daemon = Daemon::start();
+    daemon.drop_file("prey.json", &stub("prey", &[]));
+    daemon.wait_ready("prey");
+    let url = daemon.url("/v1/models/prey:predict");
+    let name = || daemon.containers()[0]["Name"].as_str().unwrap_or_default().trim_start_matches('/').to_owned();
+    let answers = async || {
+        eventually("it answers again", || {
+            let object = daemon.object("prey")?;
+            condition(&object, "Ready").filter(|ready| ready["status"] == "True")?;
+            daemon
+                .containers()
+                .first()
+                .filter(|c| c["State"]["Running"] == json!(true) && c["State"]["Paused"] == json!(false))?;
+            Some(())
+        });
+        post(&url, None, &json!({"instances": [[1]]})).await.0
+    };
+    for verb in ["kill", "stop", "rm -f"] {
+        let target = name();
+        let mut arguments: Vec<&str> = verb.split(' ').collect();
+        arguments.push(&target);
+        daemon::docker(&arguments);
+        eventually("the loss is noticed", || {
+            let log = daemon.log();
+            (log.matches("not ready").count() + log.matches("being created").count() > 1 || verb == "rm -f")
+                .then_some(())
+        });
+        assert_eq!(answers().await, 200, "after docker {verb}\n{}", daemon.log());
+    }
+}
+
 #[test]
 fn an_unreachable_bucket_is_told_with_its_address() {
     if !docker_or_skip("an_unreachable_bucket_is_told_with_its_address") {

@@ -1,5 +1,6 @@
-//! One suite for every container engine: run on the in-memory one always, and on Docker when an engine answers and the
-//! stub image is there (`tests/images/build` makes it). `KSERVE_LOCAL_TEST_DOCKER=0` leaves Docker alone, `=1` insists.
+//! One suite for every container engine: run on the in-memory one always, on processes when there is a Python 3 (its own
+//! library is enough), and on Docker when an engine answers and the stub image is there (`tests/images/build` makes it).
+//! `KSERVE_LOCAL_TEST_DOCKER=0` leaves Docker alone, `=1` insists; `KSERVE_LOCAL_TEST_PYTHON` does the same for Python.
 //!
 //! Each test has an instance of its own, and leaves nothing behind, also when it fails.
 
@@ -14,12 +15,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use kserve_local::engine::docker::{DockerConfig, DockerEngine};
 use kserve_local::engine::memory::{Behaviour, Command, Fault, MemoryEngine, Verb};
+use kserve_local::engine::process::{ProcessConfig, ProcessEngine};
 use kserve_local::engine::{
     Bind, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, LogOptions, Network,
     PullProgress, Reach,
 };
 use kserve_local::workload::names::{FINGERPRINT_LABEL, INSTANCE_LABEL};
-use kserve_local::workload::{ContainerSpec, Resources};
+use kserve_local::workload::{ContainerSpec, PortSetting, ProcessSpec, Program, Resources};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const STUB: &str = "kserve-local/stub-runtime:test";
@@ -46,6 +48,7 @@ struct Rig {
 enum Kind {
     Memory(MemoryEngine),
     Docker(DockerEngine),
+    Process(ProcessEngine, Arc<tempfile::TempDir>),
 }
 
 impl Rig {
@@ -87,6 +90,28 @@ impl Rig {
         None
     }
 
+    fn process(test: &str) -> Option<Self> {
+        let wish = std::env::var("KSERVE_LOCAL_TEST_PYTHON").unwrap_or_default();
+        let python = std::process::Command::new("python3").arg("--version").output();
+        let reason = match python {
+            _ if wish == "0" => "KSERVE_LOCAL_TEST_PYTHON is 0",
+            Ok(output) if output.status.success() => {
+                let root = Arc::new(tempfile::Builder::new().prefix("kl-processes-").tempdir().unwrap());
+                let instance = "conformance".to_owned();
+                let engine = process_engine(&instance, &root);
+                if test == "running_out_of_memory_is_named" && !engine.enforces_limits() {
+                    skip(&format!("engine_conformance::process::{test}"), "this user may not make control groups");
+                    return None;
+                }
+                return Some(Self { engine: Arc::new(engine.clone()), instance, kind: Kind::Process(engine, root) });
+            }
+            _ => "there is no python3",
+        };
+        assert_ne!(wish, "1", "KSERVE_LOCAL_TEST_PYTHON is 1, but: {reason}");
+        skip(&format!("engine_conformance::process::{test}"), reason);
+        None
+    }
+
     fn request(&self, name: &str, role: Role) -> CreateContainer {
         let mut env = vec![];
         let mut resources = Resources::default();
@@ -104,15 +129,23 @@ impl Rig {
                 resources.memory_limit = Some(32 << 20);
             }
         }
-        let image = if self.is_docker() { STUB } else { image(role) };
-        CreateContainer {
+        let image = match &self.kind {
+            Kind::Memory(_) => image(role),
+            Kind::Docker(_) => STUB,
+            Kind::Process(..) => PROCESS,
+        };
+        let process = matches!(self.kind, Kind::Process(..)).then(process_spec);
+        let command = process.iter().flat_map(|_| process_stub()).collect();
+        let request = CreateContainer {
             name: format!("kserve-local.{}.{name}", self.instance),
             labels: labels(&self.instance, "aaaa"),
             spec: ContainerSpec {
                 name: "kserve-container".to_owned(),
                 image: image.to_owned(),
+                command,
                 env,
                 resources,
+                process,
                 ..ContainerSpec::default()
             },
             binds: vec![],
@@ -122,11 +155,23 @@ impl Rig {
             host_aliases: vec![],
             hostname: "replica-0".to_owned(),
             stop_timeout: GRACE,
-        }
+        };
+        self.engine.learn(&request.spec);
+        request
     }
 
-    fn is_docker(&self) -> bool {
-        matches!(self.kind, Kind::Docker(_))
+    /// Whether servers are programs that take their time.
+    fn is_real(&self) -> bool {
+        !matches!(self.kind, Kind::Memory(_))
+    }
+
+    /// A command that ends with a code.
+    fn exit_command(&self, code: &str) -> Vec<String> {
+        let stub = match &self.kind {
+            Kind::Process(..) => process_stub(),
+            _ => vec!["/stub-runtime".to_owned()],
+        };
+        stub.into_iter().chain(["exit", code].map(str::to_owned)).collect()
     }
 
     async fn create(&self, name: &str, role: Role) -> ContainerId {
@@ -164,12 +209,26 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let Kind::Docker(_) = &self.kind else { return };
+        let engines: Vec<Arc<dyn ContainerEngine>> = match &self.kind {
+            Kind::Memory(_) => return,
+            Kind::Docker(_) => Vec::new(),
+            Kind::Process(engine, root) => {
+                vec![Arc::new(engine.clone()), Arc::new(process_engine(&other(&self.instance), root))]
+            }
+        };
         let instance = self.instance.clone();
         // A runtime of its own, because this one may be unwinding.
         let cleaner = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
+                for engine in &engines {
+                    for container in engine.list().await.unwrap() {
+                        engine.remove(&container.id).await.unwrap();
+                    }
+                }
+                if !engines.is_empty() {
+                    return;
+                }
                 for instance in [instance.clone(), other(&instance)] {
                     clean(&docker_engine(&instance)).await;
                 }
@@ -191,6 +250,34 @@ fn docker_engine(instance: &str) -> DockerEngine {
     let config =
         DockerConfig { instance: instance.to_owned(), env: std::env::vars().collect(), ..DockerConfig::default() };
     DockerEngine::connect(config).unwrap()
+}
+
+/// What stands in for the image of the process stub.
+const PROCESS: &str = "process:stub@00000000";
+
+fn process_engine(instance: &str, root: &tempfile::TempDir) -> ProcessEngine {
+    let path = |name: &str| camino::Utf8PathBuf::from_path_buf(root.path().join(name)).unwrap();
+    ProcessEngine::new(ProcessConfig {
+        instance: instance.to_owned(),
+        root: path("processes"),
+        cache: path("cache"),
+        environment: std::env::vars().collect(),
+        supervisor: Some(env!("CARGO_BIN_EXE_kserve-local").into()),
+        now: || std::time::SystemTime::now().try_into().unwrap(),
+    })
+}
+
+fn process_stub() -> Vec<String> {
+    let stub = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/process_stub.py");
+    vec!["python3".to_owned(), stub.to_owned()]
+}
+
+fn process_spec() -> ProcessSpec {
+    ProcessSpec {
+        recipe: "stub".to_owned(),
+        program: Program::Executable { name: "python3".to_owned(), hint: String::new() },
+        ports: vec![PortSetting { port: 8080, arg: Some("--http_port".to_owned()), env: None }],
+    }
 }
 
 fn other(instance: &str) -> String {
@@ -247,6 +334,14 @@ macro_rules! conformance {
             $(#[tokio::test]
             async fn $test() {
                 super::$test(super::Rig::memory()).await;
+            })*
+        }
+        mod process {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(rig) = super::Rig::process(stringify!($test)) {
+                    super::$test(rig).await;
+                }
             })*
         }
         mod docker {
@@ -385,7 +480,9 @@ async fn only_our_own_containers_are_listed_and_strangers_are_never_touched(rig:
     let stranger: Arc<dyn ContainerEngine> = match &rig.kind {
         Kind::Memory(engine) => Arc::new(engine.for_instance(&other(&rig.instance))),
         Kind::Docker(_) => Arc::new(docker_engine(&other(&rig.instance))),
+        Kind::Process(_, root) => Arc::new(process_engine(&other(&rig.instance), root)),
     };
+    stranger.learn(&theirs.spec);
     let id = stranger.create(&theirs).await.unwrap();
     stranger.start(&id).await.unwrap();
 
@@ -430,7 +527,7 @@ async fn running_out_of_memory_is_named(rig: Rig) {
 
 async fn what_ignores_the_stop_signal_is_killed_after_the_grace_period(rig: Rig) {
     let id = rig.run("deaf", Role::IgnoresTerm).await;
-    if rig.is_docker() {
+    if rig.is_real() {
         rig.get(&id, "/").await;
     }
     rig.engine.stop(&id, Duration::from_millis(900)).await.unwrap();
@@ -501,7 +598,7 @@ async fn followed_logs_end_with_the_container(rig: Rig) {
 
 async fn a_command_inside_tells_its_exit_code(rig: Rig) {
     let id = rig.run("iris", Role::Serves).await;
-    let command = |code: &str| ["/stub-runtime", "exit", code].map(str::to_owned);
+    let command = |code: &str| rig.exit_command(code);
     assert_eq!(rig.engine.exec(&id, &command("0"), GRACE).await.unwrap().0, 0);
     assert_eq!(rig.engine.exec(&id, &command("7"), GRACE).await.unwrap().0, 7);
     rig.engine.stop(&id, GRACE).await.unwrap();

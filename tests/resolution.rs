@@ -52,7 +52,7 @@ fn serving(yaml: &str) -> ContainerSpec {
 fn refusal(yaml: &str) -> (String, String) {
     match resolved_with(yaml, &WorkloadConfig::default()) {
         Err(ResolveError::Invalid { field, message, .. }) => (field, message),
-        Err(ResolveError::Runtime(error)) => panic!("{error}"),
+        Err(error) => panic!("{error}"),
         Ok(_) => panic!("resolved:\n{yaml}"),
     }
 }
@@ -80,7 +80,7 @@ fn shown(workload: &Workload) -> Value {
         "grace": workload.termination_grace.as_secs(),
         "timeout": workload.timeout.map(|timeout| timeout.as_secs()),
         "concurrency": workload.container_concurrency,
-        "minReplicas": workload.min_replicas,
+        "minReplicas": workload.scaling.min,
         "warnings": workload.warnings,
         "fingerprint": fingerprint(workload).to_string(),
     }))
@@ -498,7 +498,7 @@ fn a_folder_of_the_machine_needs_the_operators_leave() {
     );
     assert_eq!(refusal(&yaml).0, "spec.predictor.volumes[0].hostPath.path");
     let allowed = |path: &str| {
-        let config = WorkloadConfig { allowed_host_paths: vec![path.to_owned()] };
+        let config = WorkloadConfig { allowed_host_paths: vec![path.to_owned()], ..WorkloadConfig::default() };
         resolved_with(&yaml, &config).is_ok()
     };
     assert!(allowed("/srv/models") && allowed("/srv/models/") && allowed("/"));

@@ -79,5 +79,9 @@ pub const MODEL_FORMAT: &str = "modelFormat";
 pub const INFERENCE_SERVICE_LABEL: &str = "serving.kserve.io/inferenceservice";
 /// Label naming the component.
 pub const COMPONENT_LABEL: &str = "component";
+/// Prefix of Knative's autoscaling annotations.
+pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
 /// Prefix of our own annotations.
 pub const OWN_PREFIX: &str = "kserve-local/";
+/// On a runtime's metadata: how it runs without a container, as YAML.
+pub const PROCESS_RECIPE: &str = "kserve-local/process";

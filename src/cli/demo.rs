@@ -12,8 +12,9 @@ use super::report::{Exit, Problem};
 use super::serve::{self, End};
 use super::{home, output};
 use crate::api::{ConditionStatus, InferenceServiceStatus, ServiceKey};
-use crate::config::{Flags, Settings};
+use crate::config::{EngineChoice, Flags, Settings};
 use crate::daemon::{Containers, Daemon};
+use crate::environments::Tools;
 use crate::home::Home;
 use crate::home::write_atomically;
 use crate::telemetry::logs;
@@ -77,11 +78,37 @@ async fn serve_demo(folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
     let free = || Some("127.0.0.1:0".to_owned());
     let flags = Flags { listen: free(), api_listen: free(), engine: None };
     let settings = Settings::load(Home::new(folder), &flags, serve::environment()).map_err(serve::bad_setting)?;
+    let outcome = serve_with(settings.clone(), folder, args).await;
+    let Err(error) = outcome else { return outcome };
+    match error.downcast::<NoImage>() {
+        Ok(NoImage(message)) if settings.engine == EngineChoice::Auto && Tools::find(&settings.environment).any() => {
+            output::note(&format!("The image cannot be had ({message}), so the model runs as a process instead.\n"));
+            serve_with(Settings { engine: EngineChoice::Process, ..settings }, folder, args).await
+        }
+        Ok(NoImage(message)) => Err(Problem::new(Exit::Remote, message)
+            .hint("the image of the sklearn runtime is needed once: connect to the internet, or bring it with `docker load`; a registry mirror or proxy is set in the engine's own configuration")
+            .into()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn serve_with(settings: Settings, folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
+    let is_automatic = settings.engine == EngineChoice::Auto;
     let mut daemon = Daemon::start(settings).await.map_err(serve::cannot_start)?;
+    if let ("process", why) = daemon.engine()
+        && is_automatic
+    {
+        output::note(&format!("The model runs as a process: {why}.\n"));
+    }
     let outcome = show(&mut daemon, folder, args).await;
     daemon.shut_down(Containers::Stop).await;
     outcome
 }
+
+/// The image cannot be pulled; there may be another way.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoImage(String);
 
 async fn show(daemon: &mut Daemon, folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
     tokio::select! {
@@ -182,9 +209,10 @@ fn hopeless(status: &InferenceServiceStatus) -> Result<()> {
             "the demo runs its model in a container: install Docker (or Podman with its socket), start it, and make sure this user may use it, for example `docker info`",
         )
         .into()),
-        "ImagePullFailed" => Err(problem(
-            Exit::Remote,
-            "the image of the sklearn runtime is needed once: connect to the internet, or bring it with `docker load`; a registry mirror or proxy is set in the engine's own configuration",
+        "ImagePullFailed" => Err(NoImage(ready.message.clone()).into()),
+        "EnvironmentFailed" => Err(problem(
+            Exit::Machine,
+            "without Docker the demo needs Python (or uv) and, once, its packages from the internet",
         )
         .into()),
         "CrashLoopBackOff" | "OOMKilled" | "ContainerCannotRun" | "NoSupportingRuntime" => {

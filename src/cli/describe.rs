@@ -142,6 +142,12 @@ fn verdict(object: &Value, pods: &[Value], now: Timestamp) -> String {
 
 /// Returns the most telling reason there is: the model's failure, the container's, else the condition's.
 fn reason(object: &Value, pods: &[Value]) -> String {
+    // Ready itself says it best when it says no; upstream's own words in `lastFailureInfo` are shorter.
+    if let Some(ready) = condition(object, "Ready").filter(|ready| ready["status"] == "False")
+        && !text_of(&ready["message"]).is_empty()
+    {
+        return format!("{}: {}", text_of(&ready["reason"]), one_line(text_of(&ready["message"])));
+    }
     let failure = &object["status"]["modelStatus"]["lastFailureInfo"];
     let code = failure["exitCode"].as_i64().map(|code| format!(" (exit code {code})")).unwrap_or_default();
     if !text_of(&failure["message"]).is_empty() {

@@ -104,6 +104,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     while let Some(cause) = next {
         let cause_text = cause.to_string();
         if !text.ends_with(&cause_text) {
+            text.truncate(text.trim_end_matches('.').len());
             text.push_str(": ");
             text.push_str(&cause_text);
         }

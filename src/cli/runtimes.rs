@@ -17,9 +17,9 @@ use super::output::{self, Grid};
 use super::report::{Exit, Problem};
 use super::wanted::NamespaceArgs;
 use crate::api::{InferenceServiceSpec, Object, ObjectKey};
-use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Severity};
+use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Position, Severity};
 use crate::runtimes::select::Nodes;
-use crate::runtimes::{Catalog, Runtime, Verdict, select};
+use crate::runtimes::{Catalog, Runtime, Verdict, process, select};
 use crate::source::scan::{self, FoundFile};
 use crate::workload::{self, Companions, ResolveError, WorkloadConfig};
 
@@ -207,6 +207,21 @@ struct Explanation {
     verdicts: Vec<Verdict>,
     error: Option<String>,
     help: Option<String>,
+    /// What happens without a container engine.
+    process: Option<String>,
+}
+
+/// Says what becomes of a chosen runtime without a container engine.
+fn without_engine(runtime: &Runtime, format: &str, namespace: &str, catalog: &Catalog) -> String {
+    let name = &runtime.name;
+    match process::recipe(runtime) {
+        Ok(Some(_)) => format!("{name} runs as a process where there is no container engine"),
+        Err(error) => format!("{name} needs a container engine: {error}"),
+        Ok(None) => match process::runtimes_with_recipe(catalog, namespace, format).as_slice() {
+            [] => format!("{name} needs a container engine"),
+            others => format!("{name} needs a container engine; without one name another: {}", others.join(", ")),
+        },
+    }
 }
 
 fn explanation(service: &Object, catalog: &Catalog) -> Explanation {
@@ -214,7 +229,16 @@ fn explanation(service: &Object, catalog: &Catalog) -> Explanation {
     let spec = service.as_inference_service();
     let Some(model) = spec.and_then(|spec| spec.predictor.model.as_deref()) else {
         let why = "a custom container: no runtime is chosen".to_owned();
-        return Explanation { service: name, model: why, winner: None, verdicts: vec![], error: None, help: None };
+        let process = Some("it needs a container engine".to_owned());
+        return Explanation {
+            service: name,
+            model: why,
+            winner: None,
+            verdicts: vec![],
+            error: None,
+            help: None,
+            process,
+        };
     };
     let protocol = model.protocol_version.as_deref().unwrap_or("v1");
     let runtime = model.runtime.as_deref().map(|name| format!(", runtime {name}")).unwrap_or_default();
@@ -224,6 +248,7 @@ fn explanation(service: &Object, catalog: &Catalog) -> Explanation {
             service: name,
             model: asked,
             winner: Some(choice.runtime.name.clone()),
+            process: Some(without_engine(choice.runtime, &model.model_format.name, &service.key.namespace, catalog)),
             verdicts: choice.verdicts,
             error: None,
             help: None,
@@ -235,6 +260,7 @@ fn explanation(service: &Object, catalog: &Catalog) -> Explanation {
             verdicts: failure.verdicts,
             error: Some(format!("{}: {}", failure.reason.as_str(), failure.error)),
             help: Some(failure.help),
+            process: None,
         },
     }
 }
@@ -262,7 +288,8 @@ impl Explanation {
             let why = verdict.why_not.clone().unwrap_or_else(|| "chosen".to_owned());
             grid.row([verdict.runtime.clone(), scope, why]);
         }
-        lines.join("\n") + "\n" + &grid.take_text()
+        let process = self.process.as_ref().map(|words| format!("{words}\n")).unwrap_or_default();
+        lines.join("\n") + "\n" + &grid.take_text() + &process
     }
 
     fn document(&self) -> Value {
@@ -274,7 +301,7 @@ impl Explanation {
         };
         json!({
             "service": self.service, "model": self.model, "runtime": self.winner, "error": self.error,
-            "help": self.help, "candidates": self.verdicts.iter().map(verdict).collect::<Vec<_>>(),
+            "help": self.help, "withoutContainerEngine": self.process, "candidates": self.verdicts.iter().map(verdict).collect::<Vec<_>>(),
         })
     }
 }
@@ -297,13 +324,41 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
         let mut found_out = Vec::new();
         for found in source.decoded.objects.iter().filter(|found| found.object.as_inference_service().is_some()) {
             let resolved = workload::resolve(&found.object, &catalog, &companions, &WorkloadConfig::default());
-            if let Err(error) = resolved {
-                found_out.push(diagnostic(source, found, error));
+            match resolved {
+                Ok(workloads) => {
+                    let warnings = workloads.into_iter().flat_map(|workload| workload.warnings);
+                    found_out.extend(warnings.map(|text| warning(source, found, text)));
+                }
+                Err(error) => found_out.push(diagnostic(source, found, error)),
             }
         }
         source.decoded.diagnostics.extend(found_out);
     }
     Ok(())
+}
+
+/// Returns where a field stands; the document's first line when it cannot be told.
+fn place(source: &Source, found: &DecodedObject, field: Option<&str>) -> Option<Position> {
+    let exact = field.and_then(|field| manifest::locate(&source.text, found.position, field));
+    Some(exact.unwrap_or(found.position))
+}
+
+/// Something that is taken and means nothing here; its text begins with the field's path.
+fn warning(source: &Source, found: &DecodedObject, text: String) -> Diagnostic {
+    let (field, message) = match text.split_once(": ") {
+        Some((field, message)) if !field.contains(' ') => (Some(field.to_owned()), message.to_owned()),
+        _ => (None, text),
+    };
+    Diagnostic {
+        severity: Severity::Warning,
+        code: DiagnosticCode::Ignored,
+        file: source.name.clone(),
+        position: place(source, found, field.as_deref()),
+        field,
+        object: Some(found.object.key.clone()),
+        message,
+        help: None,
+    }
 }
 
 fn diagnostic(source: &Source, found: &DecodedObject, error: ResolveError) -> Diagnostic {
@@ -312,12 +367,13 @@ fn diagnostic(source: &Source, found: &DecodedObject, error: ResolveError) -> Di
             ("spec.predictor.model".to_owned(), failure.error, Some(failure.help).filter(|help| !help.is_empty()))
         }
         ResolveError::Invalid { field, message, help } => (field, message, help),
+        ResolveError::NeedsContainerEngine { message, help } => ("spec".to_owned(), message, Some(help)),
     };
     Diagnostic {
         severity: Severity::Error,
         code: DiagnosticCode::Invalid,
         file: source.name.clone(),
-        position: Some(found.position),
+        position: place(source, found, Some(&field)),
         field: Some(field),
         object: Some(found.object.key.clone()),
         message,

@@ -36,10 +36,12 @@ pub struct ServeArgs {
 /// What runs the containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EngineChoice {
-    /// Docker, when it answers
+    /// Docker when it answers, else processes
     Auto,
     /// Docker, Podman or anything else that speaks Docker's API
     Docker,
+    /// Processes of this machine, for runtimes that have a recipe for it
+    Process,
     /// Nothing runs: containers are imagined, for trying things out
     Memory,
 }
@@ -59,6 +61,7 @@ impl From<EngineChoice> for config::EngineChoice {
         match choice {
             EngineChoice::Auto => Self::Auto,
             EngineChoice::Docker => Self::Docker,
+            EngineChoice::Process => Self::Process,
             EngineChoice::Memory => Self::Memory,
         }
     }

@@ -57,6 +57,10 @@ pub enum Command {
 
 /// Parses the command line, runs the verb, and returns the exit code.
 pub fn main() -> ExitCode {
+    // The supervisor of a process is this program too, under a verb no person types.
+    if let Some(code) = crate::engine::process_supervise::run_if_asked(std::env::args_os().skip(1)) {
+        return ExitCode::from(code);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

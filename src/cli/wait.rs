@@ -228,6 +228,9 @@ fn reason(object: &Value) -> Option<String> {
         condition["status"] == "False" && condition["severity"] != "Info" && condition["message"].is_string()
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    if ready["status"] == "True" {
+        return None;
+    }
     let failure = &object["status"]["modelStatus"]["lastFailureInfo"];
     if failure["message"].is_string() {
         return Some(format!("{}: {}", text(&failure["reason"]), text(&failure["message"])));

@@ -3,6 +3,7 @@
 //! Start: lock, listeners, store, driver, gateway, API. Shutdown: stop accepting, drain requests, stop the driver, leave
 //! the containers (or stop them, when they were started for a foreground run), let pulls end where they can resume.
 
+mod engine;
 mod exposition;
 mod lock;
 mod state;
@@ -18,10 +19,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{EngineChoice, Settings};
-use crate::engine::docker::{DockerConfig, DockerEngine};
-use crate::engine::memory::MemoryEngine;
-use crate::engine::memory_script::Behaviour;
+use crate::config::Settings;
+use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerEngine, EngineError};
 use crate::gateway::{Gateway, GatewayConfig};
 use crate::home::Home;
@@ -37,7 +36,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::EventLog;
 use crate::traffic::TrafficBoard;
-use crate::workload::WorkloadConfig;
+use crate::workload::{RunAs, WorkloadConfig};
 
 pub use lock::LockError;
 pub use state::Addresses;
@@ -90,6 +89,7 @@ pub struct Daemon {
     addresses: Addresses,
     engine: Arc<dyn ContainerEngine>,
     docker: Option<Arc<DockerEngine>>,
+    chosen: (&'static str, String),
     home: Home,
     store: Store,
     gateway_end: CancellationToken,
@@ -97,6 +97,8 @@ pub struct Daemon {
     gateway_done: tokio::task::JoinHandle<std::io::Result<()>>,
     driver_done: tokio::task::JoinHandle<()>,
     tasks: Tasks,
+    /// What the driver has under way.
+    effects: Tasks,
     is_broken: bool,
     // Held for as long as the daemon lives; the system lets go of it however the process ends.
     _lock: lock::Lock,
@@ -127,10 +129,13 @@ impl Daemon {
 
         let clock = Clock::start();
         let tasks = Tasks::new();
+        let effects = Tasks::new();
         let events = EventLog::default();
         let store = Store::new(state::ledger(&home));
         let loader = Loader::new(home.clone(), store.clone(), events.clone(), move || clock.now());
-        let (engine, docker) = engine(&settings, &instance)?;
+        let chosen = engine::choose(&settings, &instance).await?;
+        info!(engine = chosen.name, why = chosen.why, "engine chosen");
+        let (engine, docker, run_as) = (Arc::clone(&chosen.engine), chosen.docker.clone(), chosen.run_as);
         let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
         let board = TrafficBoard::default();
         let routes = Arc::new(ArcSwap::default());
@@ -157,11 +162,11 @@ impl Daemon {
                 pods,
                 events: events.clone(),
                 refused: gateway.backend_refused(),
-                tasks: tasks.clone(),
+                tasks: effects.clone(),
                 clock,
                 home: home.clone(),
             },
-            driver_config(&settings, data_port),
+            driver_config(&settings, data_port, run_as),
             revisions::load(&home),
         );
 
@@ -210,6 +215,7 @@ impl Daemon {
             addresses,
             engine,
             docker,
+            chosen: (chosen.name, chosen.why.clone()),
             home,
             store,
             gateway_end,
@@ -217,16 +223,23 @@ impl Daemon {
             gateway_done,
             driver_done,
             tasks,
+            effects,
             is_broken: false,
             _lock: lock,
         };
         daemon.greet_engine();
+        chosen.clean_up(&daemon.tasks, &clock);
         Ok(daemon)
     }
 
     /// Returns the addresses it listens on.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Returns the name of the engine that was chosen, and why it was, in a sentence.
+    pub fn engine(&self) -> (&'static str, &str) {
+        (self.chosen.0, &self.chosen.1)
     }
 
     /// Returns the objects it serves.
@@ -280,8 +293,11 @@ impl Daemon {
         {
             warn!(%error, "the driver ended badly");
         }
+        self.effects.shut_down(TASK_DEADLINE).await;
         if containers == Containers::Stop {
             stop_everything(&self.engine).await;
+            // A folder that stays behind is made again, or removed the next time.
+            let _ = tokio::fs::remove_dir_all(self.home.scratch()).await;
             if let Some(docker) = &self.docker
                 && let Err(error) = docker.remove_network().await
             {
@@ -297,7 +313,7 @@ async fn bind(address: SocketAddr, what: &'static str, flag: &'static str) -> Re
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, what, flag, source })
 }
 
-fn driver_config(settings: &Settings, data_port: u16) -> DriverConfig {
+fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverConfig {
     DriverConfig {
         plan: PlanConfig {
             domains: settings.domains.clone(),
@@ -306,37 +322,23 @@ fn driver_config(settings: &Settings, data_port: u16) -> DriverConfig {
             default_mode: settings.default_mode.clone(),
             ..PlanConfig::default()
         },
-        workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone() },
+        workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone(), run_as },
     }
 }
 
-type Engines = (Arc<dyn ContainerEngine>, Option<Arc<DockerEngine>>);
-
-fn engine(settings: &Settings, instance: &str) -> Result<Engines, StartError> {
-    if settings.engine == EngineChoice::Memory {
-        let imagined = Behaviour::server(Duration::from_millis(50));
-        return Ok((Arc::new(MemoryEngine::new(instance).with_any_image(imagined)), None));
-    }
-    let config = DockerConfig {
-        instance: instance.to_owned(),
-        endpoint: settings.docker_host.clone(),
-        network_name: None,
-        env: settings.environment.clone(),
-        user_home: settings.environment.get("HOME").map(Into::into),
-    };
-    let docker = Arc::new(DockerEngine::connect(config).map_err(StartError::Engine)?);
-    Ok((Arc::clone(&docker) as Arc<dyn ContainerEngine>, Some(docker)))
-}
-
-/// Stops and removes every container of this instance, all at once.
+/// Stops and removes every container of this instance, all at once. Looks again afterwards: a container that was just
+/// being made when the driver ended shows up late.
 async fn stop_everything(engine: &Arc<dyn ContainerEngine>) {
-    let containers = match engine.list().await {
-        Ok(containers) => containers,
-        Err(error) => return warn!(error = chain(&error), "could not stop the containers"),
-    };
-    if containers.is_empty() {
-        return;
+    for _ in 0..3 {
+        match engine.list().await {
+            Ok(containers) if containers.is_empty() => return,
+            Ok(containers) => stop_all(engine, containers).await,
+            Err(error) => return warn!(error = chain(&error), "could not stop the containers"),
+        }
     }
+}
+
+async fn stop_all(engine: &Arc<dyn ContainerEngine>, containers: Vec<Container>) {
     info!(containers = containers.len(), "stopping what was started");
     let end = |container: Container| async move {
         let grace = grace(&container);

@@ -1,8 +1,8 @@
 //! Containers: one trait, and the engines behind it.
 //!
 //! The engine makes no decisions. It lists what is ours (by the instance label), and does nine things, each harmless to
-//! repeat. Docker ([`docker`]) and an in-memory engine ([`memory`]) pass one conformance suite
-//! (`tests/engine_conformance.rs`).
+//! repeat. Docker ([`docker`]), supervised processes ([`process`]) and an in-memory engine ([`memory`]) pass one conformance
+//! suite (`tests/engine_conformance.rs`).
 //!
 //! **Invariant:** an engine touches only containers that carry this instance's label.
 
@@ -24,6 +24,17 @@ pub mod memory;
 mod memory_machine;
 pub mod memory_script;
 mod memory_server;
+pub mod process;
+mod process_changes;
+mod process_folder;
+mod process_limits;
+mod process_logs;
+mod process_ports;
+mod process_prepare;
+mod process_rewrite;
+mod process_start;
+pub mod process_supervise;
+mod process_table;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -214,6 +225,16 @@ pub enum EngineError {
         /// True when trying again is no use (unknown image, refused credentials).
         permanent: bool,
     },
+    /// What a process needs is not here and cannot be had.
+    #[error("could not prepare what `{recipe}` runs in: {message}")]
+    Environment {
+        /// The runtime.
+        recipe: String,
+        /// What is wrong, and what to do.
+        message: String,
+        /// True when trying again is no use.
+        permanent: bool,
+    },
     /// The name is taken by a container that is not ours.
     #[error("the container name `{0}` is taken by a container of someone else")]
     NameTaken(String),
@@ -267,7 +288,7 @@ pub struct LogLine {
 /// What the engine is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineInfo {
-    /// `docker`, `podman`, `memory`.
+    /// `docker`, `podman`, `process`, `memory`.
     pub name: String,
     /// Version of the engine.
     pub version: String,
@@ -296,6 +317,8 @@ pub trait ContainerEngine: Send + Sync + 'static {
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError>;
     /// Removes a container with its anonymous volumes. One that is gone is a success.
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
+    /// Hears what may be asked for. Engines that make by themselves what stands in for an image learn how; others need not.
+    fn learn(&self, _spec: &ContainerSpec) {}
     /// Whether the image is on this machine.
     async fn image_present(&self, image: &str) -> Result<bool, EngineError>;
     /// Pulls an image, telling progress.

@@ -1,14 +1,18 @@
 //! Which replica takes a request: shares between revisions first, then the least loaded one below its concurrency
-//! limit. When all are at the limit, requests wait in a bounded queue, first come first served.
+//! limit that is not known to fail. When all are at the limit, requests wait in a bounded queue, first come first served.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use crate::plan::routes::{Backend, ReplicaName};
+use crate::plan::routes::{Backend, ReplicaName, RouteState, RouteTable};
 use crate::workload::ComponentKey;
+
+use super::breaker::{Health, Policy, Standing, Verdict};
 
 /// What [`choose`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,31 +25,63 @@ pub(crate) enum Choice {
     Nobody,
 }
 
-/// Chooses among backends. `busy` gives each one's requests in flight, none for those not to be used; `draw` is a
-/// random number below one that decides between revisions.
-pub(crate) fn choose(backends: &[Backend], busy: impl Fn(&Backend) -> Option<u32>, draw: f64) -> Choice {
-    let usable = || backends.iter().enumerate().filter(|(_, one)| one.weight > 0 && busy(one).is_some());
-    let total: u64 = usable().map(|(_, one)| u64::from(one.weight)).sum();
+/// What a choice knows of one replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Condition {
+    /// Requests in flight.
+    pub(crate) busy: u32,
+    /// What may be sent to it.
+    pub(crate) standing: Standing,
+}
+
+/// Two random numbers: one below 1 that decides between revisions, one that decides between equals.
+pub(crate) type Draw = (f64, u32);
+
+/// Chooses among backends. `known` gives the condition of each one, none for those not to be used.
+pub(crate) fn choose(backends: &[Backend], known: impl Fn(&Backend) -> Option<Condition>, draw: Draw) -> Choice {
+    let usable = || backends.iter().enumerate().filter_map(|(at, one)| Some((at, one, known(one)?)));
+    let usable = || usable().filter(|(_, one, _)| one.weight > 0);
+    let Some(revision) = draw_revision(usable().map(|(_, one, _)| one), draw.0) else { return Choice::Nobody };
+    let ours = || usable().filter(|(_, one, _)| one.revision == *revision);
+    let free = || ours().filter(|(_, one, seen)| one.concurrency.is_none_or(|limit| seen.busy < limit));
+    let least = |standing: Option<Standing>| {
+        let eligible = free().filter(|(_, _, seen)| standing.is_none_or(|wanted| seen.standing == wanted));
+        let turned = |at: usize| (at + draw.1 as usize) % backends.len();
+        eligible.min_by_key(|(at, _, seen)| (seen.busy, turned(*at))).map(|(at, ..)| at)
+    };
+    // One that may work again is tried with the next request; nobody else would ever find out.
+    let best = least(Some(Standing::Due)).or_else(|| least(Some(Standing::In)));
+    // When all are out, each is as good as the others.
+    let all_out = || ours().all(|(_, _, seen)| seen.standing != Standing::In);
+    best.or_else(|| all_out().then(|| least(None)).flatten()).map_or(Choice::Full, Choice::Take)
+}
+
+/// Draws a revision by the shares of its replicas.
+fn draw_revision<'a>(usable: impl Iterator<Item = &'a Backend> + Clone, draw: f64) -> Option<&'a Arc<str>> {
+    let total: u64 = usable.clone().map(|one| u64::from(one.weight)).sum();
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shares")]
     let mut point = (draw * total as f64) as u64;
-    let revision = usable().find_map(|(_, one)| {
+    let mut usable = usable;
+    usable.find_map(|one| {
         let here = point < u64::from(one.weight);
         point = point.saturating_sub(u64::from(one.weight));
         here.then_some(&one.revision)
-    });
-    let Some(revision) = revision else { return Choice::Nobody };
-    let free = usable().filter(|(_, one)| one.revision == *revision).filter_map(|(at, one)| {
-        let busy = busy(one)?;
-        one.concurrency.is_none_or(|limit| busy < limit).then_some((busy, at))
-    });
-    free.min().map_or(Choice::Full, |(_, at)| Choice::Take(at))
+    })
 }
 
-/// Counts requests in flight per replica where a choice depends on it.
-#[derive(Debug, Default)]
+/// Counts requests in flight, and failures, per replica where a choice depends on it. Shared by all workers.
+#[derive(Debug)]
 pub(crate) struct Balancer {
-    busy: Mutex<HashMap<ReplicaName, u32>>,
+    replicas: Mutex<HashMap<ReplicaName, Load>>,
     queues: Mutex<HashMap<ComponentKey, Arc<Queue>>>,
+    policy: Policy,
+    trips: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    busy: u32,
+    health: Health,
 }
 
 /// Requests waiting for a replica of one component.
@@ -61,6 +97,9 @@ pub(crate) struct Slot {
     balancer: Arc<Balancer>,
     replica: ReplicaName,
     queue: Arc<Queue>,
+    /// This request shows whether the replica works again.
+    trial: bool,
+    reported: bool,
 }
 
 /// Why there is no place.
@@ -84,17 +123,26 @@ pub(crate) struct Patience {
 }
 
 impl Balancer {
-    /// Takes a place at one of the backends `current` gives, but none of `tried`. `current` is asked again after every
-    /// wait, because the table may have changed.
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self { replicas: Mutex::default(), queues: Mutex::default(), policy, trips: AtomicU64::new(0) }
+    }
+
+    /// Returns how often a replica was taken out.
+    pub(crate) fn trips(&self) -> u64 {
+        self.trips.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place at one of the backends, but none of `tried`. `current` gives them as they are after a wait, when
+    /// the table may have changed.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         key: &ComponentKey,
-        mut current: impl FnMut() -> Vec<Backend>,
+        backends: &[Backend],
+        current: impl FnMut() -> Vec<Backend>,
         tried: &[ReplicaName],
         patience: Patience,
     ) -> Result<(Backend, Option<Slot>), NoPlace> {
-        let backends = current();
-        if let [one] = backends.as_slice()
+        if let [one] = backends
             && one.concurrency.is_none()
         {
             let usable = one.weight > 0 && !tried.contains(&one.replica);
@@ -102,7 +150,7 @@ impl Balancer {
         }
         let queue = self.queue(key);
         if *queue.waiting.lock().unwrap_or_else(PoisonError::into_inner) == 0
-            && let Some(taken) = self.try_take(&backends, tried, &queue)?
+            && let Some(taken) = self.try_take(backends, tried, &queue)?
         {
             return Ok((taken.0, Some(taken.1)));
         }
@@ -132,19 +180,26 @@ impl Balancer {
         tried: &[ReplicaName],
         queue: &Arc<Queue>,
     ) -> Result<Option<(Backend, Slot)>, NoPlace> {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let load =
-            |one: &Backend| (!tried.contains(&one.replica)).then(|| busy.get(&one.replica).copied().unwrap_or(0));
-        match choose(backends, load, rand::random::<f64>()) {
+        let now = Instant::now();
+        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let condition = |one: &Backend| {
+            let known = replicas.get(&one.replica);
+            let standing = known.map_or(Standing::In, |load| load.health.standing(now));
+            (!tried.contains(&one.replica)).then(|| Condition { busy: known.map_or(0, |load| load.busy), standing })
+        };
+        match choose(backends, condition, rand::random()) {
             Choice::Nobody => Err(NoPlace::Nobody),
             Choice::Full => Ok(None),
             Choice::Take(at) => {
                 let backend = backends[at].clone();
-                *busy.entry(Arc::clone(&backend.replica)).or_default() += 1;
+                let load = replicas.entry(Arc::clone(&backend.replica)).or_default();
+                load.busy += 1;
                 let slot = Slot {
                     balancer: Arc::clone(self),
                     replica: Arc::clone(&backend.replica),
                     queue: Arc::clone(queue),
+                    trial: load.health.send(now),
+                    reported: false,
                 };
                 Ok(Some((backend, slot)))
             }
@@ -159,8 +214,19 @@ impl Balancer {
         Arc::clone(queues.entry(key.clone()).or_default())
     }
 
-    /// Forgets queues of components that are gone.
-    pub(crate) fn sweep(&self, keep: impl Fn(&ComponentKey) -> bool) {
+    /// Forgets queues of components, and records of replicas, that are gone.
+    pub(crate) fn sweep(&self, keep: impl Fn(&ComponentKey) -> bool, table: &RouteTable) {
+        let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        if !replicas.is_empty() {
+            let open = table.services.values().flat_map(|service| service.components.values());
+            let open = open.filter_map(|component| match &component.state {
+                RouteState::Open(backends) => Some(backends),
+                RouteState::Held(_) | RouteState::NotReady { .. } => None,
+            });
+            let known: HashSet<&str> = open.flatten().map(|one| &*one.replica).collect();
+            replicas.retain(|name, load| load.busy > 0 || known.contains(&**name));
+        }
+        drop(replicas);
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         queues.retain(|key, queue| Arc::strong_count(queue) > 1 || keep(key));
     }
@@ -169,16 +235,34 @@ impl Balancer {
 /// How often a waiter looks for a new table without being woken.
 const RECHECK: Duration = Duration::from_millis(100);
 
+impl Slot {
+    /// Says how the request ended for the replica; what is said first counts.
+    pub(crate) fn report(&mut self, verdict: Verdict) {
+        if std::mem::replace(&mut self.reported, true) {
+            return;
+        }
+        let mut replicas = self.balancer.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(load) = replicas.get_mut(&self.replica) else { return };
+        if load.health.report(verdict, self.trial, Instant::now(), self.balancer.policy) {
+            self.balancer.trips.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(replica = %self.replica, "replica fails; others get its requests until it works again");
+        }
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut busy = self.balancer.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = busy.get_mut(&self.replica) {
-            *count -= 1;
-            if *count == 0 {
-                busy.remove(&self.replica);
+        let mut replicas = self.balancer.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(load) = replicas.get_mut(&self.replica) {
+            load.busy -= 1;
+            if self.trial && !self.reported {
+                load.health.abandon_trial();
+            }
+            if load.busy == 0 && load.health.is_clean() {
+                replicas.remove(&self.replica);
             }
         }
-        drop(busy);
+        drop(replicas);
         self.queue.freed.notify_one();
     }
 }
@@ -225,6 +309,11 @@ mod tests {
         ComponentKey { service: ServiceKey::new("default", "iris"), component: ComponentKind::Predictor }
     }
 
+    fn fine(busy: u32) -> Condition {
+        Condition { busy, standing: Standing::In }
+    }
+
+    const POLICY: Policy = Policy { threshold: 2, pause: Duration::from_secs(1), max_pause: Duration::from_secs(30) };
     const PATIENCE: Patience = Patience { max_waiting: 1, timeout: Duration::from_secs(5) };
 
     #[test]
@@ -238,41 +327,60 @@ mod tests {
         for (busy, wanted) in
             [([0, 0, 0, 0], Choice::Take(0)), ([1, 0, 1, 0], Choice::Take(1)), ([2, 9, 50, 0], Choice::Take(2))]
         {
-            let load = |one: &Backend| backends.iter().position(|other| other == one).map(|at| busy[at]);
-            assert_eq!(choose(&backends, load, 0.5), wanted, "{busy:?}");
+            let load = |one: &Backend| backends.iter().position(|other| other == one).map(|at| fine(busy[at]));
+            assert_eq!(choose(&backends, load, (0.5, 0)), wanted, "{busy:?}");
         }
-        assert_eq!(choose(&backends[..2], |_| Some(9), 0.5), Choice::Full);
-        assert_eq!(choose(&backends, |_| None, 0.5), Choice::Nobody, "all were tried");
-        assert_eq!(choose(&backends[3..], |_| Some(0), 0.5), Choice::Nobody, "no share of traffic");
-        assert_eq!(choose(&[], |_| Some(0), 0.5), Choice::Nobody);
+        assert_eq!(choose(&backends, |_| Some(fine(0)), (0.5, 3)), Choice::Take(1), "equals take turns");
+        assert_eq!(choose(&backends[..2], |_| Some(fine(9)), (0.5, 0)), Choice::Full);
+        assert_eq!(choose(&backends, |_| None, (0.5, 0)), Choice::Nobody, "all were tried");
+        assert_eq!(choose(&backends[3..], |_| Some(fine(0)), (0.5, 0)), Choice::Nobody, "no share of traffic");
+        assert_eq!(choose(&[], |_| Some(fine(0)), (0.5, 0)), Choice::Nobody);
+    }
+
+    #[test]
+    fn failing_replicas_get_nothing_while_others_can_take_it() {
+        let backends = [backend("a", "1", 1, Some(2)), backend("b", "1", 1, Some(2))];
+        let choose = |a: (u32, Standing), b: (u32, Standing)| {
+            let known = |one: &Backend| {
+                let (busy, standing) = if &*one.replica == "a" { a } else { b };
+                Some(Condition { busy, standing })
+            };
+            super::choose(&backends, known, (0.5, 0))
+        };
+        assert_eq!(choose((0, Standing::Out), (1, Standing::In)), Choice::Take(1));
+        assert_eq!(choose((1, Standing::Due), (0, Standing::In)), Choice::Take(0), "tried again");
+        assert_eq!(choose((0, Standing::Out), (2, Standing::In)), Choice::Full, "a busy one is worth waiting for");
+        assert_eq!(choose((1, Standing::Out), (0, Standing::Out)), Choice::Take(1), "all are out: all are in");
     }
 
     #[test]
     fn revisions_get_their_shares_whatever_their_load() {
         let backends = [backend("a", "1", 45, None), backend("b", "1", 45, None), backend("c", "2", 10, None)];
-        let busy = |one: &Backend| Some(if &*one.replica == "c" { 1000 } else { 0 });
-        let canary = (0..1000).filter(|at| choose(&backends, busy, f64::from(*at) / 1000.0) == Choice::Take(2)).count();
+        let busy = |one: &Backend| Some(fine(if &*one.replica == "c" { 1000 } else { 0 }));
+        let drawn = |at: i32| choose(&backends, busy, (f64::from(at) / 1000.0, 0));
+        let canary = (0..1000).filter(|at| drawn(*at) == Choice::Take(2)).count();
         assert_eq!(canary, 100);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_over_the_limit_waits_for_a_place_and_no_longer_than_allowed() {
-        let (balancer, key) = (Arc::new(Balancer::default()), key());
+        let (balancer, key) = (Arc::new(Balancer::new(POLICY)), key());
         let one = || vec![backend("a", "1", 1, Some(1))];
-        let (_, slot) = balancer.acquire(&key, one, &[], PATIENCE).await.unwrap();
-        let waiter = balancer.acquire(&key, one, &[], PATIENCE);
+        let (_, slot) = balancer.acquire(&key, &one(), one, &[], PATIENCE).await.unwrap();
+        let backends = one();
+        let waiter = balancer.acquire(&key, &backends, one, &[], PATIENCE);
         let overflow = async {
             tokio::task::yield_now().await;
-            let refused = balancer.acquire(&key, one, &[], PATIENCE).await.map(drop);
+            let refused = balancer.acquire(&key, &one(), one, &[], PATIENCE).await.map(drop);
             drop(slot);
             refused
         };
         let (waited, refused) = tokio::join!(waiter, overflow);
         assert_eq!(refused, Err(NoPlace::QueueFull), "at once");
         let (_, slot) = waited.unwrap();
-        assert_eq!(balancer.acquire(&key, one, &[], PATIENCE).await.map(drop), Err(NoPlace::TooLong));
+        assert_eq!(balancer.acquire(&key, &one(), one, &[], PATIENCE).await.map(drop), Err(NoPlace::TooLong));
         drop(slot);
-        assert!(balancer.acquire(&key, one, &[], PATIENCE).await.is_ok());
-        assert!(balancer.busy.lock().unwrap().is_empty(), "every place was given back");
+        assert!(balancer.acquire(&key, &one(), one, &[], PATIENCE).await.is_ok());
+        assert!(balancer.replicas.lock().unwrap().is_empty(), "every place was given back");
     }
 }

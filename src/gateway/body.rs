@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 use crate::traffic::Lease;
 
 use super::balance::Slot;
+use super::breaker::Verdict;
 use super::flight::Flight;
 use super::metrics::{ServiceMetrics, UpstreamError};
 use super::upstream::Checkout;
@@ -135,6 +137,15 @@ pub(crate) enum AnswerError {
 pub(crate) enum AnswerBody {
     /// One of our own answers; none after an upgrade, when the tunnel counts.
     Own(Option<Bytes>, #[expect(dead_code, reason = "counts until it is dropped")] Option<Flight>),
+    /// One of our own answers with trailers: gRPC.
+    OwnGrpc {
+        /// The message.
+        message: Option<Bytes>,
+        /// What comes after it.
+        trailers: Option<HeaderMap>,
+        /// Counts until it is dropped.
+        _flight: Option<Flight>,
+    },
     /// A backend's.
     Relayed(Relay),
 }
@@ -150,7 +161,7 @@ pub(crate) struct Relay {
     connection: Option<Checkout>,
     flight: Flight,
     // Dropped last, in this order: the replica is free only after all of the above.
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
     _lease: Lease,
 }
 
@@ -163,6 +174,18 @@ pub(crate) struct Held {
     pub(crate) lease: Lease,
 }
 
+impl Held {
+    /// A server error, ours for want of an answer included, speaks against the replica at once; that an answer is good
+    /// is known only at its end.
+    pub(crate) fn judge(&mut self, status: StatusCode) {
+        if status.is_server_error()
+            && let Some(slot) = &mut self.slot
+        {
+            slot.report(Verdict::Failed);
+        }
+    }
+}
+
 impl Relay {
     pub(crate) fn new(
         body: Incoming,
@@ -171,7 +194,7 @@ impl Relay {
         flight: Flight,
         held: Held,
     ) -> Self {
-        Self { body, ended: false, idle: None, idle_timeout, connection, flight, _slot: held.slot, _lease: held.lease }
+        Self { body, ended: false, idle: None, idle_timeout, connection, flight, slot: held.slot, _lease: held.lease }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
@@ -179,6 +202,7 @@ impl Relay {
             Poll::Pending => self.poll_idle(cx),
             Poll::Ready(None) => {
                 self.ended = true;
+                self.report(Verdict::Worked);
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
@@ -200,6 +224,13 @@ impl Relay {
         self.flight.metrics().upstream_error(error);
         self.flight.client().break_off();
         self.connection = None;
+        self.report(Verdict::Failed);
+    }
+
+    fn report(&mut self, verdict: Verdict) {
+        if let Some(slot) = &mut self.slot {
+            slot.report(verdict);
+        }
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
@@ -213,9 +244,11 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && (self.ended || self.body.is_end_stream())
-        {
+        if !self.ended && !self.body.is_end_stream() {
+            return;
+        }
+        self.report(Verdict::Worked);
+        if let Some(connection) = self.connection.take() {
             connection.put_back();
         }
     }
@@ -228,6 +261,10 @@ impl Body for AnswerBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         match self.get_mut() {
             Self::Own(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::OwnGrpc { message, trailers, .. } => {
+                let frame = message.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
+                Poll::Ready(frame.map(Ok))
+            }
             Self::Relayed(relay) => relay.poll(cx),
         }
     }
@@ -235,13 +272,16 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes, _) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Self::OwnGrpc { message, trailers, .. } => message.is_none() && trailers.is_none(),
             Self::Relayed(relay) => relay.ended || relay.body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(bytes, _) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Own(bytes, _) | Self::OwnGrpc { message: bytes, .. } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Relayed(relay) => relay.body.size_hint(),
         }
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 /// Limits and deadlines of the data path. Every wait and every queue in this room ends by one of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayConfig {
+    /// Threads that serve connections. Default: as many as the machine has cores, at most 8.
+    pub workers: usize,
     /// From the first byte of a request's head to its last. Then 408 and a close. Default 15 s.
     pub header_timeout: Duration,
     /// A connection with no request in flight is closed after this long. Default 75 s, above the 65 s of KServe's
@@ -43,17 +45,30 @@ pub struct GatewayConfig {
     pub read_ahead: usize,
     /// Most requests waiting for a free replica of one component when all are at their concurrency limit. Default 100.
     pub max_waiting: usize,
+    /// Most requests waiting for one component to wake or load. Default 2048.
+    pub max_held: u64,
     /// Longest wait for a free replica. Default 30 s.
     pub queue_timeout: Duration,
+    /// Failures in a row (no connection, no whole answer, none in time, a 5xx) after which a replica gets no requests
+    /// while another one of its revision can take them. Default 5; 0 means never.
+    pub failures_to_eject: u32,
+    /// After that long one request shows whether it works again; each further pause is twice as long. Default 1 s.
+    pub eject_pause: Duration,
+    /// The longest such pause. Default 30 s.
+    pub max_eject_pause: Duration,
     /// After cancellation, time for requests in flight to finish. Default 30 s.
     pub drain_deadline: Duration,
     /// Whether `X-Forwarded-*` headers of clients are believed and added to. Default no: they are replaced.
     pub trust_forwarded: bool,
 }
 
+/// More workers than this only take memory from the models.
+const MOST_WORKERS: usize = 8;
+
 impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
+            workers: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS),
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(60),
@@ -71,7 +86,11 @@ impl Default for GatewayConfig {
             peek_limit: 1 << 20,
             read_ahead: 64 << 10,
             max_waiting: 100,
+            max_held: 2048,
             queue_timeout: Duration::from_secs(30),
+            failures_to_eject: 5,
+            eject_pause: Duration::from_secs(1),
+            max_eject_pause: Duration::from_secs(30),
             drain_deadline: Duration::from_secs(30),
             trust_forwarded: false,
         }

@@ -16,7 +16,6 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        // The task tracks itself; nobody waits for one stream.
-        drop(self.0.spawn("http2", future));
+        self.0.spawn_short(future);
     }
 }

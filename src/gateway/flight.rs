@@ -4,25 +4,33 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
-use super::metrics::ServiceMetrics;
+use super::crew::Place;
+use super::metrics::{Metrics, ServiceMetrics};
 
-/// A client connection.
+/// A client connection, or what it has become by an upgrade. Keeps its place until everything done for it has ended.
 #[derive(Debug)]
 pub(crate) struct Client {
     /// Address of the other end.
     pub(crate) peer: SocketAddr,
+    /// Its IP address, for `X-Forwarded-For`.
+    pub(crate) ip: HeaderValue,
     /// Requests in flight on it.
     in_flight: AtomicUsize,
     /// Whether an answer on it could not be finished.
     broken: AtomicBool,
+    _place: Place,
+    metrics: Arc<Metrics>,
 }
 
 impl Client {
-    pub(crate) fn new(peer: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { peer, in_flight: AtomicUsize::new(0), broken: AtomicBool::new(false) })
+    pub(crate) fn new(peer: SocketAddr, place: Place, metrics: Arc<Metrics>) -> Arc<Self> {
+        metrics.connections.fetch_add(1, Ordering::Relaxed);
+        let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
+        let (in_flight, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { peer, ip, in_flight, broken, _place: place, metrics })
     }
 
     /// An answer on it could not be finished.
@@ -38,6 +46,12 @@ impl Client {
     /// Returns whether a request is in flight.
     pub(crate) fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

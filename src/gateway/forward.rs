@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,13 +15,15 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-use crate::plan::routes::{Backend, ReplicaName, RouteState};
+use crate::plan::routes::{Backend, ReplicaName, RouteState, ServiceRoute};
 use crate::workload::{ComponentKey, UpstreamProtocol};
 
 use super::balance::{NoPlace, Patience, Slot};
 use super::body::{AnswerBody, Held, Progress, Relay, RequestBody};
+use super::desk::Desk;
 use super::flight::Flight;
-use super::headers;
+use super::headers::{self, Origin};
+use super::hold::{self, PHASE_HEADER};
 use super::metrics::UpstreamError;
 use super::refusal::Refusal;
 use super::route::Target;
@@ -29,7 +31,7 @@ use super::tunnel::Tunnel;
 use super::upstream::{ConnectError, Sender};
 use super::worker::{Front, RETRY_SOON, Worker};
 
-type Refused<T> = Result<T, Box<Refusal>>;
+pub(super) type Refused<T> = Result<T, Box<Refusal>>;
 
 /// Times a request that was not sent is offered to the same backend on another connection.
 const MAX_RESENDS: usize = 3;
@@ -38,11 +40,16 @@ const MAX_RESENDS: usize = 3;
 pub(crate) struct Exchange<'a> {
     pub(crate) worker: &'a Arc<Worker>,
     pub(crate) target: Target,
+    pub(crate) desk: Arc<Desk>,
     /// Taken when there is an answer to relay.
     pub(crate) flight: &'a mut Option<Flight>,
     pub(crate) grpc: bool,
     /// The host the client addressed.
     pub(crate) host: Option<HeaderValue>,
+    /// It only asks how the service is.
+    pub(crate) check: bool,
+    /// Where the service was when the request had to wait for it.
+    pub(crate) held: OnceLock<HeaderValue>,
 }
 
 /// What the client wants to change to, and its end of the connection.
@@ -87,11 +94,17 @@ impl Exchange<'_> {
         let mut tried: Vec<ReplicaName> = Vec::new();
         loop {
             let (backend, slot) = place;
-            let held = Held { slot, lease: self.worker.board.lease(&backend.replica) };
+            let lease = self.desk.lease(&backend.replica, &self.worker.board);
+            let mut held = Held { slot, lease: if self.check { lease.overlooked() } else { lease } };
             let endpoint = self.endpoint(&backend)?;
-            match self.attempt(endpoint, &path, outgoing, progress.as_deref()).await? {
-                Attempt::Answered(response, sender) => return self.relay(response, sender, held, upgrade),
+            let attempt = self.attempt(endpoint, &path, outgoing, progress.as_deref()).await;
+            match attempt.inspect_err(|refusal| held.judge(refusal.status))? {
+                Attempt::Answered(response, sender) => {
+                    held.judge(response.status());
+                    return self.relay(response, sender, held, upgrade);
+                }
                 Attempt::Unsent(request, why) => {
+                    held.judge(why.status);
                     drop(held);
                     outgoing = request;
                     tried.push(backend.replica);
@@ -102,44 +115,62 @@ impl Exchange<'_> {
         }
     }
 
-    fn route(&self) -> Refused<RouteState> {
-        let Target { service, component, .. } = &self.target;
-        let state = self.worker.with_index(|index| {
-            let service = index.table().services.get(&service.key)?;
-            service.components.get(component).map(|route| route.state.clone())
-        });
-        state.ok_or_else(|| {
-            let message = format!("InferenceService `{}` has just been removed", service.key);
-            Box::new(Refusal::new(StatusCode::NOT_FOUND, "UnknownService", message))
+    /// Finds a replica with room.
+    async fn place(&self, tried: &[ReplicaName]) -> Refused<(Backend, Option<Slot>)> {
+        // The target was looked up a moment ago; only what waits must look again.
+        let known = if tried.is_empty() { Ok(Arc::clone(&self.target.service)) } else { self.service() };
+        let (known, waited) = self.awake(known?).await?;
+        // Whatever was tried before it woke is not what there is now.
+        let tried = if waited { &[] } else { tried };
+        let backends = self.backends(&known)?;
+        if let [one] = backends
+            && one.concurrency.is_none()
+            && one.weight > 0
+            && tried.is_empty()
+        {
+            return Ok((one.clone(), None));
+        }
+        let key = self.key();
+        let config = &self.worker.config;
+        let patience = match waited {
+            false => Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout },
+            // All who waited come at once; its concurrency limit shapes the burst.
+            true => Patience {
+                max_waiting: usize::try_from(config.max_held).unwrap_or(usize::MAX),
+                timeout: config.default_request_timeout.unwrap_or(config.queue_timeout),
+            },
+        };
+        let current = || self.service().map_or_else(|_| Vec::new(), |now| self.backends(&now).unwrap_or(&[]).to_vec());
+        let waiting = Gauge::new(self.flight.as_ref());
+        let place = self.worker.balancer.acquire(&key, backends, current, tried, patience).await;
+        drop(waiting);
+        place.map_err(|none| {
+            // When the route was closed while the request waited, its reason is the reason.
+            let closed = self.service().and_then(|now| self.backends(&now).map(drop));
+            closed.err().unwrap_or_else(|| Box::new(no_place(none, &key)))
         })
     }
 
-    /// Finds a replica with room. (A held route will wait here.)
-    async fn place(&self, tried: &[ReplicaName]) -> Refused<(Backend, Option<Slot>)> {
-        let mut known = match self.route()? {
-            RouteState::NotReady { reason, message, retry_after } => {
-                return Err(Box::new(Refusal::unavailable(reason, message, retry_after)));
+    /// The service as it is now.
+    pub(super) fn service(&self) -> Refused<Arc<ServiceRoute>> {
+        let key = &self.target.service.key;
+        self.worker.with_desks(|desks| desks.index.table().services.get(key).cloned()).ok_or_else(|| self.removed())
+    }
+
+    fn backends<'a>(&self, service: &'a ServiceRoute) -> Refused<&'a [Backend]> {
+        match service.components.get(&self.target.component).map(|route| &route.state) {
+            Some(RouteState::Open(backends)) => Ok(backends),
+            Some(RouteState::NotReady { reason, message, retry_after }) => {
+                Err(Box::new(Refusal::unavailable(reason.clone(), message.clone(), *retry_after).in_phase()))
             }
-            RouteState::Open(backends) => Some(backends),
-        };
-        let current = || match known.take().map_or_else(|| self.route(), |known| Ok(RouteState::Open(known))) {
-            Ok(RouteState::Open(backends)) => backends,
-            Ok(RouteState::NotReady { .. }) | Err(_) => Vec::new(),
-        };
-        let key = self.key();
-        let config = &self.worker.config;
-        let patience = Patience { max_waiting: config.max_waiting, timeout: config.queue_timeout };
-        let waiting = Gauge::new(self.flight.as_ref());
-        let place = self.worker.balancer.acquire(&key, current, tried, patience).await;
-        drop(waiting);
-        place.map_err(|none| match self.route() {
-            // The route was closed while the request waited: its reason is the reason.
-            Ok(RouteState::NotReady { reason, message, retry_after }) => {
-                Box::new(Refusal::unavailable(reason, message, retry_after))
-            }
-            Ok(RouteState::Open(_)) => Box::new(no_place(none, &key)),
-            Err(gone) => gone,
-        })
+            Some(RouteState::Held(hold)) => Err(Box::new(hold::refusal(hold, "it has just ended"))),
+            None => Err(self.removed()),
+        }
+    }
+
+    fn removed(&self) -> Box<Refusal> {
+        let message = format!("InferenceService `{}` has just been removed", self.target.service.key);
+        Box::new(Refusal::new(StatusCode::NOT_FOUND, "UnknownService", message))
     }
 
     fn endpoint(&self, backend: &Backend) -> Refused<Endpoint> {
@@ -185,9 +216,9 @@ impl Exchange<'_> {
         }
         let metrics = self.flight.as_ref().map(|flight| Arc::clone(flight.metrics())).unwrap_or_default();
         if let Some(flight) = self.flight.as_ref() {
-            let peer = flight.client().peer;
+            let from = Origin { client: &flight.client().ip, host: self.host.as_ref() };
             let trust = self.worker.config.trust_forwarded;
-            headers::set_forwarding(&mut parts.headers, peer, self.host.as_ref(), &self.target.service.key, trust);
+            headers::set_forwarding(&mut parts.headers, from, &self.desk, trust);
         }
         Request::from_parts(parts, RequestBody::new(front, body, metrics))
     }
@@ -253,7 +284,7 @@ impl Exchange<'_> {
         Ok(Attempt::Unsent(request, why))
     }
 
-    fn key(&self) -> ComponentKey {
+    pub(super) fn key(&self) -> ComponentKey {
         ComponentKey { service: self.target.service.key.clone(), component: self.target.component }
     }
 
@@ -314,6 +345,9 @@ impl Exchange<'_> {
         }
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.version = Version::HTTP_11;
+        if let Some(phase) = self.held.take() {
+            parts.headers.insert(PHASE_HEADER, phase);
+        }
         let idle_timeout = self.worker.config.body_idle_timeout;
         let relay = Relay::new(body, idle_timeout, sender.into_checkout(), flight, held);
         Ok(Response::from_parts(parts, AnswerBody::Relayed(relay)))
@@ -334,7 +368,7 @@ impl Exchange<'_> {
             client: upgrade.client,
             backend: hyper::upgrade::on(&mut response),
             idle_timeout: self.worker.config.tunnel_idle_timeout,
-            cancel: self.worker.tasks.token(),
+            cancel: self.worker.ending.cut.clone(),
             flight,
             held,
         };

@@ -1,10 +1,8 @@
 //! Header maps on their way through: hop-by-hop fields stop here, forwarding fields are ours.
 
-use std::net::SocketAddr;
-
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::api::ServiceKey;
+use super::desk::Desk;
 
 const ISVC_NAME: HeaderName = HeaderName::from_static("kserve-isvc-name");
 const ISVC_NAMESPACE: HeaderName = HeaderName::from_static("kserve-isvc-namespace");
@@ -77,42 +75,52 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Where a request came from, and what it addressed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin<'a> {
+    /// The client's IP address.
+    pub(crate) client: &'a HeaderValue,
+    /// The host the client addressed.
+    pub(crate) host: Option<&'a HeaderValue>,
+}
+
 /// Says honestly where a request came from and whose it is. What the client claimed about that is replaced, unless
 /// `trust` says it is a proxy of ours.
-pub(crate) fn set_forwarding(
-    headers: &mut HeaderMap,
-    peer: SocketAddr,
-    host: Option<&HeaderValue>,
-    service: &ServiceKey,
-    trust: bool,
-) {
-    if !trust {
+pub(crate) fn set_forwarding(headers: &mut HeaderMap, from: Origin<'_>, desk: &Desk, trust: bool) {
+    if trust {
+        let chain =
+            headers.get(X_FORWARDED_FOR).map(|before| [before.as_bytes(), b", ", from.client.as_bytes()].concat());
+        let chain = chain.and_then(|chain| HeaderValue::from_bytes(&chain).ok());
+        headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| from.client.clone()));
+        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+        if let Some(host) = from.host {
+            headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+        }
+    } else {
         headers.remove(header::FORWARDED);
-        headers.remove(X_FORWARDED_HOST);
-        headers.remove(X_FORWARDED_PROTO);
-        headers.remove(X_FORWARDED_FOR);
+        headers.insert(X_FORWARDED_FOR, from.client.clone());
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        set(headers, X_FORWARDED_HOST, from.host);
     }
-    let peer = peer.ip().to_string();
-    let chain = match headers.get(X_FORWARDED_FOR).and_then(|value| value.to_str().ok()) {
-        Some(before) => format!("{before}, {peer}"),
-        None => peer,
-    };
-    insert(headers, X_FORWARDED_FOR, &chain);
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-    if let Some(host) = host {
-        headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
-    }
-    insert(headers, ISVC_NAME, &service.name);
-    insert(headers, ISVC_NAMESPACE, &service.namespace);
-    if !headers.contains_key(X_REQUEST_ID) {
-        insert(headers, X_REQUEST_ID, &format!("{:032x}", rand::random::<u128>()));
+    set(headers, ISVC_NAME, desk.name.as_ref());
+    set(headers, ISVC_NAMESPACE, desk.namespace.as_ref());
+    if !headers.contains_key(X_REQUEST_ID)
+        && let Ok(id) = HeaderValue::from_bytes(&request_id())
+    {
+        headers.insert(X_REQUEST_ID, id);
     }
 }
 
-/// Values are service names, addresses and numbers: always valid; anything else is left out.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
+/// 32 random hexadecimal digits.
+fn request_id() -> [u8; 32] {
+    let number = rand::random::<u128>();
+    std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * at)) as usize & 15])
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue>) {
+    match value {
+        Some(value) => drop(headers.insert(name, value.clone())),
+        None => drop(headers.remove(name)),
     }
 }
 
@@ -159,9 +167,11 @@ mod tests {
             ("x-request-id", "mine"),
         ]);
         let host = HeaderValue::from_static("iris-default.localhost");
-        let peer: SocketAddr = "127.0.0.1:5".parse().unwrap();
+        let client = HeaderValue::from_static("127.0.0.1");
+        let from = Origin { client: &client, host: Some(&host) };
+        let desk = Desk::sample("default", "iris");
         let mut trusted = map.clone();
-        set_forwarding(&mut map, peer, Some(&host), &ServiceKey::new("default", "iris"), false);
+        set_forwarding(&mut map, from, &desk, false);
         assert_eq!(map["x-forwarded-for"], "127.0.0.1");
         assert_eq!(map["x-forwarded-proto"], "http");
         assert_eq!(map["x-forwarded-host"], "iris-default.localhost");
@@ -169,7 +179,7 @@ mod tests {
         assert_eq!(map["kserve-isvc-namespace"], "default");
         assert_eq!(map["x-request-id"], "mine");
         assert!(!map.contains_key("forwarded"));
-        set_forwarding(&mut trusted, peer, Some(&host), &ServiceKey::new("default", "iris"), true);
+        set_forwarding(&mut trusted, from, &desk, true);
         assert_eq!(trusted["x-forwarded-for"], "6.6.6.6, 127.0.0.1");
         assert_eq!(trusted["x-forwarded-proto"], "https");
     }

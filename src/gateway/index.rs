@@ -19,9 +19,38 @@ pub(crate) fn own_answer(which: OwnAnswer, table: &RouteTable) -> Value {
         OwnAnswer::V1Models => json!({ "models": models(table), "object": "list", "data": open_ai(table) }),
         OwnAnswer::V2Models => json!({ "models": models(table) }),
         OwnAnswer::OpenAiModels => json!({ "object": "list", "data": open_ai(table) }),
+        OwnAnswer::Server => json!({ "name": NAME, "version": VERSION, "extensions": EXTENSIONS }),
         OwnAnswer::Live => json!({ "live": true }),
         OwnAnswer::Ready => json!({ "ready": true }),
+        OwnAnswer::GrpcHealth => json!({ "status": "SERVING" }),
     }
+}
+
+/// What `ServerMetadata` says of all models behind the one address.
+const NAME: &str = env!("CARGO_PKG_NAME");
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Passed through to the models, so only what every V2 server must know can be promised.
+const EXTENSIONS: [&str; 0] = [];
+
+/// Makes the gRPC message of one of our own answers, with its five-byte prefix.
+pub(crate) fn own_message(which: OwnAnswer) -> Vec<u8> {
+    let message = match which {
+        // `bool live = 1`, `bool ready = 1`, `ServingStatus status = 1` (SERVING).
+        OwnAnswer::Live | OwnAnswer::Ready | OwnAnswer::GrpcHealth => vec![0x08, 0x01],
+        // `string name = 1; string version = 2`.
+        OwnAnswer::Server => [string_field(1, NAME), string_field(2, VERSION)].concat(),
+        OwnAnswer::Root | OwnAnswer::V1Models | OwnAnswer::V2Models | OwnAnswer::OpenAiModels => Vec::new(),
+    };
+    let mut framed = vec![0];
+    framed.extend(u32::try_from(message.len()).unwrap_or_default().to_be_bytes());
+    framed.extend(message);
+    framed
+}
+
+/// A protobuf string of fewer than 128 bytes.
+fn string_field(number: u8, text: &str) -> Vec<u8> {
+    let len = u8::try_from(text.len()).unwrap_or_default();
+    [&[number << 3 | 2, len], text.as_bytes()].concat()
 }
 
 /// Model names of every service, asleep and failing ones included, each once.

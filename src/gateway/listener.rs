@@ -1,9 +1,7 @@
-//! Accepts connections, tells HTTP/1 from HTTP/2, and ends them in order.
+//! Accepts connections, hands them to the workers, tells HTTP/1 from HTTP/2, and ends them in order.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -24,12 +22,14 @@ use crate::tasks::Tasks;
 use crate::traffic::TrafficBoard;
 
 use super::balance::Balancer;
+use super::breaker::Policy;
 use super::config::GatewayConfig;
+use super::crew::{Arrival, Crew, Ending};
+use super::desk::Desks;
 use super::executor::TaskExecutor;
 use super::flight::Client;
 use super::guard::Guard;
 use super::metrics::Metrics;
-use super::route::RouteIndex;
 use super::upstream::Pool;
 use super::worker::Worker;
 
@@ -47,12 +47,17 @@ pub struct Gateway {
 impl Gateway {
     /// Makes a gateway that forwards as `routes` says at each moment, and marks what it forwards on `board`.
     pub fn new(routes: Arc<ArcSwap<RouteTable>>, board: TrafficBoard, config: GatewayConfig) -> Self {
+        let policy = Policy {
+            threshold: config.failures_to_eject,
+            pause: config.eject_pause,
+            max_pause: config.max_eject_pause,
+        };
         Self {
             routes,
             board,
             config,
             metrics: Arc::default(),
-            balancer: Arc::default(),
+            balancer: Arc::new(Balancer::new(policy)),
             backend_refused: Arc::default(),
         }
     }
@@ -73,48 +78,107 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// When the listener's address cannot be read; errors of single connections end those connections only.
+    /// When the listener cannot be used or the workers cannot be started; errors of single connections end those
+    /// connections only.
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
         tasks: &Tasks,
         cancel: CancellationToken,
     ) -> io::Result<()> {
-        let address = listener.local_addr()?;
-        debug!(%address, "data path open");
-        let worker = self.worker(tasks);
-        let connections = Connections {
-            worker: Arc::clone(&worker),
-            room: Arc::new(Semaphore::new(self.config.max_connections)),
-            drain: cancel.child_token(),
-            cut: CancellationToken::new(),
-        };
+        let ending = Ending { drain: cancel.child_token(), cut: CancellationToken::new() };
+        // Whatever becomes of this future, the threads end.
+        let cut = ending.cut.clone().drop_guard();
+        let workers = (0..self.config.workers.max(1)).map(|number| self.worker(number, tasks, &ending)).collect();
+        let mut crew = Crew::start(workers)?;
+        debug!(workers = self.config.workers, "data path open");
+        let room = Arc::new(Semaphore::new(self.config.max_connections));
         tokio::select! {
             // Losing an accept loses at most a connection that nobody has served yet, and we are closing.
-            () = connections.accept(&listener) => {}
+            () = accept(&listener, &room, &mut crew) => {}
             () = cancel.cancelled() => {}
-            // Holds nothing over its waits.
-            () = sweep(&worker) => {}
         }
         drop(listener);
-        connections.end(self.config.drain_deadline, self.config.max_connections).await;
-        worker.pool.clear();
+        ending.drain.cancel();
+        let all = u32::try_from(self.config.max_connections).unwrap_or(u32::MAX);
+        if tokio::time::timeout(self.config.drain_deadline, room.acquire_many(all)).await.is_err() {
+            let remaining = self.config.max_connections - room.available_permits();
+            warn!(remaining, "requests did not finish in time");
+        }
+        drop(cut);
+        crew.end().await;
         Ok(())
     }
 
-    fn worker(&self, tasks: &Tasks) -> Arc<Worker> {
+    fn worker(&self, number: usize, tasks: &Tasks, ending: &Ending) -> Arc<Worker> {
+        let metrics = Arc::clone(&self.metrics);
         Arc::new(Worker {
-            index: ArcSwap::from_pointee(RouteIndex::new(self.routes.load_full())),
+            number,
+            desks: ArcSwap::from_pointee(Desks::new(self.routes.load_full(), &metrics, number, &self.board)),
             routes: Arc::clone(&self.routes),
             board: self.board.clone(),
             config: self.config.clone(),
-            metrics: Arc::clone(&self.metrics),
+            unrouted: metrics.unrouted(number),
             balancer: Arc::clone(&self.balancer),
-            pool: Pool::new(self.config.clone(), tasks.clone(), Arc::clone(&self.metrics)),
+            pool: Pool::new(self.config.clone(), tasks.clone(), Arc::clone(&metrics)),
+            metrics,
             tasks: tasks.clone(),
             backend_refused: Arc::clone(&self.backend_refused),
+            ending: ending.clone(),
         })
     }
+}
+
+/// Accepts connections and hands them out. Never ends: an accept that fails is tried again.
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>, crew: &mut Crew) {
+    loop {
+        let Ok(permit) = Arc::clone(room).acquire_owned().await else { return };
+        // Taken out of this runtime again: another one will serve it.
+        let accepted = listener.accept().await.and_then(|(socket, peer)| Ok((socket.into_std()?, peer)));
+        match accepted {
+            Ok((socket, peer)) => crew.take(socket, peer, permit).await,
+            Err(error) => {
+                drop(permit);
+                if !is_about_one_connection(&error) {
+                    warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// The life of one worker: serves what arrives until everything is cut.
+pub(crate) async fn work(worker: &Arc<Worker>, mut arrivals: mpsc::Receiver<Arrival>) {
+    let serve_all = async {
+        while let Some(arrival) = arrivals.recv().await {
+            begin(worker, arrival);
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        // Losing an arrival closes it, and everything is being closed.
+        () = serve_all => {}
+        () = worker.ending.cut.cancelled() => {}
+        // Holds nothing over its waits.
+        () = sweep(worker) => {}
+    }
+}
+
+fn begin(worker: &Arc<Worker>, arrival: Arrival) {
+    let Arrival { socket, peer, place } = arrival;
+    // A socket that cannot be registered is closed.
+    let Ok(socket) = TcpStream::from_std(socket) else { return };
+    let client = Client::new(peer, place, Arc::clone(&worker.metrics));
+    let (worker, cut) = (Arc::clone(worker), worker.ending.cut.clone());
+    let tasks = worker.tasks.clone();
+    tasks.spawn_short(async move {
+        tokio::select! {
+            // Losing the connection closes it, and with it everything done for it.
+            () = serve(worker, socket, client) => {}
+            () = cut.cancelled() => {}
+        }
+    });
 }
 
 /// Closes idle connections to backends and forgets what is gone. Never ends.
@@ -123,62 +187,11 @@ async fn sweep(worker: &Worker) {
     loop {
         tick.tick().await;
         worker.pool.sweep();
-        let table = worker.routes.load_full();
-        worker.balancer.sweep(|key| table.services.contains_key(&key.service));
-    }
-}
-
-/// The connections of one listener.
-struct Connections {
-    worker: Arc<Worker>,
-    room: Arc<Semaphore>,
-    /// Finish and close.
-    drain: CancellationToken,
-    /// Close now.
-    cut: CancellationToken,
-}
-
-impl Connections {
-    /// Never ends: an accept that fails is tried again.
-    async fn accept(&self, listener: &TcpListener) {
-        loop {
-            let Ok(place) = Arc::clone(&self.room).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((socket, peer)) => self.spawn(socket, peer, place),
-                Err(error) => {
-                    drop(place);
-                    if !is_about_one_connection(&error) {
-                        warn!(%error, "could not accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                }
-            }
+        let table = worker.with_desks(|desks| Arc::clone(desks.index.table()));
+        if worker.number == 0 {
+            worker.balancer.sweep(|key| table.services.contains_key(&key.service), &table);
+            worker.metrics.retain(|key| table.services.contains_key(key));
         }
-    }
-
-    fn spawn(&self, socket: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
-        let (worker, drain, cut) = (Arc::clone(&self.worker), self.drain.clone(), self.cut.clone());
-        let tasks = worker.tasks.clone();
-        drop(tasks.spawn("connection", async move {
-            worker.metrics.connections.fetch_add(1, Ordering::Relaxed);
-            let metrics = Arc::clone(&worker.metrics);
-            tokio::select! {
-                // Losing the connection closes it, and with it everything done for it.
-                () = serve(worker, socket, peer, drain) => {}
-                () = cut.cancelled() => {}
-            }
-            metrics.connections.fetch_sub(1, Ordering::Relaxed);
-            drop(place);
-        }));
-    }
-
-    async fn end(&self, deadline: Duration, max: usize) {
-        self.drain.cancel();
-        let all = u32::try_from(max).unwrap_or(u32::MAX);
-        if tokio::time::timeout(deadline, self.room.acquire_many(all)).await.is_err() {
-            warn!(remaining = max - self.room.available_permits(), "requests did not finish in time");
-        }
-        self.cut.cancel();
     }
 }
 
@@ -190,7 +203,9 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve(worker: Arc<Worker>, mut socket: TcpStream, peer: SocketAddr, drain: CancellationToken) {
+async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) {
+    let peer = client.peer;
+    let drain = worker.ending.drain.clone();
     // Small answers must not wait for more; if that cannot be set, they do.
     let _ = socket.set_nodelay(true);
     let limit = worker.config.idle_timeout;
@@ -200,7 +215,6 @@ async fn serve(worker: Arc<Worker>, mut socket: TcpStream, peer: SocketAddr, dra
         () = drain.cancelled() => return,
     };
     let Ok(Ok((first, protocol))) = first else { return };
-    let client = Client::new(peer);
     let served = match protocol {
         Protocol::Http1 => serve_http1(worker, socket, first, client, drain).await,
         Protocol::Http2 => serve_http2(worker, socket, first, client, drain).await,
@@ -220,6 +234,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Reads until it is clear which protocol is spoken. The first byte may take its time, the others not.
 async fn first_bytes(socket: &mut TcpStream, limit: Duration) -> io::Result<(BytesMut, Protocol)> {
+    // A connection that says nothing gets no memory.
+    socket.readable().await?;
     let mut first = BytesMut::with_capacity(1024);
     if socket.read_buf(&mut first).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -11,17 +11,35 @@ use crate::api::ServiceKey;
 pub const LATENCY_BOUNDS: [f64; 14] =
     [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
-/// Counters of everything the gateway does.
+/// Counters of everything the gateway does. Every worker has its own, so that none waits for another's cache lines;
+/// they are added up when somebody looks.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    services: RwLock<BTreeMap<ServiceKey, Arc<ServiceMetrics>>>,
-    unrouted: Arc<ServiceMetrics>,
+    services: RwLock<BTreeMap<ServiceKey, Shards>>,
+    unrouted: RwLock<Shards>,
     pub(crate) connections: AtomicU64,
     pub(crate) panics: AtomicU64,
     pub(crate) upstream_connects: AtomicU64,
 }
 
-/// Counters of one service, or of requests that reached none.
+/// One for each worker that has asked for one.
+#[derive(Debug, Default)]
+struct Shards(Vec<Arc<ServiceMetrics>>);
+
+impl Shards {
+    fn of(&mut self, worker: usize) -> Arc<ServiceMetrics> {
+        if self.0.len() <= worker {
+            self.0.resize_with(worker + 1, Arc::default);
+        }
+        Arc::clone(&self.0[worker])
+    }
+
+    fn snapshot(&self) -> ServiceSnapshot {
+        self.0.iter().fold(ServiceSnapshot::default(), |sum, one| sum.plus(&one.snapshot()))
+    }
+}
+
+/// One worker's counters of one service, or of requests that reached none.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceMetrics {
     classes: [AtomicU64; 6],
@@ -102,18 +120,15 @@ impl ServiceMetrics {
 }
 
 impl Metrics {
-    /// Returns the counters of a service, made on first use.
-    pub(crate) fn service(&self, key: &ServiceKey) -> Arc<ServiceMetrics> {
-        if let Some(known) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(key) {
-            return Arc::clone(known);
-        }
+    /// Returns a worker's counters of a service, made on first use.
+    pub(crate) fn service(&self, worker: usize, key: &ServiceKey) -> Arc<ServiceMetrics> {
         let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(services.entry(key.clone()).or_default())
+        services.entry(key.clone()).or_default().of(worker)
     }
 
-    /// Returns the counters of requests that reached no service.
-    pub(crate) fn unrouted(&self) -> Arc<ServiceMetrics> {
-        Arc::clone(&self.unrouted)
+    /// Returns a worker's counters of requests that reached no service.
+    pub(crate) fn unrouted(&self, worker: usize) -> Arc<ServiceMetrics> {
+        self.unrouted.write().unwrap_or_else(PoisonError::into_inner).of(worker)
     }
 
     /// Forgets the counters of services that are gone.
@@ -126,7 +141,7 @@ impl Metrics {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
         MetricsSnapshot {
             services: services.iter().map(|(key, service)| (key.clone(), service.snapshot())).collect(),
-            unrouted: self.unrouted.snapshot(),
+            unrouted: self.unrouted.read().unwrap_or_else(PoisonError::into_inner).snapshot(),
             connections: self.connections.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
             upstream_connects: self.upstream_connects.load(Ordering::Relaxed),
@@ -172,4 +187,21 @@ pub struct ServiceSnapshot {
     pub request_bytes: u64,
     /// Bytes of answer bodies forwarded.
     pub response_bytes: u64,
+}
+
+impl ServiceSnapshot {
+    fn plus(mut self, other: &Self) -> Self {
+        let add = |sum: &mut [u64], more: &[u64]| sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        add(&mut self.responses, &other.responses);
+        add(&mut self.latency, &other.latency);
+        self.in_flight += other.in_flight;
+        self.waiting += other.waiting;
+        self.latency_sum += other.latency_sum;
+        self.connect_errors += other.connect_errors;
+        self.broken_answers += other.broken_answers;
+        self.timeouts += other.timeouts;
+        self.request_bytes += other.request_bytes;
+        self.response_bytes += other.response_bytes;
+        self
+    }
 }

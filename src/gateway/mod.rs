@@ -2,7 +2,8 @@
 //!
 //! A request's way: `listener` accepts the connection, `guard` checks HTTP/1 framing more strictly than hyper does,
 //! `worker` walks the request through `route` (pure) and, where the body names the model, `peek` (pure); `forward`
-//! takes a place from `balance` and a connection from `upstream`, and relays the answer piece by piece as a `body`;
+//! waits in `hold` for a service that sleeps, takes a place from `balance` and a connection from `upstream`, and relays
+//! the answer piece by piece as a `body`;
 //! `tunnel` takes over after an upgrade. Whatever we answer ourselves is a `refusal` or comes from `index`.
 //!
 //! **Invariants:** the gateway decides nothing that the [route table](crate::plan::routes) does not say. A lease is held
@@ -12,13 +13,17 @@
 mod address;
 mod balance;
 mod body;
+mod breaker;
 mod config;
+mod crew;
+mod desk;
 mod executor;
 mod flight;
 mod forward;
 mod framing;
 mod guard;
 mod headers;
+mod hold;
 mod index;
 mod listener;
 mod metrics;

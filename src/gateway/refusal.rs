@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::plan::routes::{RouteState, RouteTable};
 
+use super::hold::PHASE_HEADER;
 use super::route::{Miss, MissReason};
 
 /// Why a request is not forwarded, or has no answer to relay.
@@ -25,13 +26,23 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<Duration>,
     /// What exists, for someone who asked for what does not.
     pub(crate) services: Option<Value>,
+    /// Where the service is that was asked for, when that is why.
+    pub(crate) phase: Option<String>,
     /// Whether the connection must end after this.
     pub(crate) close: bool,
 }
 
 impl Refusal {
     pub(crate) fn new(status: StatusCode, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { status, reason: reason.into(), message: message.into(), retry_after: None, services: None, close: false }
+        Self {
+            status,
+            reason: reason.into(),
+            message: message.into(),
+            retry_after: None,
+            services: None,
+            phase: None,
+            close: false,
+        }
     }
 
     pub(crate) fn unavailable(
@@ -40,6 +51,11 @@ impl Refusal {
         retry: Duration,
     ) -> Self {
         Self { retry_after: Some(retry), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, reason, message) }
+    }
+
+    /// Says where the service is, for programs: the reason once more, as a header.
+    pub(crate) fn in_phase(self) -> Self {
+        Self { phase: Some(self.reason.to_string()), ..self }
     }
 
     pub(crate) fn bad_request(reason: &'static str, message: impl Into<String>) -> Self {
@@ -84,9 +100,13 @@ impl Refusal {
     pub(crate) fn into_response(self, grpc: bool) -> Response<Bytes> {
         let retry_after = self.retry_after.map(|after| HeaderValue::from(after.as_secs().max(1)));
         let close = self.close;
+        let phase = self.phase.as_deref().and_then(|phase| HeaderValue::from_str(phase).ok());
         let mut response = if grpc { self.into_grpc() } else { self.into_json() };
         if let Some(after) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, after);
+        }
+        if let Some(phase) = phase {
+            response.headers_mut().insert(PHASE_HEADER, phase);
         }
         if close {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -50,6 +50,8 @@ pub(crate) struct Target {
     pub(crate) component: ComponentKind,
     /// Leading bytes of the path that are not forwarded: the path template's prefix.
     pub(crate) strip: usize,
+    /// The service's place in the table.
+    pub(crate) number: usize,
 }
 
 /// What to look for in a body.
@@ -68,14 +70,18 @@ pub(crate) enum OwnAnswer {
     Root,
     /// `/v1/models`: KServe V1's list and OpenAI's list in one document.
     V1Models,
+    /// `/v2`, and `ServerMetadata` over gRPC.
+    Server,
     /// `/v2/models`.
     V2Models,
     /// `/openai/v1/models`.
     OpenAiModels,
-    /// `/v2/health/live`.
+    /// `/v2/health/live`, `ServerLive`.
     Live,
-    /// `/v2/health/ready`.
+    /// `/v2/health/ready`, `ServerReady`.
     Ready,
+    /// `grpc.health.v1.Health/Check`.
+    GrpcHealth,
 }
 
 /// Why a request goes to nobody, and what was near.
@@ -114,10 +120,17 @@ impl Miss {
     }
 }
 
+/// A service and its place in the table.
+#[derive(Clone, Debug)]
+struct Numbered {
+    number: usize,
+    route: Arc<ServiceRoute>,
+}
+
 /// A service, or one of its components, behind a host name.
 #[derive(Clone, Debug)]
 struct Addressee {
-    service: Arc<ServiceRoute>,
+    service: Numbered,
     component: Option<ComponentKind>,
 }
 
@@ -131,7 +144,9 @@ pub(crate) struct RouteIndex {
     services: Names,
     /// `iris-predictor-default`, `iris-predictor.default`, ….
     components: Names,
-    models: HashMap<Box<str>, Vec<Arc<ServiceRoute>>>,
+    models: HashMap<Box<str>, Vec<Numbered>>,
+    /// `default/iris`.
+    paths: HashMap<Box<str>, Numbered>,
 }
 
 impl RouteIndex {
@@ -142,9 +157,10 @@ impl RouteIndex {
             services: HashMap::new(),
             components: HashMap::new(),
             models: HashMap::new(),
+            paths: HashMap::new(),
         };
-        for route in table.services.values() {
-            index.add(route);
+        for (number, route) in table.services.values().enumerate() {
+            index.add(&Numbered { number, route: Arc::clone(route) });
         }
         index
     }
@@ -154,19 +170,21 @@ impl RouteIndex {
         &self.table
     }
 
-    fn add(&mut self, route: &Arc<ServiceRoute>) {
+    fn add(&mut self, service: &Numbered) {
+        let route = &service.route;
         let ServiceKey { namespace, name } = &route.key;
-        insert(&mut self.services, name, namespace, route, None);
+        insert(&mut self.services, name, namespace, service, None);
         for (kind, component) in &route.components {
-            insert(&mut self.components, &format!("{name}-{kind}"), namespace, route, Some(*kind));
-            insert(&mut self.components, &component.service_name, namespace, route, Some(*kind));
+            insert(&mut self.components, &format!("{name}-{kind}"), namespace, service, Some(*kind));
+            insert(&mut self.components, &component.service_name, namespace, service, Some(*kind));
         }
         for model in &route.model_names {
             let services = self.models.entry(model.as_str().into()).or_default();
-            if !services.iter().any(|known| known.key == route.key) {
-                services.push(Arc::clone(route));
+            if !services.iter().any(|known| known.number == service.number) {
+                services.push(service.clone());
             }
         }
+        self.paths.insert(format!("{namespace}/{name}").into(), service.clone());
     }
 
     /// Decides where a request goes.
@@ -188,7 +206,7 @@ impl RouteIndex {
             Some(services) => Route::Miss(Miss {
                 reason: MissReason::AmbiguousModel,
                 wanted: model.to_owned(),
-                candidates: services.iter().map(|service| service.key.clone()).collect(),
+                candidates: services.iter().map(|service| service.route.key.clone()).collect(),
             }),
         }
     }
@@ -201,7 +219,7 @@ impl RouteIndex {
             several => Route::Miss(Miss {
                 reason: MissReason::AmbiguousHost,
                 wanted: label.to_owned(),
-                candidates: several.iter().map(|one| one.service.key.clone()).collect(),
+                candidates: several.iter().map(|one| one.service.route.key.clone()).collect(),
             }),
         })
     }
@@ -211,9 +229,10 @@ impl RouteIndex {
             return self.find_path_template(rest, head.path);
         }
         if head.grpc {
-            return match GrpcName::of_method(head.path) {
-                Some(shape) => Route::Ask(Question::GrpcModel(shape)),
-                None => Route::Miss(Miss::new(MissReason::UnknownPath, head.path)),
+            return match (own_method(head.path), GrpcName::of_method(head.path)) {
+                (Some(own), _) => Route::Own(own),
+                (None, Some(shape)) => Route::Ask(Question::GrpcModel(shape)),
+                (None, None) => Route::Miss(Miss::new(MissReason::UnknownPath, head.path)),
             };
         }
         self.find_bare_path(head)
@@ -223,6 +242,7 @@ impl RouteIndex {
         let reads = head.method == Method::GET || head.method == Method::HEAD;
         match head.path {
             "/" | "" if reads => return Route::Own(OwnAnswer::Root),
+            "/v2" | "/v2/" if reads => return Route::Own(OwnAnswer::Server),
             "/v1/models" if reads => return Route::Own(OwnAnswer::V1Models),
             "/v2/models" if reads => return Route::Own(OwnAnswer::V2Models),
             "/openai/v1/models" if reads => return Route::Own(OwnAnswer::OpenAiModels),
@@ -254,47 +274,54 @@ impl RouteIndex {
 
     /// `rest` is `<namespace>/<name>…`.
     fn find_path_template(&self, rest: &str, path: &str) -> Route {
-        let mut parts = rest.splitn(3, '/');
-        let (namespace, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let strip = "/serving/".len() + namespace.len() + 1 + name.len();
-        match self.table.services.get(&ServiceKey::new(namespace, name)) {
+        let mut slashes = rest.match_indices('/').map(|(at, _)| at);
+        let (_, end) = (slashes.next(), slashes.next());
+        let named = &rest[..end.unwrap_or(rest.len())];
+        let strip = "/serving/".len() + named.len();
+        match self.paths.get(named) {
             Some(service) => select_component(service, None, &path[strip..], strip),
-            None => Route::Miss(Miss::new(MissReason::UnknownService, &format!("{namespace}/{name}"))),
+            None => Route::Miss(Miss::new(MissReason::UnknownService, named)),
         }
+    }
+}
+
+/// gRPC calls that concern no model: the merged server answers.
+fn own_method(path: &str) -> Option<OwnAnswer> {
+    match path {
+        "/inference.GRPCInferenceService/ServerLive" => Some(OwnAnswer::Live),
+        "/inference.GRPCInferenceService/ServerReady" => Some(OwnAnswer::Ready),
+        "/inference.GRPCInferenceService/ServerMetadata" => Some(OwnAnswer::Server),
+        "/grpc.health.v1.Health/Check" => Some(OwnAnswer::GrpcHealth),
+        _ => None,
     }
 }
 
 /// Separators looked at in a path that names a model: enough for `org/model/versions/1:predict`.
 const MAX_MODEL_SEPARATORS: usize = 8;
 
-fn insert(
-    names: &mut Names,
-    name: &str,
-    namespace: &str,
-    service: &Arc<ServiceRoute>,
-    component: Option<ComponentKind>,
-) {
+fn insert(names: &mut Names, name: &str, namespace: &str, service: &Numbered, component: Option<ComponentKind>) {
     for spelling in [format!("{name}-{namespace}"), format!("{name}.{namespace}")] {
         let known = names.entry(spelling.to_ascii_lowercase().into()).or_default();
-        if !known.iter().any(|one| one.service.key == service.key && one.component == component) {
-            known.push(Addressee { service: Arc::clone(service), component });
+        if !known.iter().any(|one| one.service.number == service.number && one.component == component) {
+            known.push(Addressee { service: service.clone(), component });
         }
     }
 }
 
 /// Chooses the component of a service (§4.2): the one the host names, else explainer, transformer, predictor.
-fn select_component(service: &Arc<ServiceRoute>, named: Option<ComponentKind>, path: &str, strip: usize) -> Route {
-    let has = |kind: &ComponentKind| service.components.contains_key(kind);
+fn select_component(service: &Numbered, named: Option<ComponentKind>, path: &str, strip: usize) -> Route {
+    let Numbered { number, route } = service;
+    let has = |kind: &ComponentKind| route.components.contains_key(kind);
     let component = named.filter(has).or_else(|| {
         let explainer = is_explain(path).then_some(ComponentKind::Explainer);
         explainer.into_iter().chain([ComponentKind::Transformer, ComponentKind::Predictor]).find(has)
     });
     match component {
-        Some(component) => Route::To(Target { service: Arc::clone(service), component, strip }),
+        Some(component) => Route::To(Target { service: Arc::clone(route), component, strip, number: *number }),
         None => Route::Miss(Miss {
             reason: MissReason::NoComponent,
-            wanted: service.key.to_string(),
-            candidates: vec![service.key.clone()],
+            wanted: route.key.to_string(),
+            candidates: vec![route.key.clone()],
         }),
     }
 }

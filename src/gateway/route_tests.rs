@@ -48,8 +48,8 @@ fn sample() -> RouteIndex {
 /// `namespace/name component -strip`, or what else comes of it.
 fn tell(route: &Route) -> String {
     match route {
-        Route::To(Target { service, component, strip: 0 }) => format!("{} {component}", service.key),
-        Route::To(Target { service, component, strip }) => format!("{} {component} -{strip}", service.key),
+        Route::To(Target { service, component, strip: 0, .. }) => format!("{} {component}", service.key),
+        Route::To(Target { service, component, strip, .. }) => format!("{} {component} -{strip}", service.key),
         Route::Ask(question) => format!("{question:?}"),
         Route::Own(answer) => format!("{answer:?}"),
         Route::Miss(miss) => format!("{:?} {} {}", miss.reason, miss.wanted, miss.candidates.len()),
@@ -93,7 +93,7 @@ fn every_form_of_address_goes_where_it_says() {
         ("localhost", "/serving/default/iris/v1/models/iris", "default/iris predictor -21"),
         ("localhost", "/serving/ml/text/v1/models/text:explain", "ml/text explainer -16"),
         ("localhost", "/serving/default/nobody/x", "UnknownService default/nobody 0"),
-        ("localhost", "/serving/default", "UnknownService default/ 0"),
+        ("localhost", "/serving/default", "UnknownService default 0"),
         ("elsewhere.org", "/v1/models/iris", "default/iris predictor"),
         ("127.0.0.1:8080", "/v1/models/iris:predict", "default/iris predictor"),
         ("[::1]:8080", "/v2/models/iris/versions/1/infer", "default/iris predictor"),

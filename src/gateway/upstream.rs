@@ -146,12 +146,6 @@ impl Pool {
         shared.retain(|_, one| one.try_lock().map_or(true, |one| one.as_ref().is_some_and(|one| !one.is_closed())));
     }
 
-    /// Closes every idle connection.
-    pub(crate) fn clear(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
     async fn connect(&self, address: SocketAddr) -> Result<TcpStream, ConnectError> {
         self.metrics.upstream_connects.fetch_add(1, Ordering::Relaxed);
         let stream = tokio::time::timeout(self.config.connect_timeout, TcpStream::connect(address))

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -22,14 +22,17 @@ use crate::traffic::TrafficBoard;
 use super::balance::Balancer;
 use super::body::AnswerBody;
 use super::config::GatewayConfig;
+use super::crew::Ending;
+use super::desk::Desks;
 use super::flight::{Client, Flight};
 use super::forward::Exchange;
 use super::guard;
-use super::index::own_answer;
-use super::metrics::Metrics;
+use super::hold;
+use super::index::{own_answer, own_message};
+use super::metrics::{Metrics, ServiceMetrics};
 use super::peek::{Found, GrpcName, JsonModel};
 use super::refusal::{Refusal, is_grpc, json_response};
-use super::route::{Head, Question, Route, RouteIndex};
+use super::route::{Head, OwnAnswer, Question, Route};
 use super::upstream::Pool;
 
 /// Pieces of a body that have been read ahead.
@@ -38,15 +41,19 @@ pub(crate) type Front = VecDeque<Frame<Bytes>>;
 /// Everything a request needs on its way. Shared by the connections of one worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
+    pub(crate) number: usize,
     pub(crate) routes: Arc<ArcSwap<RouteTable>>,
-    pub(crate) index: ArcSwap<RouteIndex>,
+    pub(crate) desks: ArcSwap<Desks>,
     pub(crate) board: TrafficBoard,
     pub(crate) config: GatewayConfig,
     pub(crate) metrics: Arc<Metrics>,
+    /// Counters of requests that reach no service.
+    pub(crate) unrouted: Arc<ServiceMetrics>,
     pub(crate) balancer: Arc<Balancer>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) tasks: Tasks,
     pub(crate) backend_refused: Arc<Notify>,
+    pub(crate) ending: Ending,
 }
 
 impl Worker {
@@ -73,18 +80,18 @@ impl Worker {
         self.metrics.panics.fetch_add(1, Ordering::Relaxed);
         tracing::error!("a request ended in a panic; this is a bug");
         let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Bug", "an error of kserve-local's own");
-        own(refusal.into_response(grpc), Flight::begin(client, self.metrics.unrouted()))
+        own(refusal.into_response(grpc), Flight::begin(client, Arc::clone(&self.unrouted)))
     }
 
     /// Uses the current route table, turned over for lookups; turned over again when it has been replaced.
-    pub(crate) fn with_index<T>(&self, look: impl FnOnce(&RouteIndex) -> T) -> T {
+    pub(crate) fn with_desks<T>(&self, look: impl FnOnce(&Desks) -> T) -> T {
         let table = self.routes.load();
-        let index = self.index.load();
-        if Arc::ptr_eq(index.table(), &table) {
-            return look(&index);
+        let desks = self.desks.load();
+        if Arc::ptr_eq(desks.index.table(), &table) {
+            return look(&desks);
         }
-        let fresh = Arc::new(RouteIndex::new(Arc::clone(&table)));
-        self.index.store(Arc::clone(&fresh));
+        let fresh = Arc::new(Desks::new(Arc::clone(&table), &self.metrics, self.number, &self.board));
+        self.desks.store(Arc::clone(&fresh));
         look(&fresh)
     }
 }
@@ -101,6 +108,15 @@ pub(crate) fn own(response: Response<Bytes>, mut flight: Flight) -> Response<Ans
     response.map(|body| AnswerBody::Own(Some(body), Some(flight)))
 }
 
+fn own_grpc(which: OwnAnswer, mut flight: Flight) -> Response<AnswerBody> {
+    flight.answered(StatusCode::OK);
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let message = Some(Bytes::from(own_message(which)));
+    let mut response = Response::new(AnswerBody::OwnGrpc { message, trailers: Some(trailers), _flight: Some(flight) });
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
 /// One request on its way.
 struct Walk<'a> {
     worker: &'a Arc<Worker>,
@@ -110,13 +126,13 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     async fn run(mut self, client: Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
-        self.flight = Some(Flight::begin(Arc::clone(&client), self.worker.metrics.unrouted()));
+        self.flight = Some(Flight::begin(Arc::clone(&client), Arc::clone(&self.worker.unrouted)));
         match self.steps(request).await {
             Ok(response) => response,
             Err(refusal) => {
                 // The flight is gone only if it ended with an answer that then broke; count the refusal anew.
                 let flight = self.flight.take();
-                let flight = flight.unwrap_or_else(|| Flight::begin(client, self.worker.metrics.unrouted()));
+                let flight = flight.unwrap_or_else(|| Flight::begin(client, Arc::clone(&self.worker.unrouted)));
                 own(refusal.into_response(self.grpc), flight)
             }
         }
@@ -130,43 +146,49 @@ impl Walk<'_> {
         let host = host_of(&request)?;
         let mut request = request;
         let mut front = Front::new();
-        let route = {
+        let look = |desks: &Desks, route: Route| (desks.of(&route), route);
+        let found = {
             let path = request.uri().path();
             let head = Head { method: request.method(), host: host.as_ref().map(as_str), path, grpc: self.grpc };
-            self.worker.with_index(|index| index.find(head))
+            self.worker.with_desks(|desks| look(desks, desks.index.find(head)))
         };
-        let route = match route {
-            Route::Ask(question) => {
+        let (desk, route) = match found {
+            (_, Route::Ask(question)) => {
                 let model = self.ask(question, request.body_mut(), &mut front).await?;
-                self.worker.with_index(|index| index.by_model(&model, request.uri().path()))
+                self.worker.with_desks(|desks| look(desks, desks.index.by_model(&model, request.uri().path())))
             }
-            route => route,
+            found => found,
         };
-        self.go(route, request, front, host).await
-    }
-
-    async fn go(
-        &mut self,
-        route: Route,
-        request: Request<Incoming>,
-        front: Front,
-        host: Option<HeaderValue>,
-    ) -> Result<Response<AnswerBody>, Box<Refusal>> {
-        match route {
-            Route::To(target) => {
+        match (route, desk) {
+            (Route::To(target), Some(desk)) => {
                 if let Some(flight) = &mut self.flight {
-                    flight.belongs_to(self.worker.metrics.service(&target.service.key));
+                    flight.belongs_to(Arc::clone(&desk.metrics));
                 }
                 let grpc = self.grpc;
-                let exchange = Exchange { worker: self.worker, target, flight: &mut self.flight, grpc, host };
+                let check = hold::is_check(&request, &request.uri().path()[target.strip..], grpc);
+                let exchange = Exchange {
+                    worker: self.worker,
+                    target,
+                    desk,
+                    flight: &mut self.flight,
+                    grpc,
+                    host,
+                    check,
+                    held: OnceLock::new(),
+                };
                 exchange.run(request, front).await
             }
-            Route::Own(which) => {
-                let body = self.worker.with_index(|index| own_answer(which, index.table()));
+            (Route::Own(which), _) if self.grpc => {
+                self.flight.take().map(|flight| own_grpc(which, flight)).ok_or_else(no_flight)
+            }
+            (Route::Own(which), _) => {
+                let body = self.worker.with_desks(|desks| own_answer(which, desks.index.table()));
                 self.flight.take().map(|flight| own(json_response(&body), flight)).ok_or_else(no_flight)
             }
-            Route::Miss(miss) => Err(Box::new(self.worker.with_index(|index| Refusal::miss(&miss, index.table())))),
-            Route::Ask(_) => Err(no_flight()),
+            (Route::Miss(miss), _) => {
+                Err(Box::new(self.worker.with_desks(|desks| Refusal::miss(&miss, desks.index.table()))))
+            }
+            (Route::Ask(_) | Route::To(_), _) => Err(no_flight()),
         }
     }
 

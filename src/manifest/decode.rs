@@ -46,6 +46,15 @@ pub fn decode(file: &str, text: &str) -> Decoded {
     decoding.finish()
 }
 
+/// Returns where a field of a document stands, or the nearest one above it that is written. For findings that only show
+/// once the object is resolved.
+pub fn locate(text: &str, document: Position, field: &str) -> Option<Position> {
+    let found = yaml::parse(text).into_iter().find(|found| found.start == document)?;
+    let located = found.located?;
+    let node = located.nearest(&FieldPath::parse(field));
+    Some(node.key.unwrap_or(node.value))
+}
+
 /// Decodes one document that came as a JSON value (an API body); diagnostics carry field paths but no positions.
 pub fn decode_value(value: &Value) -> Decoded {
     let mut decoding = Decoding::default();

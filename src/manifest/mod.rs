@@ -17,6 +17,6 @@ mod strict;
 pub mod validate;
 pub mod yaml;
 
-pub use decode::{Decoded, DecodedObject, decode, decode_value};
+pub use decode::{Decoded, DecodedObject, decode, decode_value, locate};
 pub use diagnostic::{Diagnostic, DiagnosticCode, Position, Severity};
 pub use path::{FieldPath, Step};

@@ -23,6 +23,20 @@ impl FieldPath {
         Self(keys.iter().map(|key| Step::Key((*key).to_owned())).collect())
     }
 
+    /// Reads a path as it is shown.
+    pub fn parse(text: &str) -> Self {
+        let mut steps = Vec::new();
+        for part in text.split(['.', '[']) {
+            let name = part.trim_end_matches(']');
+            match name.parse() {
+                _ if name.is_empty() => {}
+                Ok(index) if part.ends_with(']') => steps.push(Step::Index(index)),
+                _ => steps.push(Step::Key(name.to_owned())),
+            }
+        }
+        Self(steps)
+    }
+
     /// Returns the path of the value at `key` below this one.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
@@ -98,6 +112,7 @@ mod tests {
     fn paths_read_as_kubernetes_writes_them() {
         let path = FieldPath::of(&["spec", "predictor", "containers"]).index(0).key("env").index(1).key("name");
         assert_eq!(path.to_string(), "spec.predictor.containers[0].env[1].name");
+        assert_eq!(FieldPath::parse(&path.to_string()), path);
         let path = FieldPath::of(&["metadata", "annotations", "serving.kserve.io/stop"]);
         assert_eq!(path.to_string(), "metadata.annotations[serving.kserve.io/stop]");
     }

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::action::{Action, ProbeKind, ProbeOrder};
 use super::backoff;
 use super::planner::Plan;
+use super::sleep::Rest;
 use super::world::{ExitFact, Now};
+use crate::api::ServiceKey;
 use crate::workload::{ComponentKey, Fingerprint, Probe};
 
 /// Everything remembered.
@@ -25,6 +27,28 @@ pub struct Memory {
     pub stuck: HashMap<String, Refusal>,
     /// When a replica was first found unwanted, by name.
     pub draining: HashMap<String, Duration>,
+    /// Of services that may sleep.
+    pub activity: BTreeMap<ServiceKey, Activity>,
+    /// Since when a component is being started, for its load time.
+    pub begun: BTreeMap<ComponentKey, Duration>,
+}
+
+/// When a service was last asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// The end of the last answer to somebody, or the last time it was not fit to answer; none while nothing is known.
+    pub last: Option<Duration>,
+    /// Whether it was put to sleep.
+    pub asleep: bool,
+}
+
+/// What becomes of the clock that measures how long a component takes to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadClock {
+    /// It runs.
+    Run,
+    /// It starts over: what it measured so far was something else.
+    Void,
 }
 
 /// What is remembered of one container.
@@ -50,6 +74,10 @@ pub struct ContainerMemory {
     pub stopped_for: Option<String>,
     /// Set while a start after an end is under way: the next end is a new one, even if it looks the same.
     pub restarting: bool,
+    /// Set while it is being stopped in order: the next end is no failure.
+    pub stopping: bool,
+    /// Whether its last end was that.
+    pub was_stopped: bool,
 }
 
 /// What is remembered of one check.
@@ -98,6 +126,9 @@ pub struct Revisions {
     pub previous: Option<u32>,
     /// Fingerprint and age by number, the newest few.
     pub known: BTreeMap<u32, RevisionNote>,
+    /// What it takes from the order to make the container to the answer, in milliseconds, as an average that forgets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_millis: Option<u64>,
 }
 
 /// One revision.
@@ -172,7 +203,7 @@ impl Memory {
         self.refusals.remove(name);
         let memory = self.containers.entry(name.to_owned()).or_default();
         if memory.started.is_none() {
-            memory.restarts += u32::from(memory.last_exit.is_some());
+            memory.restarts += u32::from(memory.last_exit.is_some() && !memory.was_stopped);
             memory.begin();
             memory.started = Some(now.tick);
         }
@@ -187,6 +218,14 @@ impl Memory {
         if looks_the_same && (exit.finished_at.is_some() || !ran_since) {
             return false;
         }
+        if memory.stopping {
+            memory.last_exit = Some(exit.clone());
+            memory.ended = Some(now.tick);
+            memory.begin();
+            memory.was_stopped = true;
+            self.stuck.remove(name);
+            return true;
+        }
         // Started and ended again before anyone saw it run.
         memory.restarts += u32::from(memory.started.is_none() && memory.last_exit.is_some());
         let lived = memory.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started));
@@ -199,6 +238,23 @@ impl Memory {
         memory.stopped_for = stopped_for;
         self.stuck.remove(name);
         true
+    }
+
+    /// Notes that a container is about to be stopped in order. One that is stopped because it is unhealthy has failed.
+    pub fn note_stop(&mut self, name: &str) {
+        let memory = self.containers.entry(name.to_owned()).or_default();
+        memory.stopping = memory.unhealthy.is_none();
+    }
+
+    /// Whether a container ended because it was stopped in order.
+    pub fn was_stopped(&self, name: &str) -> bool {
+        self.containers.get(name).is_some_and(|memory| memory.was_stopped)
+    }
+
+    /// Notes that somebody was answered, at the latest at `last`, or waits.
+    pub fn note_activity(&mut self, service: &ServiceKey, last: Duration) {
+        let activity = self.activity.entry(service.clone()).or_default();
+        activity.last = activity.last.max(Some(last));
     }
 
     /// Notes that a container is being started again after it had ended: what is known of its checks is over. Restarts
@@ -289,11 +345,42 @@ impl Memory {
         for name in &plan.draining {
             self.draining.entry(name.to_string()).or_insert(now.tick);
         }
+        self.note_rests(plan, now);
         let mut news = false;
         for (component, revision) in &plan.rolled_out {
             news |= self.rolled_out(component, *revision);
+            news |= self.note_loaded(component, now);
+        }
+        for (component, clock) in &plan.loads {
+            match clock {
+                LoadClock::Run => _ = self.begun.entry(component.clone()).or_insert(now.tick),
+                LoadClock::Void => _ = self.begun.remove(component),
+            }
         }
         news
+    }
+
+    fn note_rests(&mut self, plan: &Plan, now: Now) {
+        let may_sleep: HashSet<&ServiceKey> = plan.rests.iter().map(|(service, _)| service).collect();
+        self.activity.retain(|service, _| may_sleep.contains(service));
+        for (service, rest) in &plan.rests {
+            let activity = self.activity.entry(service.clone()).or_default();
+            activity.asleep = *rest == Rest::Asleep;
+            if *rest == Rest::Busy {
+                activity.last = Some(now.tick);
+            }
+        }
+    }
+
+    /// Learns how long a start took. Returns true when that is worth keeping.
+    fn note_loaded(&mut self, component: &ComponentKey, now: Now) -> bool {
+        let Some(begun) = self.begun.remove(component) else { return false };
+        let took = u64::try_from(now.tick.saturating_sub(begun).as_millis()).unwrap_or(u64::MAX);
+        let revisions = self.revisions.entry(component.clone()).or_default();
+        let learned = revisions.load_millis.map_or(took, |before| (before + took) / 2);
+        let before = revisions.load_millis.replace(learned);
+        // Not every few milliseconds are a change of what is written to disk.
+        before.is_none_or(|before| before.abs_diff(learned) > before / 4)
     }
 
     /// Forgets a container that is gone.
@@ -316,10 +403,17 @@ impl ContainerMemory {
         self.unhealthy = None;
         self.restarting = false;
         self.stopped_for = None;
+        self.stopping = false;
+        self.was_stopped = false;
     }
 }
 
 impl Revisions {
+    /// Returns what a start usually takes, in whole seconds.
+    pub fn load_time(&self) -> Option<Duration> {
+        self.load_millis.map(|millis| Duration::from_secs(millis.div_ceil(1000)))
+    }
+
     /// Gives what the ledger called `taken` the next free number.
     fn renumber(&mut self, taken: u32, note: RevisionNote) {
         self.highest += 1;

@@ -5,6 +5,7 @@
 //!                                 ▲                  │ exits            │ fails        │ replaced or unwanted
 //!                                 └──── back-off ◀───┘ ◀────────────────┘              ▼
 //!                                                                        draining ──last lease──▶ stop ──▶ remove
+//! service:  awake ──nobody asked for long enough──▶ asleep (route held, replicas draining) ──somebody waits──▶ awake
 //! ```
 //!
 //! **Invariant:** nothing here waits, reads a clock or touches the machine; planning twice from the same world gives the
@@ -23,6 +24,7 @@ mod retire;
 pub mod rollout;
 pub mod routes;
 pub mod said;
+pub mod sleep;
 pub mod status;
 pub mod world;
 

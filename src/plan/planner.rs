@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, ActionKey};
+use super::memory::LoadClock;
 use super::pods::PodView;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
+use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
 use super::{retire, rollout, status};
 use crate::api::{ComponentKind, InferenceServiceStatus, ServiceKey, meta};
@@ -27,8 +29,37 @@ pub struct Plan {
     pub rolled_out: Vec<(ComponentKey, u32)>,
     /// Replicas on their way out.
     pub draining: Vec<ReplicaName>,
+    /// How the services that may sleep stand.
+    pub rests: Vec<(ServiceKey, Rest)>,
+    /// Components that are being started, and what that means for the clock of their load time.
+    pub loads: Vec<(ComponentKey, LoadClock)>,
     /// When to plan again although nothing happened, in ticks.
     pub wake_at: Option<Duration>,
+}
+
+/// Containers by component.
+#[derive(Debug, Default)]
+pub(super) struct Facts<'w>(BTreeMap<&'w ComponentKey, Vec<&'w ContainerFact>>);
+
+impl<'w> Facts<'w> {
+    fn new(world: &'w World) -> Self {
+        let mut facts = Self::default();
+        for fact in world.containers.values() {
+            facts.0.entry(&fact.component).or_default().push(fact);
+        }
+        facts
+    }
+
+    /// Returns the containers of a component.
+    pub(super) fn of(&self, component: &ComponentKey) -> &[&'w ContainerFact] {
+        self.0.get(component).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Returns the containers of a service.
+    pub(super) fn of_service(&self, service: &ServiceKey) -> impl Iterator<Item = &'w ContainerFact> {
+        let key = |component| ComponentKey { service: service.clone(), component };
+        ComponentKind::ALL.into_iter().flat_map(move |kind| self.of(&key(kind)).to_vec())
+    }
 }
 
 /// A plan in the making.
@@ -85,18 +116,15 @@ pub fn plan(world: &World, now: Now) -> Plan {
     let starts = starts_under_way(world);
     let mut draft = Draft { world, now, plan: Plan::default(), ordered: HashSet::new(), starts };
     draft.plan.routes.domains.clone_from(&world.config.domains);
-    let mut by_component: BTreeMap<&ComponentKey, Vec<&ContainerFact>> = BTreeMap::new();
-    for fact in world.containers.values() {
-        by_component.entry(&fact.component).or_default().push(fact);
-    }
+    let facts = Facts::new(world);
     if !world.desired_known {
         // Nothing is known of what is wanted: what runs is left alone, and nothing is served that may have been deleted.
         return draft.plan;
     }
     for service in world.services.values() {
-        plan_service(&mut draft, service, &by_component);
+        plan_service(&mut draft, service, &facts);
     }
-    for (component, facts) in &by_component {
+    for (component, facts) in &facts.0 {
         if !world.services.contains_key(&component.service) {
             retire_all(&mut draft, facts, "its InferenceService was deleted");
         }
@@ -113,19 +141,20 @@ fn starts_under_way(world: &World) -> usize {
     world.in_flight.iter().filter(starting).count()
 }
 
-fn plan_service<'w>(
-    draft: &mut Draft<'w>,
-    service: &'w Arc<DesiredService>,
-    by_component: &BTreeMap<&'w ComponentKey, Vec<&'w ContainerFact>>,
-) {
+fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, facts: &Facts<'w>) {
     let stopped = service.meta.annotation(meta::STOP).is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    let rest = if stopped { None } else { sleep::rest(draft, service, facts) };
+    draft.plan.rests.extend(rest.map(|rest| (service.key.clone(), rest)));
     let mut reports = Vec::new();
     for kind in ComponentKind::ALL {
         let key = ComponentKey { service: service.key.clone(), component: kind };
-        let facts = by_component.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let facts = facts.of(&key);
         let wanted = service.resolution.as_ref().ok().and_then(|all| all.iter().find(|r| r.workload.component == key));
         if stopped {
             retire_all(draft, facts, "the service is stopped");
+        } else if let Some(wanted) = wanted.filter(|part| rest == Some(Rest::Asleep) && part.workload.scaling.sleeps())
+        {
+            reports.push(rollout::sleep(draft, &key, wanted, facts));
         } else if wanted.is_some() || (service.resolution.is_err() && !facts.is_empty()) {
             reports.push(rollout::advance(draft, &key, wanted, facts));
         } else {

@@ -50,7 +50,12 @@ fn need_model(draft: &mut Draft<'_>, uri: &StorageUri) -> Option<Phase> {
         Some(ModelState::Present { .. }) => None,
         Some(ModelState::Pulling(note)) => Some(Phase::PullingModel(uri.clone(), note.clone())),
         Some(ModelState::Failed { message, transient, failures, at }) => {
-            let delay = if *transient { backoff::retry_delay(*failures) } else { backoff::PERMANENT_RETRY };
+            let delay = match uri {
+                // A file of this machine may be there any moment, and looking for it costs nothing.
+                StorageUri::Local(_) => LOOK_FOR_FILE,
+                _ if *transient => backoff::retry_delay(*failures),
+                _ => backoff::PERMANENT_RETRY,
+            };
             if draft.due(*at + delay) {
                 draft.act(Action::PullModel { uri: uri.clone() });
             }
@@ -63,6 +68,8 @@ fn need_model(draft: &mut Draft<'_>, uri: &StorageUri) -> Option<Phase> {
     }
 }
 
+/// How often a model that is a local file is looked for.
+const LOOK_FOR_FILE: Duration = Duration::from_secs(3);
 /// How long a pull by policy `Always` serves the containers made after it.
 const PULL_HOLDS: Duration = Duration::from_secs(60);
 /// How often an image that must not be pulled is looked for.
@@ -90,7 +97,7 @@ fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
                 draft.act(Action::CheckImage { image: image.clone() });
             }
             let message = format!("image `{image}` is not on this machine and imagePullPolicy is Never");
-            Some(Phase::ImageFailed { message, transient: false })
+            Some(Phase::ImageFailed { image: image.clone(), message, transient: false })
         }
         Some(ImageState::Absent { .. }) => {
             draft.act(Action::PullImage { image: image.clone() });
@@ -106,7 +113,7 @@ fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
                 let never = spec.pull_policy == PullPolicy::Never;
                 draft.act(if never { Action::CheckImage { image } } else { Action::PullImage { image } });
             }
-            Some(Phase::ImageFailed { message: message.clone(), transient: *transient })
+            Some(Phase::ImageFailed { image: image.clone(), message: message.clone(), transient: *transient })
         }
     }
 }

@@ -54,6 +54,8 @@ pub enum Phase {
     PullingImage(String, PullNote),
     /// An image could not be had.
     ImageFailed {
+        /// The image, or what stands for one.
+        image: String,
         /// In words for a person.
         message: String,
         /// Whether it is tried again.
@@ -75,6 +77,8 @@ pub enum Phase {
         /// Restarts so far.
         restarts: u32,
     },
+    /// Nobody has asked for it lately: it does not run, and starts when somebody does.
+    Asleep,
     /// It answers.
     Ready,
     /// It answered and does not any more.
@@ -113,6 +117,19 @@ impl Phase {
     /// Whether requests can be sent.
     pub fn is_ready(&self) -> bool {
         matches!(self, Self::Ready)
+    }
+
+    /// How long a request waits for it while nothing of it changes; none when there is nothing to wait for.
+    pub fn patience(&self) -> Option<Duration> {
+        let seconds = match self {
+            // It is woken by whoever waits, and the planner needs a moment.
+            Self::Asleep | Self::EngineUnknown => 30,
+            // The engine, and its queue.
+            Self::Creating => 120,
+            Self::PullingModel(..) | Self::PullingImage(..) | Self::Initializing(_) | Self::Loading { .. } => 600,
+            _ => return None,
+        };
+        Some(Duration::from_secs(seconds))
     }
 
     /// Whether something went wrong, as opposed to being under way.
@@ -264,6 +281,8 @@ fn keep(
         },
         FactState::Created => Kept::Not(start(draft, fact)),
         FactState::Exited(exit) if matches!(position, ContainerPosition::Init(_)) && exit.code == 0 => Kept::Done,
+        // We ended it ourselves, in order, and want it after all.
+        FactState::Exited(_) if draft.world.memory.was_stopped(&fact.name) => Kept::Not(start(draft, fact)),
         FactState::Exited(exit) => Kept::Not(restart(draft, fact, exit)),
         FactState::Paused => Kept::Not(Phase::Paused),
         FactState::Removing => Kept::Not(Phase::Creating),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::checks::{self, Answered};
-use super::memory::Revisions;
+use super::memory::{LoadClock, Revisions};
 use super::planner::Draft;
 use super::pods::{self, PodView};
 use super::record::ReplicaRecord;
@@ -74,32 +74,58 @@ pub(super) fn advance<'w>(
     wanted: Option<&'w ResolvedWorkload>,
     facts: &[&'w ContainerFact],
 ) -> ComponentReport {
-    let history = draft.world.memory.revisions.get(key).cloned().unwrap_or_default();
-    let mut units: Units<'w> = BTreeMap::new();
-    for fact in facts {
-        units.entry((fact.revision, fact.ordinal)).or_default().push(*fact);
-    }
-    let mut rollout = Rollout {
-        key,
-        wanted,
-        target: wanted.map(|_| history.target),
-        history,
-        replicas: wanted.map_or(0, |resolved| resolved.workload.min_replicas.max(1)),
-        units,
-        phases: BTreeMap::new(),
-        views: Vec::new(),
-    };
+    let mut rollout = Rollout::new(draft, key, wanted, facts);
     rollout.advance_wanted(draft);
     let settled = rollout.target.is_some() && rollout.ready(rollout.target) >= rollout.replicas;
     let serving = if settled { rollout.target } else { rollout.keep_serving(draft) };
     rollout.retire_others(draft);
+    draft.plan.loads.extend(rollout.load_clock().map(|clock| (key.clone(), clock)));
     if settled && let Some(revision) = rollout.target {
         draft.plan.rolled_out.push((key.clone(), revision));
     }
     rollout.report(serving, settled, facts)
 }
 
-impl<'w> Rollout<'w, '_> {
+/// Puts one component to sleep, or leaves it there.
+pub(super) fn sleep<'w>(
+    draft: &mut Draft<'w>,
+    key: &ComponentKey,
+    wanted: &'w ResolvedWorkload,
+    facts: &[&'w ContainerFact],
+) -> ComponentReport {
+    let mut rollout = Rollout::new(draft, key, Some(wanted), facts);
+    rollout.replicas = 0;
+    for containers in std::mem::take(&mut rollout.units).into_values() {
+        retire::retire(draft, &containers, "nobody has asked for it lately");
+    }
+    let target = rollout.target;
+    rollout.report(target, true, facts)
+}
+
+impl<'w, 'k> Rollout<'w, 'k> {
+    fn new(
+        draft: &Draft<'w>,
+        key: &'k ComponentKey,
+        wanted: Option<&'w ResolvedWorkload>,
+        facts: &[&'w ContainerFact],
+    ) -> Self {
+        let history = draft.world.memory.revisions.get(key).cloned().unwrap_or_default();
+        let mut units: Units<'w> = BTreeMap::new();
+        for fact in facts {
+            units.entry((fact.revision, fact.ordinal)).or_default().push(*fact);
+        }
+        Self {
+            key,
+            wanted,
+            target: wanted.map(|_| history.target),
+            history,
+            replicas: wanted.map_or(0, |resolved| resolved.workload.scaling.min.max(1)),
+            units,
+            phases: BTreeMap::new(),
+            views: Vec::new(),
+        }
+    }
+
     /// Advances the replicas of the wanted revision.
     fn advance_wanted(&mut self, draft: &mut Draft<'w>) {
         let Some(resolved) = self.wanted else { return };
@@ -202,22 +228,38 @@ impl<'w> Rollout<'w, '_> {
         phases.min_by_key(|phase| rank(phase)).cloned().unwrap_or(Phase::Creating)
     }
 
+    /// What this pass means for the clock of the load time: it runs from the order to make the first container, and only
+    /// what goes smoothly is learned from.
+    fn load_clock(&self) -> Option<LoadClock> {
+        let mut own = self.of(self.target).map(|(_, _, phase)| phase);
+        match own.next()? {
+            Phase::Creating => Some(LoadClock::Run),
+            Phase::PullingModel(..) | Phase::PullingImage(..) => Some(LoadClock::Void),
+            phase if phase.is_failure() => Some(LoadClock::Void),
+            _ => None,
+        }
+    }
+
     fn report(self, serving: Option<u32>, settled: bool, facts: &[&'w ContainerFact]) -> ComponentReport {
         let ready = self.of(serving).filter(|(_, _, phase)| phase.is_ready());
         let backends: Vec<Backend> = ready.filter_map(|(_, unit, _)| backend(unit, unit.revision)).collect();
-        let phase = self.worst(self.target.or(serving));
+        let asleep = self.wanted.is_some() && self.replicas == 0;
+        let phase = if asleep { Phase::Asleep } else { self.worst(self.target.or(serving)) };
         let workload = self.wanted.map(|resolved| &resolved.workload);
         let recorded = || self.of(serving).find_map(|(_, unit, _)| unit.record.timeout);
         let timeout = workload.map_or_else(recorded, |workload| workload.timeout);
         let fact_name = || facts.first().map(|fact| fact.service_name.clone()).unwrap_or_default();
         let service_name = workload.map_or_else(fact_name, |workload| workload.service_name.clone());
         let ready_replicas = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let state = if backends.is_empty() { status::refusal(self.key, &phase) } else { RouteState::Open(backends) };
+        let state = match backends.is_empty() {
+            true => status::closed(self.key, &phase, self.history.load_time()),
+            false => RouteState::Open(backends),
+        };
         ComponentReport {
             key: self.key.clone(),
             service_name: service_name.clone(),
             target: self.target,
-            serving: serving.filter(|_| ready_replicas > 0),
+            serving: serving.filter(|_| asleep || ready_replicas > 0),
             settled,
             phase,
             replicas: self.replicas,

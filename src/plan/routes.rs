@@ -45,6 +45,8 @@ pub struct ComponentRoute {
 pub enum RouteState {
     /// Forward to one of these. Never empty.
     Open(Vec<Backend>),
+    /// Known, asleep or being started: requests wait, and by waiting wake it. Health checks are refused at once.
+    Held(Hold),
     /// Known, not ready: 503 with `Retry-After` and the reason.
     NotReady {
         /// One CamelCase word, for example `ModelPulling`.
@@ -54,6 +56,19 @@ pub enum RouteState {
         /// Seconds after which trying again makes sense.
         retry_after: Duration,
     },
+}
+
+/// Why requests wait, and how long.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hold {
+    /// One CamelCase word, for example `Asleep` or `ModelLoading`.
+    pub reason: String,
+    /// A sentence for a person.
+    pub message: String,
+    /// How long it usually takes on this machine; 1 s while that is not known.
+    pub retry_after: Duration,
+    /// Longest wait while nothing of this changes. A change is progress and the wait begins anew.
+    pub patience: Duration,
 }
 
 /// One place a request can go.

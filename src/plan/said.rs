@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::replica::{Crash, Phase};
 use super::world::{ExitFact, PullNote};
 use crate::api::ConditionStatus;
+use crate::workload::names::process_recipe;
 
 /// A phase in the words of a condition.
 pub(super) struct Said {
@@ -18,14 +19,23 @@ pub(super) fn said(phase: &Phase) -> Said {
     use ConditionStatus::{False, True, Unknown};
     let (status, reason, message) = match phase {
         Phase::Ready => (True, "", String::new()),
+        Phase::Asleep => (True, "Asleep", "asleep; the next request starts it".to_owned()),
         Phase::EngineUnknown => (Unknown, "EngineUnavailable", "the container engine has not answered yet".to_owned()),
         Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
         Phase::PullingModel(uri, note) => {
             (Unknown, "ModelPulling", format!("fetching {}{}", uri.redacted(), progress(note)))
         }
         Phase::ModelFailed { message, transient } => (False, "ModelPullFailed", retried(message, *transient)),
-        Phase::PullingImage(image, note) => (Unknown, "ImagePulling", format!("pulling {image}{}", progress(note))),
-        Phase::ImageFailed { message, transient } => (False, "ImagePullFailed", retried(message, *transient)),
+        Phase::PullingImage(image, note) => match process_recipe(image) {
+            Some(recipe) => {
+                (Unknown, "EnvironmentPreparing", format!("preparing what {recipe} runs in{}", progress(note)))
+            }
+            None => (Unknown, "ImagePulling", format!("pulling {image}{}", progress(note))),
+        },
+        Phase::ImageFailed { image, message, transient } => {
+            let reason = if process_recipe(image).is_some() { "EnvironmentFailed" } else { "ImagePullFailed" };
+            (False, reason, retried(message, *transient))
+        }
         Phase::Creating => (Unknown, "ContainerCreating", "the container is being created".to_owned()),
         Phase::Refused { message } => (False, "ContainerCannotRun", message.clone()),
         Phase::Initializing(name) => (Unknown, "PodInitializing", format!("init container `{name}` is running")),

@@ -3,6 +3,8 @@
 //! Where this differs from KServe, it is because the truth is known here and one machine has no reason to hide it:
 //! - `Ready` also speaks of transformer and explainer: without them requests fail.
 //! - A spec that cannot be resolved makes `PredictorReady` False with the reason; KServe leaves the condition as it was.
+//! - A service that sleeps says so (`PredictorReady` True with reason `Asleep`, model state `Standby`); KServe leaves its
+//!   model `Pending`.
 //! - `observedGeneration` is the generation this status speaks of.
 //! - Failed pulls, refused containers and containers out of memory are failures (`BlockedByFailedLoad`), not `Pending`, and
 //!   `lastFailureInfo` goes away when the failure does.
@@ -11,27 +13,32 @@ use std::time::Duration;
 
 use super::replica::Phase;
 use super::rollout::ComponentReport;
-use super::routes::{RouteState, ServiceRoute};
+use super::routes::{Hold, RouteState, ServiceRoute};
 use super::said::{Said, said};
 use super::world::{DesiredService, World};
 use crate::api::status::{Address, ComponentStatus, FailureInfo, ModelCopies, ModelStates, ModelStatus, TrafficTarget};
 use crate::api::{ComponentKind, Condition, ConditionStatus, InferenceServiceStatus, ServiceKey, meta};
 use crate::workload::{ComponentKey, ResolveError, names};
 
-/// Returns what the proxy says of a component without a backend.
-pub(super) fn refusal(key: &ComponentKey, phase: &Phase) -> RouteState {
+/// Returns what the proxy does about a component without a backend: requests wait while it is under way, and are refused
+/// when something is wrong. `load_time` is what it usually takes.
+pub(super) fn closed(key: &ComponentKey, phase: &Phase, load_time: Option<Duration>) -> RouteState {
     let said = said(phase);
     let retry_after = match phase {
         Phase::Crashed(crash) => crash.delay.clamp(Duration::from_secs(1), Duration::from_secs(60)),
         phase if phase.is_failure() => Duration::from_secs(30),
-        _ => Duration::from_secs(1),
+        _ => load_time.unwrap_or_default().max(Duration::from_secs(1)),
     };
     let reason = if said.reason.is_empty() { "NotReady" } else { said.reason };
     let message = match said.message.split('\n').next() {
         Some(line) if !line.is_empty() => line.trim_end_matches("; last output:").to_owned(),
         _ => format!("{} is not ready", key.component),
     };
-    RouteState::NotReady { reason: reason.to_owned(), message, retry_after }
+    let reason = reason.to_owned();
+    match phase.patience() {
+        Some(patience) => RouteState::Held(Hold { reason, message, retry_after, patience }),
+        None => RouteState::NotReady { reason, message, retry_after },
+    }
 }
 
 /// A service without components (stopped, or not resolvable) still has a route that says why it refuses.
@@ -55,6 +62,7 @@ fn failure_reason(error: &ResolveError) -> &'static str {
     match error {
         ResolveError::Runtime(no) => no.reason.as_str(),
         ResolveError::Invalid { .. } => "InvalidPredictorSpec",
+        ResolveError::NeedsContainerEngine { .. } => "NeedsContainerEngine",
     }
 }
 
@@ -247,6 +255,7 @@ fn explain(error: &ResolveError) -> String {
             Some(help) => format!("{field}: {message}; {help}"),
             None => format!("{field}: {message}"),
         },
+        ResolveError::NeedsContainerEngine { message, help } => format!("{message}; {help}"),
         ResolveError::Runtime(_) => error.to_string(),
     }
 }
@@ -263,10 +272,11 @@ fn component_condition(service: &DesiredService, report: &ComponentReport) -> Co
         let own = unresolved_condition(service);
         return Condition::new(&name, own.status, &own.reason, format!("{}{kept}", own.message));
     }
-    if report.settled {
-        return Condition::new(&name, ConditionStatus::True, "", "");
-    }
     let Said { status, reason, message } = said(&report.phase);
+    if report.settled {
+        // Asleep is Ready, as on a cluster: a request is answered. The reason says why nothing runs.
+        return Condition::new(&name, ConditionStatus::True, reason, message);
+    }
     let status = if status == ConditionStatus::True { ConditionStatus::Unknown } else { status };
     let part = match report.serving {
         Some(serving) if Some(serving) == report.target => {
@@ -335,12 +345,17 @@ fn model_status(service: &DesiredService, report: &ComponentReport) -> ModelStat
         return invalid_spec(service, report.serving);
     }
     let (transition, target) = match &report.phase {
+        Phase::Asleep => ("UpToDate", "Standby"),
         _ if report.settled => ("UpToDate", "Loaded"),
         phase if phase.is_failure() => ("BlockedByFailedLoad", "FailedToLoad"),
         Phase::PullingModel(..) | Phase::Loading { .. } | Phase::NotReady { .. } => ("InProgress", "Loading"),
         _ => ("InProgress", "Pending"),
     };
-    let active = if report.serving.is_some() { "Loaded" } else { "" };
+    let active = match report.serving {
+        Some(_) if report.phase == Phase::Asleep => "Standby",
+        Some(_) => "Loaded",
+        None => "",
+    };
     ModelStatus {
         transition_status: transition.to_owned(),
         states: Some(ModelStates { active_model_state: active.to_owned(), target_model_state: target.to_owned() }),
@@ -370,7 +385,7 @@ fn invalid_spec(service: &DesiredService, serving: Option<u32>) -> ModelStatus {
         reason: failure_reason(error).to_owned(),
         message: match error {
             ResolveError::Runtime(no) => no.message.clone(),
-            ResolveError::Invalid { .. } => explain(error),
+            ResolveError::Invalid { .. } | ResolveError::NeedsContainerEngine { .. } => explain(error),
         },
         exit_code: None,
     });

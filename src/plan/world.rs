@@ -47,8 +47,12 @@ pub struct World {
     pub models: HashMap<StorageUri, ModelState>,
     /// Images that were asked for.
     pub images: HashMap<String, ImageState>,
-    /// Requests in flight per replica.
+    /// Requests in flight per replica, health checks included: none of these is stopped.
     pub leases: HashMap<ReplicaName, u64>,
+    /// Replicas that answer somebody who is no health check: these keep their service awake.
+    pub wanted: HashSet<ReplicaName>,
+    /// Requests that wait for a component to answer.
+    pub waiting: BTreeMap<ComponentKey, u64>,
     /// Actions under way.
     pub in_flight: HashSet<ActionKey>,
     /// What passes remember.
@@ -73,6 +77,8 @@ impl World {
         let inhabited: HashSet<&ComponentKey> = containers.values().map(|fact| &fact.component).collect();
         let before = memory.revisions.len();
         memory.revisions.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
+        memory.activity.retain(|key, _| services.contains_key(key));
+        memory.begun.retain(|key, _| services.contains_key(&key.service));
         memory.revisions.len() != before
     }
 }
@@ -93,6 +99,9 @@ pub struct PlanConfig {
     pub drain_deadline: Duration,
     /// Deployment mode of services that name none.
     pub default_mode: String,
+    /// Besides the window, the time nobody must have asked before a service that may sleep does
+    /// (`scale-to-zero-grace-period`).
+    pub scale_to_zero_grace: Duration,
 }
 
 impl Default for PlanConfig {
@@ -103,6 +112,7 @@ impl Default for PlanConfig {
             starts_at_once: 4,
             drain_deadline: Duration::from_secs(300),
             default_mode: "Knative".to_owned(),
+            scale_to_zero_grace: Duration::from_secs(30),
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::plan::{Action, ActionKey, Plan, World, plan};
 use crate::storage::{Cache, CachedModel, Progress};
 use crate::store::Store;
 use crate::tasks::Tasks;
-use crate::telemetry::EventLog;
+use crate::telemetry::{EventLog, EventType};
 use crate::traffic::TrafficBoard;
 use crate::workload::{ComponentKey, WorkloadConfig};
 
@@ -34,8 +34,12 @@ use crate::workload::{ComponentKey, WorkloadConfig};
 const RELIST: Duration = Duration::from_secs(10);
 /// The same while it does not answer.
 const RELIST_DOWN: Duration = Duration::from_secs(1);
+/// A refused connection makes every check due at most this often.
+const CHECK_AGAIN: Duration = Duration::from_millis(250);
 /// Facts that change nothing a person would see wait this long for company.
 const GATHER: Duration = Duration::from_millis(50);
+/// Facts of what is still loading wait this long for company.
+const SOON: Duration = Duration::from_millis(5);
 /// Statuses show the progress of pulls this often.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -99,6 +103,7 @@ pub struct Driver {
     listing: bool,
     list_again: bool,
     last_list: Duration,
+    last_check_again: Duration,
     model_progress: HashMap<StorageUri, watch::Receiver<Progress>>,
     image_progress: HashMap<String, watch::Receiver<PullProgress>>,
     image_failures: HashMap<String, u32>,
@@ -111,8 +116,10 @@ pub struct Driver {
 enum Urgency {
     /// With the next one.
     Never,
-    /// Soon, with others.
+    /// Some time, with others.
     Gather,
+    /// Soon, with others.
+    Soon,
     /// Now.
     Now,
 }
@@ -136,6 +143,7 @@ impl Driver {
             listing: false,
             list_again: true,
             last_list: Duration::ZERO,
+            last_check_again: Duration::ZERO,
             model_progress: HashMap::new(),
             image_progress: HashMap::new(),
             image_failures: HashMap::new(),
@@ -173,11 +181,11 @@ impl Driver {
                 }
                 // The board is read as a whole in every pass.
                 () = board.became_idle() => Urgency::Gather,
+                // The same: who waits is found there.
+                () = board.bell() => Urgency::Now,
                 // A permit that is not taken stays.
                 () = refused.notified() => {
-                    self.list_again = true;
-                    self.check_again();
-                    Urgency::Now
+                    self.check_again()
                 }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
@@ -185,6 +193,7 @@ impl Driver {
             let tick = self.parts.clock.now().tick;
             match urgency {
                 Urgency::Now => wake = self.pass(),
+                Urgency::Soon => wake = wake.min(tick + SOON),
                 Urgency::Gather => wake = wake.min(tick + GATHER),
                 Urgency::Never => {}
             }
@@ -204,14 +213,29 @@ impl Driver {
         self.world.desired_known = true;
         for key in &anew {
             self.forgive(key);
+            self.warn_about(key, now);
         }
         for service in self.world.services.values() {
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 self.world.memory.want(&resolved.workload.component, &resolved.fingerprint, now);
+                resolved.workload.containers.iter().for_each(|spec| self.parts.executor.engine.learn(spec));
             }
         }
         self.look_up_models();
         Urgency::Now
+    }
+
+    /// Says what in a changed service means nothing here, or something else than its author may think.
+    fn warn_about(&self, key: &ServiceKey, now: crate::plan::Now) {
+        let Some(service) = self.world.services.get(key) else { return };
+        for resolved in service.resolution.as_deref().unwrap_or_default() {
+            for warning in &resolved.workload.warnings {
+                let object = key.to_object_key();
+                if self.parts.events.record(&object, EventType::Warning, "ManifestWarning", warning, now.wall) {
+                    info!(service = %key, "{warning}");
+                }
+            }
+        }
     }
 
     /// A changed service gets a fresh try at once.
@@ -234,7 +258,17 @@ impl Driver {
                 self.image_failures.remove(&spec.image);
             }
         }
-        self.world.memory.refusals.clear();
+        let own: Vec<String> = self
+            .world
+            .memory
+            .refusals
+            .keys()
+            .filter(|name| name.contains(&format!(".{}-", key.name)) && name.contains(&format!(".{}", key.namespace)))
+            .cloned()
+            .collect();
+        for name in own {
+            self.world.memory.refusals.remove(&name);
+        }
     }
 
     /// Looks up the models that are wanted, and forgets those that are not.
@@ -362,7 +396,7 @@ impl Driver {
     fn fetch_last_words(&self, fact: &ContainerFact) {
         let (executor, sender) = (self.parts.executor.clone(), self.sender.clone());
         let (id, name) = (fact.id.clone(), fact.name.clone());
-        self.parts.tasks.spawn("last-words", async move {
+        self.parts.tasks.spawn_droppable("last-words", async move {
             let lines = executor.last_words(&id).await;
             // The driver is gone: nobody needs the words.
             let _ = sender.send(Fact::LastWords { name, lines }).await;
@@ -461,7 +495,10 @@ impl Driver {
             Err(failure) => {
                 self.learn(&failure);
                 self.list_again = true;
-                warn!(container = name, error = failure.message, "the engine did not do it");
+                let known = self.world.memory.refusals.get(&name).or(self.world.memory.stuck.get(&name));
+                if known.is_none_or(|known| known.message != failure.message) {
+                    warn!(container = name, error = failure.message, "the engine did not do it");
+                }
                 let now = self.parts.clock.now();
                 if failure.lesson == Lesson::None {
                     self.world.memory.note_failure(action, failure.message, failure.permanent, now);
@@ -492,14 +529,21 @@ impl Driver {
         let changed = self.world.memory.note_check(order, result, now);
         match (changed, failed) {
             (true, _) => Urgency::Now,
-            // Still loading: the next look is due in milliseconds.
-            (false, true) => Urgency::Now,
+            // Still loading: the next look is due in milliseconds, and so are those at others.
+            (false, true) => Urgency::Soon,
             (false, false) => Urgency::Gather,
         }
     }
 
-    /// A backend refused a connection: every readiness check is due.
-    fn check_again(&mut self) {
+    /// A backend refused a connection: every readiness check is due. Not more often than makes sense: whoever calls a
+    /// dead backend again and again rings each time.
+    fn check_again(&mut self) -> Urgency {
+        let tick = self.parts.clock.now().tick;
+        if tick < self.last_check_again + CHECK_AGAIN {
+            return Urgency::Never;
+        }
+        self.last_check_again = tick;
+        self.list_again = true;
         for memory in self.world.memory.containers.values_mut() {
             for kind in [ProbeKind::Readiness, ProbeKind::Model] {
                 if let Some(probe) = memory.probes.get_mut(&kind) {
@@ -507,6 +551,7 @@ impl Driver {
                 }
             }
         }
+        Urgency::Now
     }
 
     /// Asks the engine for its containers, once at a time.
@@ -523,7 +568,7 @@ impl Driver {
         self.listing = true;
         self.list_again = false;
         let (engine, sender, asked) = (Arc::clone(&self.parts.executor.engine), self.sender.clone(), self.serial);
-        self.parts.tasks.spawn("list", async move {
+        self.parts.tasks.spawn_droppable("list", async move {
             let result = engine.list().await;
             // The driver is gone: nobody needs the list.
             let _ = sender.send(Fact::Listed { asked, result }).await;
@@ -533,8 +578,7 @@ impl Driver {
     /// One pass: observe, plan, publish, dispatch. Returns when to plan again.
     fn pass(&mut self) -> Duration {
         let now = self.parts.clock.now();
-        self.world.leases =
-            self.parts.board.snapshot().into_iter().map(|(name, traffic)| (name, traffic.in_flight)).collect();
+        self.note_traffic(now);
         self.note_progress();
         let plan = plan(&self.world, now);
         self.publish(&plan, now);
@@ -553,14 +597,43 @@ impl Driver {
         wake.unwrap_or(Duration::MAX).min(now.tick + rest)
     }
 
+    /// Reads the notice board.
+    fn note_traffic(&mut self, now: crate::plan::Now) {
+        let traffic = self.parts.board.snapshot();
+        let Self { world, .. } = self;
+        world.waiting = self.parts.board.waiting();
+        world.leases.clear();
+        world.wanted.clear();
+        for fact in world.containers.values() {
+            let Some(seen) = traffic.get(&fact.replica) else { continue };
+            let last = seen.idle_for.map(|idle_for| now.tick.saturating_sub(idle_for));
+            if let Some(last) = last.filter(|_| world.memory.activity.contains_key(&fact.component.service)) {
+                world.memory.note_activity(&fact.component.service, last);
+            }
+        }
+        for (name, seen) in traffic {
+            if seen.wanted > 0 {
+                world.wanted.insert(Arc::clone(&name));
+            }
+            world.leases.insert(name, seen.in_flight);
+        }
+    }
+
     fn note_progress(&mut self) {
         for (uri, progress) in &self.model_progress {
             let progress = progress.borrow();
+            // A try after a failure shows the failure until there is something better to show.
+            if progress.done == 0 && matches!(self.world.models.get(uri), Some(ModelState::Failed { .. })) {
+                continue;
+            }
             let note = PullNote { done: progress.done, total: progress.total, phase: progress.phase.to_owned() };
             self.world.models.insert(uri.clone(), ModelState::Pulling(note));
         }
         for (image, progress) in &self.image_progress {
             let progress = progress.borrow();
+            if progress.done == 0 && matches!(self.world.images.get(image), Some(ImageState::Failed { .. })) {
+                continue;
+            }
             let note = PullNote { done: progress.done, total: progress.total, phase: progress.phase.clone() };
             self.world.images.insert(image.clone(), ImageState::Pulling(note));
         }
@@ -569,6 +642,7 @@ impl Driver {
     fn publish(&self, plan: &Plan, now: crate::plan::Now) {
         if self.world.desired_known && *self.parts.routes.load_full() != plan.routes {
             self.parts.routes.store(Arc::new(plan.routes.clone()));
+            self.parts.board.announce_table();
         }
         let statuses = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status.clone()));
         let changed = self.parts.store.set_statuses(statuses, now.wall);
@@ -588,17 +662,7 @@ impl Driver {
 
     fn remember(&mut self, plan: &Plan, now: crate::plan::Now) {
         self.world.memory.note_plan(plan, now);
-        let alive = |component: &ComponentKey| {
-            self.world.services.contains_key(&component.service)
-                || self.world.containers.values().any(|fact| fact.component == *component)
-        };
-        if self.world.desired_known && self.world.engine == EngineState::Up {
-            let dead: Vec<ComponentKey> =
-                self.world.memory.revisions.keys().filter(|component| !alive(component)).cloned().collect();
-            for component in dead {
-                self.world.memory.revisions.remove(&component);
-            }
-        }
+        self.world.tidy(now);
         self.parts.board.retain(|name| self.world.containers.values().any(|fact| fact.replica.as_ref() == name));
         if self.world.memory.revisions != self.saved_revisions {
             self.save_revisions();
@@ -637,7 +701,7 @@ impl Driver {
                 });
             }
             Action::CheckImage { image } => {
-                tasks.spawn("check-image", async move {
+                tasks.spawn_droppable("check-image", async move {
                     let result = executor.engine.image_present(&image).await.map_err(Failure::from);
                     done(Fact::ImageChecked { image, result }).await;
                 });
@@ -645,20 +709,20 @@ impl Driver {
             Action::PullImage { image } => {
                 let (progress, receiver) = watch::channel(PullProgress::default());
                 self.image_progress.insert(image.clone(), receiver);
-                tasks.spawn("pull-image", async move {
+                tasks.spawn_droppable("pull-image", async move {
                     let result = executor.pull_image(&image, progress).await;
                     done(Fact::ImagePulled { image, result }).await;
                 });
             }
             Action::Probe(order) => {
-                tasks.spawn("probe", async move {
+                tasks.spawn_droppable("probe", async move {
                     let result = executor.probe(&order).await;
                     done(Fact::Probed { order, result }).await;
                 });
             }
             action => {
                 let last = self.note_container_action(&action);
-                tasks.spawn("container", async move {
+                tasks.spawn_droppable("container", async move {
                     let result = executor.container(&action, last).await;
                     done(Fact::Container { action: Box::new(action), result }).await;
                 });
@@ -673,6 +737,10 @@ impl Driver {
                 if matches!(self.world.containers.get(name).map(|fact| &fact.state), Some(FactState::Exited(_))) {
                     self.world.memory.note_restart(name);
                 }
+                false
+            }
+            Action::Stop { name, .. } => {
+                self.world.memory.note_stop(name);
                 false
             }
             Action::Remove { name, replica, .. } => {

@@ -70,7 +70,7 @@ pub fn chain(error: &dyn Error) -> String {
     while let Some(cause) = source {
         let words = cause.to_string();
         if !text.contains(&words) {
-            text = format!("{text}: {words}");
+            text = format!("{}: {words}", text.trim_end_matches('.'));
         }
         source = cause.source();
     }
@@ -82,7 +82,9 @@ impl From<EngineError> for Failure {
         let (permanent, lesson) = match &error {
             EngineError::Unreachable { .. } => (false, Lesson::EngineDown),
             EngineError::ImageAbsent(image) => (false, Lesson::ImageGone(image.clone())),
-            EngineError::ImagePull { permanent, .. } => (*permanent, Lesson::None),
+            EngineError::ImagePull { permanent, .. } | EngineError::Environment { permanent, .. } => {
+                (*permanent, Lesson::None)
+            }
             EngineError::NoSuchContainer(_) => (false, Lesson::None),
             EngineError::NameTaken(_) => (true, Lesson::None),
             EngineError::Refused { blame, .. } => (*blame == Blame::User, Lesson::None),
@@ -306,9 +308,12 @@ impl Executor {
 
     /// Returns the last lines a container wrote.
     pub async fn last_words(&self, id: &str) -> Vec<String> {
-        let options = LogOptions { tail: Some(LAST_WORDS), ..LogOptions::default() };
+        let id = ContainerId(id.to_owned());
         let read = async {
-            let lines = self.engine.logs(&ContainerId(id.to_owned()), options).await.ok()?;
+            // A container that is started again writes on into the same log: only its last run is wanted.
+            let since = self.engine.inspect(&id).await.ok().and_then(|container| container.started_at);
+            let options = LogOptions { tail: Some(LAST_WORDS), since, follow: false };
+            let lines = self.engine.logs(&id, options).await.ok()?;
             let lines = lines.filter_map(|line| async { line.ok() });
             Some(lines.map(|line| line.text.trim_end().to_owned()).collect::<Vec<_>>().await)
         };

@@ -20,6 +20,7 @@ pub const FILES: &[(&str, &str)] = files![
     "kserve-autogluonserver",
     "kserve-huggingfaceserver",
     "kserve-lgbserver",
+    "kserve-local-llamacpp",
     "kserve-mlserver",
     "kserve-openvino",
     "kserve-paddleserver",

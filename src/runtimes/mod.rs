@@ -1,5 +1,5 @@
 //! Which runtime serves which model: the catalogue, automatic and explicit selection with reasons for every loser, and
-//! the template language of runtime containers (§2.2 to §2.6 of KServe's behaviour).
+//! the template language of runtime containers (§2.2 to §2.6 of KServe's behaviour), and recipes for running without one.
 //!
 //! **Invariant:** pure. Selection depends on the model, the namespace and the catalogue only.
 
@@ -7,6 +7,7 @@ mod advice;
 pub mod builtin;
 pub mod catalog;
 mod eligibility;
+pub mod process;
 pub mod select;
 pub mod template;
 

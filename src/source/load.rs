@@ -269,7 +269,9 @@ impl Inner {
                 } else {
                     tracing::info!("{words}");
                 }
-                if let Some(object) = &diagnostic.object {
+                // What cannot be told apart is told of every object whose last good version is kept.
+                let about = diagnostic.object.iter().chain(file.kept.iter().filter(|_| diagnostic.object.is_none()));
+                for object in about {
                     let reason = match diagnostic.severity {
                         Severity::Error => "InvalidManifest",
                         Severity::Warning => "ManifestWarning",

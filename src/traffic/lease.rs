@@ -1,16 +1,35 @@
 //! Requests in flight, counted per replica.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::waiting::WaitingRoom;
 
 /// Counts of one replica.
 #[derive(Debug, Default)]
 struct Counters {
     in_flight: AtomicU64,
+    /// Of those, health checks and scrapes: they keep a replica from being stopped, not from being found idle.
+    overlooked: AtomicU64,
     finished: AtomicU64,
+    /// When the last request that counts ended, in microseconds since the board was made, plus one; 0 means never.
+    ended: AtomicU64,
+    /// Somebody looked while requests were in flight, and waits to hear when there are none.
+    awaited: AtomicBool,
+    idle: Arc<Notify>,
+    origin: Option<Instant>,
+}
+
+impl Counters {
+    fn since_origin(&self) -> u64 {
+        let elapsed = self.origin.map_or(Duration::ZERO, |origin| origin.elapsed());
+        u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 /// What the driver sees of one replica.
@@ -18,25 +37,43 @@ struct Counters {
 pub struct ReplicaTraffic {
     /// Requests in flight.
     pub in_flight: u64,
+    /// Of those, how many are somebody's: not health checks and scrapes.
+    pub wanted: u64,
     /// Requests ended since the daemon started.
     pub finished: u64,
+    /// How long ago the last byte of the last answer to somebody went out; none when nobody asked yet.
+    pub idle_for: Option<Duration>,
 }
 
 /// Shared by gateway and driver; cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct TrafficBoard {
     replicas: Arc<Mutex<HashMap<Arc<str>, Arc<Counters>>>>,
     idle: Arc<Notify>,
+    origin: Instant,
+    pub(super) waiting: WaitingRoom,
+}
+
+impl Default for TrafficBoard {
+    fn default() -> Self {
+        Self { replicas: Arc::default(), idle: Arc::default(), origin: Instant::now(), waiting: WaitingRoom::default() }
+    }
 }
 
 impl TrafficBoard {
     /// Takes a lease on a replica. It ends when the lease is dropped.
     pub fn lease(&self, replica: &Arc<str>) -> Lease {
+        self.entry(replica).lease()
+    }
+
+    /// Returns where leases on a replica are taken, for whoever takes many: without a lock or a lookup each time.
+    pub fn entry(&self, replica: &Arc<str>) -> BoardEntry {
         let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        // The count goes up under the lock, so that `retain` never forgets a replica that has just been leased.
-        let counters = Arc::clone(replicas.entry(Arc::clone(replica)).or_default());
-        counters.in_flight.fetch_add(1, Ordering::Relaxed);
-        Lease { counters, idle: Arc::clone(&self.idle) }
+        // A clone of the counters is given out under the lock, so that `retain` never forgets a replica that has just
+        // been leased or may be at any time.
+        let fresh =
+            || Arc::new(Counters { idle: Arc::clone(&self.idle), origin: Some(self.origin), ..Counters::default() });
+        BoardEntry(Arc::clone(replicas.entry(Arc::clone(replica)).or_insert_with(fresh)))
     }
 
     /// Returns the counts of one replica.
@@ -54,19 +91,42 @@ impl TrafficBoard {
     /// Forgets replicas that are gone and idle.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        replicas.retain(|name, counters| keep(name) || counters.in_flight.load(Ordering::Relaxed) > 0);
+        replicas.retain(|name, counters| keep(name) || Arc::strong_count(counters) > 1);
     }
 
-    /// Rings when some replica has no request in flight any more.
+    /// Rings when a replica has no request in flight any more that had some when it was last looked at. (Ringing after
+    /// every request would cost as much as the request.)
     pub async fn became_idle(&self) {
         self.idle.notified().await;
     }
 }
 
 fn read(counters: &Counters) -> ReplicaTraffic {
+    let busy = |counters: &Counters| counters.in_flight.load(Ordering::SeqCst);
+    if busy(counters) > 0 {
+        // The mark comes first and the count is read after it: either we see the last request end, or its end sees
+        // the mark.
+        counters.awaited.store(true, Ordering::SeqCst);
+    }
+    let in_flight = busy(counters);
+    let ended = counters.ended.load(Ordering::SeqCst).checked_sub(1);
     ReplicaTraffic {
-        in_flight: counters.in_flight.load(Ordering::Relaxed),
+        in_flight,
+        wanted: in_flight.saturating_sub(counters.overlooked.load(Ordering::SeqCst)),
         finished: counters.finished.load(Ordering::Relaxed),
+        idle_for: ended.map(|ended| Duration::from_micros(counters.since_origin().saturating_sub(ended))),
+    }
+}
+
+/// One replica's place on the board.
+#[derive(Clone, Debug)]
+pub struct BoardEntry(Arc<Counters>);
+
+impl BoardEntry {
+    /// Takes a lease. It ends when the lease is dropped.
+    pub fn lease(&self) -> Lease {
+        self.0.in_flight.fetch_add(1, Ordering::SeqCst);
+        Lease { counters: Arc::clone(&self.0), overlooked: false }
     }
 }
 
@@ -74,7 +134,7 @@ fn read(counters: &Counters) -> ReplicaTraffic {
 #[derive(Debug)]
 pub struct Lease {
     counters: Arc<Counters>,
-    idle: Arc<Notify>,
+    overlooked: bool,
 }
 
 impl Lease {
@@ -82,19 +142,39 @@ impl Lease {
     pub fn in_flight(&self) -> u64 {
         self.counters.in_flight.load(Ordering::Relaxed)
     }
+
+    /// Makes it one that does not keep the service awake: a health check or a scrape.
+    #[must_use]
+    pub fn overlooked(mut self) -> Self {
+        if !std::mem::replace(&mut self.overlooked, true) {
+            self.counters.overlooked.fetch_add(1, Ordering::SeqCst);
+        }
+        self
+    }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.counters.finished.fetch_add(1, Ordering::Relaxed);
-        if self.counters.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.idle.notify_one();
+        let counters = &self.counters;
+        if self.overlooked {
+            counters.overlooked.fetch_sub(1, Ordering::SeqCst);
+        } else {
+            // Before the count goes down: who sees it at nought must see since when.
+            counters.ended.store(counters.since_origin() + 1, Ordering::SeqCst);
+        }
+        counters.finished.fetch_add(1, Ordering::Relaxed);
+        let last = counters.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
+        if last && counters.awaited.load(Ordering::SeqCst) {
+            counters.awaited.store(false, Ordering::SeqCst);
+            counters.idle.notify_one();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -105,11 +185,45 @@ mod tests {
         let second = board.lease(&replica);
         assert_eq!(board.of(&replica).in_flight, 2);
         drop(first);
-        assert_eq!(board.of(&replica), ReplicaTraffic { in_flight: 1, finished: 1 });
+        let traffic = board.of(&replica);
+        assert_eq!((traffic.in_flight, traffic.wanted, traffic.finished), (1, 1, 1));
         board.retain(|_| false);
         assert_eq!(board.of(&replica).in_flight, 1, "a leased replica is not forgotten");
         drop(second);
         board.retain(|_| false);
         assert_eq!(board.of(&replica), ReplicaTraffic::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_idle_clock_starts_at_the_end_of_the_last_request_and_checks_do_not_touch_it() {
+        let board = TrafficBoard::default();
+        let replica: Arc<str> = "iris-predictor-00001-0".into();
+        assert_eq!(board.of(&replica).idle_for, None);
+        let lease = board.lease(&replica);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        drop(lease);
+        tokio::time::advance(Duration::from_secs(7)).await;
+        let check = board.lease(&replica).overlooked();
+        let traffic = board.of(&replica);
+        assert_eq!((traffic.in_flight, traffic.wanted), (1, 0), "it is not stopped under a check");
+        drop(check);
+        assert_eq!(board.of(&replica).idle_for, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn the_bell_rings_for_those_who_saw_the_replica_busy_and_for_nobody_else() {
+        let board = TrafficBoard::default();
+        let replica: Arc<str> = "iris-predictor-00001-0".into();
+        let rang = || board.became_idle().now_or_never().is_some();
+        drop(board.lease(&replica));
+        assert!(!rang(), "nobody has looked");
+        let lease = board.lease(&replica);
+        assert_eq!(board.snapshot()[&replica].in_flight, 1);
+        drop(board.lease(&replica));
+        assert!(!rang(), "another one is still in flight");
+        drop(lease);
+        assert!(rang());
+        drop(board.lease(&replica));
+        assert!(!rang(), "told once");
     }
 }

@@ -1,8 +1,11 @@
-//! The notice board between the gateway and the driver: who is busy, and how busy.
+//! The notice board between the gateway and the driver: who is busy and how busy, and who waits for what.
 //!
-//! The gateway takes a [`Lease`] for every request it forwards and drops it on every path out; the driver reads
-//! [`TrafficBoard::snapshot`]. Nothing here decides.
+//! The gateway takes a [`Lease`] for every request it forwards and a [`Waiting`] for every one that must wait for a
+//! service to wake, and drops it on every path out; the driver reads [`TrafficBoard::snapshot`] and
+//! [`TrafficBoard::waiting`]. Bells carry no data. Nothing here decides.
 
 mod lease;
+mod waiting;
 
-pub use lease::{Lease, ReplicaTraffic, TrafficBoard};
+pub use lease::{BoardEntry, Lease, ReplicaTraffic, TrafficBoard};
+pub use waiting::{Full, Waiting};

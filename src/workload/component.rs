@@ -196,6 +196,7 @@ fn finish(
         runtime: None,
         protocol,
         protocol_written,
+        process: None,
         warnings,
     })
 }

@@ -115,6 +115,7 @@ mod tests {
 
     use super::*;
     use crate::api::{ComponentKind, ServiceKey, StorageUri};
+    use crate::scale::Policy;
     use crate::workload::{
         Check, ComponentKey, EntryPoint, ModelRef, Probe, Readiness, Resources, Security, UpstreamProtocol,
     };
@@ -175,7 +176,7 @@ mod tests {
             termination_grace: Duration::from_secs(30),
             timeout: None,
             container_concurrency: None,
-            min_replicas: 1,
+            scaling: Policy::default(),
             shm_size: None,
             host_aliases: Vec::new(),
             image_pull_secrets: Vec::new(),
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn what_the_daemon_does_itself_does_not_count() {
-        assert!(!changed(|w| w.min_replicas = 0));
+        assert!(!changed(|w| w.scaling.min = 0));
         assert!(!changed(|w| w.timeout = Some(Duration::from_secs(1))));
         assert!(!changed(|w| w.container_concurrency = Some(1)));
         assert!(!changed(|w| w.termination_grace = Duration::from_secs(1)));

@@ -16,6 +16,7 @@ mod origin;
 mod pod;
 mod predictor;
 mod probes;
+mod process;
 mod readiness;
 pub mod resolve;
 mod resources;
@@ -25,5 +26,5 @@ pub mod spec;
 mod volumes;
 
 pub use fingerprint::{Fingerprint, fingerprint};
-pub use resolve::{Companions, ResolveError, WorkloadConfig, resolve};
+pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};
 pub use spec::*;

@@ -163,7 +163,7 @@ mod tests {
     fn field_of(error: ResolveError) -> String {
         match error {
             ResolveError::Invalid { field, .. } => field,
-            ResolveError::Runtime(error) => panic!("{error}"),
+            other => panic!("{other}"),
         }
     }
 

@@ -19,6 +19,15 @@ pub const REPLICA_LABEL: &str = "kserve-local/replica";
 /// Name of the container within the replica.
 pub const CONTAINER_LABEL: &str = "kserve-local/container";
 
+/// Begins what stands in for the image of a container that runs as a process: `process:{runtime}@{digest}`.
+pub const PROCESS_IMAGE_PREFIX: &str = "process:";
+
+/// Returns the recipe's name when an image stands for a process.
+pub fn process_recipe(image: &str) -> Option<&str> {
+    let rest = image.strip_prefix(PROCESS_IMAGE_PREFIX)?;
+    Some(rest.rsplit_once('@').map_or(rest, |(name, _)| name))
+}
+
 /// Returns the name of a component's service and workload (§0.1).
 pub fn component_service_name(service: &str, component: ComponentKind, predictor_name: Option<&str>) -> String {
     match (component, predictor_name) {

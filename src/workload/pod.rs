@@ -12,14 +12,16 @@ use super::env::{self, PodFacts};
 use super::expand::expand;
 use super::model_source::ModelMounts;
 use super::origin::Origin;
+use super::process::Process;
 use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RuntimeRef, Workload, mounts, names,
-    probes, resources, security,
+    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload, mounts,
+    names, probes, process, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, meta};
+use crate::scale::Policy;
 
 /// A container and where it was written.
 #[derive(Clone, Debug)]
@@ -51,6 +53,8 @@ pub(super) struct Pod {
     /// Whether the manifest hints that a model protocol is spoken.
     pub(super) protocol_written: bool,
     pub(super) has_model: bool,
+    /// How the serving container runs as a process, when its runtime says so and it matters.
+    pub(super) process: Option<Process>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -90,6 +94,10 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     refuse_duplicate_names(pod.containers.iter().chain(&init))?;
     let mut warnings = pod.warnings.clone();
     warnings.extend(not_served(component, &path));
+    refuse_negative_replicas(component, &path)?;
+    let limit = concurrency(component, &path)?;
+    let (scaling, notes) = Policy::read(component, &pod.annotations, limit);
+    warnings.extend(notes);
     let amounts = amounts(pod.containers.iter().chain(&init), &scope.gpu_types(), &mut warnings)?;
     let service_name = names::component_service_name(&scope.key.name, pod.kind, scope.spec.predictor.name.as_deref());
     let facts = PodFacts {
@@ -103,8 +111,12 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     };
     let volumes = volumes::volumes(&pod.volumes, &facts, scope.config)?;
     let translator = Translator { pod: &pod, component, facts: &facts, volumes: &volumes };
-    let containers = pod.containers.iter().map(|placed| translator.container(placed)).collect::<Result<Vec<_>, _>>()?;
+    let mut containers =
+        pod.containers.iter().map(|placed| translator.container(placed)).collect::<Result<Vec<_>, _>>()?;
     let init_containers = init.iter().map(|placed| translator.init_container(placed)).collect::<Result<Vec<_>, _>>()?;
+    if scope.config.run_as == RunAs::Processes {
+        process::apply(pod.process.as_ref(), pod.kind, &mut containers, &init_containers)?;
+    }
 
     let written: Vec<Container> = pod.containers.iter().map(|placed| placed.container.clone()).collect();
     let entry = readiness::entry(&written);
@@ -130,8 +142,8 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
             &format!("{path}.terminationGracePeriodSeconds"),
         )?,
         timeout: Some(seconds(component.timeout, 0, &format!("{path}.timeout"))?).filter(|time| !time.is_zero()),
-        container_concurrency: concurrency(component, &path)?,
-        min_replicas: min_replicas(component, &path)?,
+        container_concurrency: limit,
+        scaling,
         host_aliases: host_aliases(component),
         service_name,
         init_containers,
@@ -168,7 +180,22 @@ fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), Reso
 
 /// Names what is written and has no effect yet; what can never have one is named where manifests are checked.
 fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
+    let scales = "replicas are not scaled yet; as many run as minReplicas says, and at least one";
     let written = [
+        ("minReplicas", component.min_replicas == Some(0), scales),
+        ("maxReplicas", component.max_replicas.is_some_and(|most| most > component.min_replicas.unwrap_or(1)), scales),
+        ("scaleTarget", component.scale_target.is_some(), scales),
+        ("scaleMetric", component.scale_metric.is_some(), scales),
+        (
+            "serviceAccountName",
+            component.service_account_name.is_some() || component.service_account.is_some(),
+            "Secrets of service accounts are not used for downloads yet; the daemon's environment is",
+        ),
+        (
+            "imagePullSecrets",
+            component.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty()),
+            "registry credentials are those of the daemon's own user (docker login); these Secrets are not used yet",
+        ),
         ("logger", component.logger.is_some(), "payload logging is not served yet; requests are not copied"),
         ("batcher", component.batcher.is_some(), "batching is not served yet; requests are passed on one by one"),
         (
@@ -243,9 +270,16 @@ fn concurrency(component: &ComponentSpec, path: &str) -> Result<Option<u32>, Res
     Ok(Some(limit).filter(|limit| *limit > 0))
 }
 
-fn min_replicas(component: &ComponentSpec, path: &str) -> Result<u32, ResolveError> {
-    u32::try_from(component.min_replicas.unwrap_or(1))
-        .map_err(|_| ResolveError::invalid(format!("{path}.minReplicas"), "'MinReplicas' cannot be less than 0"))
+fn refuse_negative_replicas(component: &ComponentSpec, path: &str) -> Result<(), ResolveError> {
+    for (field, value, message) in [
+        ("minReplicas", component.min_replicas, "'MinReplicas' cannot be less than 0"),
+        ("maxReplicas", component.max_replicas, "'MaxReplicas' cannot be less than 0"),
+    ] {
+        if value.is_some_and(|value| value < 0) {
+            return Err(ResolveError::invalid(format!("{path}.{field}"), message));
+        }
+    }
+    Ok(())
 }
 
 fn host_aliases(component: &ComponentSpec) -> Vec<(String, Vec<String>)> {

@@ -7,7 +7,7 @@ use super::model_source::{self, ModelMounts};
 use super::origin::Origin;
 use super::pod::{Placed, Pod, literal_env, model_read_only, set_env};
 use super::resolve::Scope;
-use super::{ResolveError, RuntimeRef, image, security, server_defaults};
+use super::{ResolveError, RunAs, RuntimeRef, image, process, security, server_defaults};
 use crate::api::{ComponentKind, Metadata, ModelSpec, ProtocolVersion, meta};
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Runtime, select, template};
@@ -21,6 +21,10 @@ pub(super) fn pod(written: &ModelSpec, scope: &Scope<'_>) -> Result<Pod, Resolve
     let server_type = server_defaults::server_type(runtime);
     let (model, meta) = with_server_defaults(written, runtime, server_type, scope);
     let containers = containers(runtime, server_type, &model, &meta, scope)?;
+    let process = match scope.config.run_as {
+        RunAs::Containers => None,
+        RunAs::Processes => Some(process::of(runtime, written, &containers[0].container, scope)?),
+    };
 
     let predictor = &scope.spec.predictor;
     let spec = &runtime.spec;
@@ -60,6 +64,7 @@ pub(super) fn pod(written: &ModelSpec, scope: &Scope<'_>) -> Result<Pod, Resolve
             server_type: server_type.map(str::to_owned),
         }),
         protocol,
+        process,
         warnings,
     })
 }

@@ -42,6 +42,18 @@ impl<'o> Companions<'o> {
 pub struct WorkloadConfig {
     /// Folders of this machine that manifests may mount with `hostPath`; none by default.
     pub allowed_host_paths: Vec<String>,
+    /// What the engine makes of a container.
+    pub run_as: RunAs,
+}
+
+/// What the engine makes of a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunAs {
+    /// A container.
+    #[default]
+    Containers,
+    /// A process of this machine, by its runtime's recipe.
+    Processes,
 }
 
 /// Why an InferenceService cannot be turned into workloads.
@@ -60,6 +72,14 @@ pub enum ResolveError {
         /// The next step.
         help: Option<String>,
     },
+    /// It can only run in a container, and the engine runs processes.
+    #[error("{message}")]
+    NeedsContainerEngine {
+        /// What, and why not.
+        message: String,
+        /// The next step.
+        help: String,
+    },
 }
 
 impl ResolveError {
@@ -72,7 +92,7 @@ impl ResolveError {
     pub(super) fn with_help(self, text: impl Into<String>) -> Self {
         match self {
             Self::Invalid { field, message, .. } => Self::Invalid { field, message, help: Some(text.into()) },
-            other @ Self::Runtime(_) => other,
+            other => other,
         }
     }
 }

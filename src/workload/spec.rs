@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{ComponentKind, ServiceKey, StorageUri};
+use crate::scale::Policy;
 
 /// Names one component of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,8 +58,8 @@ pub struct Workload {
     pub timeout: Option<Duration>,
     /// Hard limit of requests in flight per replica.
     pub container_concurrency: Option<u32>,
-    /// Replicas wanted at least; 0 is honoured where sleep is.
-    pub min_replicas: u32,
+    /// How many replicas are wanted.
+    pub scaling: Policy,
     /// Size of `/dev/shm` when an in-memory volume is mounted there and states one.
     pub shm_size: Option<u64>,
     /// Extra hosts entries, address to names.
@@ -174,6 +175,64 @@ pub struct ContainerSpec {
     /// Whether this container uses its server's own process count, and so on, is the image's business; this is the
     /// signal that stops it when the image names none.
     pub stop_signal: Option<String>,
+    /// How it runs without a container; only set when the engine runs processes, and `image` then names the recipe.
+    pub process: Option<ProcessSpec>,
+}
+
+/// How a container of the spec runs as a process of this machine. Command, arguments and environment of the spec are
+/// already the recipe's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// The runtime whose recipe this is, for messages.
+    pub recipe: String,
+    /// What it runs in or needs.
+    pub program: Program,
+    /// Every port the server listens on, with what sets it.
+    pub ports: Vec<PortSetting>,
+}
+
+/// What a process needs on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Program {
+    /// A Python environment.
+    Python(PythonEnvironment),
+    /// A program on the PATH.
+    Executable {
+        /// Its name.
+        name: String,
+        /// How to get it.
+        hint: String,
+    },
+}
+
+impl Default for Program {
+    fn default() -> Self {
+        Self::Executable { name: String::new(), hint: String::new() }
+    }
+}
+
+/// A Python environment: which Pythons will do, and what is installed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PythonEnvironment {
+    /// Range of versions, for example `>=3.11,<3.14`.
+    pub python: String,
+    /// A shipped list of packages: its name and the digest of its text.
+    pub lock: Option<(String, String)>,
+    /// Packages of the recipe's own, each with version and hashes.
+    pub packages: Vec<String>,
+    /// A shipped module: its name and the digest of its files.
+    pub module: Option<(String, String)>,
+}
+
+/// A port a process listens on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PortSetting {
+    /// The port when nothing sets it.
+    pub port: u16,
+    /// The argument that sets it.
+    pub arg: Option<String>,
+    /// The variable that sets it.
+    pub env: Option<String>,
 }
 
 /// When an image is pulled.

@@ -321,7 +321,7 @@ async fn a_client_that_leaves_resets_its_stream_on_a_shared_connection() {
     })
     .await;
     let h2c = Backend { protocol: kserve_local::workload::UpstreamProtocol::H2c, ..backend(upstream.address) };
-    let house = House::open(&tasks, open(vec![h2c]), GatewayConfig::default()).await;
+    let house = House::open(&tasks, open(vec![h2c]), GatewayConfig { workers: 1, ..GatewayConfig::default() }).await;
     let mut client = house.client().await;
     client.send("GET /v1/models/iris/wait HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     while upstream.requests() == 0 {

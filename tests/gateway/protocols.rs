@@ -179,7 +179,7 @@ async fn http1_clients_reach_h2c_backends_over_one_shared_connection() {
     let tasks = Tasks::new();
     let upstream = Upstream::h2c(&tasks, mirror).await;
     let h2c = Backend { protocol: UpstreamProtocol::H2c, ..backend(upstream.address) };
-    let house = House::open(&tasks, open(vec![h2c]), GatewayConfig::default()).await;
+    let house = House::open(&tasks, open(vec![h2c]), GatewayConfig { workers: 1, ..GatewayConfig::default() }).await;
     let mut clients = Vec::new();
     for _ in 0..4 {
         clients.push(house.client().await);

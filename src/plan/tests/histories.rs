@@ -22,6 +22,7 @@ enum Event {
     Heal,
     Lease(usize),
     Return(usize),
+    Ask(usize),
     EngineDown,
     EngineUp,
     FailEvery(u64),
@@ -47,7 +48,7 @@ struct Shape {
 impl Shape {
     fn workload(self, name: &str) -> Workload {
         let mut workload = predicting(name, self.image);
-        workload.min_replicas = self.replicas;
+        workload.scaling.min = self.replicas;
         if self.liveness {
             workload.containers[0].probes.liveness = Some(super::sample::probe("/live", 5, 2));
         }
@@ -78,7 +79,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         1 => Just("server:crash"),
     ];
     let rare = || prop::bool::weighted(0.15);
-    (image, 1..3u32, rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
+    (image, 0..3u32, rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
         |(image, replicas, sidecar, init, liveness, stopped, unresolvable)| Shape {
             image,
             replicas,
@@ -101,6 +102,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Heal),
         3 => one().prop_map(Event::Lease),
         2 => (0..8usize).prop_map(Event::Return),
+        3 => one().prop_map(Event::Ask),
         1 => Just(Event::EngineDown),
         2 => Just(Event::EngineUp),
         1 => (2..5u64).prop_map(Event::FailEvery),
@@ -130,6 +132,7 @@ fn happen(sim: &mut Sim, event: &Event) {
                 sim.leases.remove(&name);
             }
         }
+        Event::Ask(index) => sim.ask(NAMES[*index]),
         Event::EngineDown => sim.faults.engine_down = true,
         Event::EngineUp => sim.faults.engine_down = false,
         Event::FailEvery(n) => sim.faults.fail_every = Some(*n),
@@ -156,7 +159,7 @@ fn settle(sim: &mut Sim) {
     sim.faults.stale = 0;
     sim.sick.clear();
     sim.leases.clear();
-    sim.run(700.0);
+    sim.run(1000.0);
 }
 
 /// What a service must end as.
@@ -178,7 +181,10 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
     let workload = shape.workload(name);
     let wanted = fingerprint(&workload).0;
     let answers = shape.image.contains("good") || shape.image.contains("slow");
-    if answers {
+    if answers && shape.replicas == 0 {
+        assert!(own.is_empty(), "{name} was not asked for and still runs");
+        assert!(sim.is_held(name) && sim.status(name).is_ready());
+    } else if answers {
         let mut expected = BTreeSet::new();
         let revision = own.first().map_or(0, |fact| fact.revision);
         for ordinal in 0..shape.replicas {
@@ -205,6 +211,22 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
     }
 }
 
+/// Whatever sleeps answers when it is asked.
+fn assert_wakes(sim: &mut Sim, last: &[Option<Shape>]) {
+    let awaited: Vec<&str> = NAMES.into_iter().filter(|name| sim.is_held(name)).collect();
+    let sleepers = NAMES.iter().zip(last).filter(|(_, last)| {
+        last.is_some_and(|shape| shape.replicas == 0 && !shape.stopped && !shape.unresolvable)
+            && last.is_some_and(|shape| shape.image.contains("good") || shape.image.contains("slow"))
+    });
+    for (name, _) in sleepers {
+        assert!(awaited.contains(name), "{name} is held");
+        let (answered, refused) = (sim.answered, sim.refused);
+        sim.ask(name);
+        sim.run(45.0);
+        assert_eq!((sim.answered, sim.refused), (answered + 1, refused), "{name}: {:?}", sim.refusal(name));
+    }
+}
+
 fn play(history: &[(f64, Event)]) {
     let mut sim = Sim::new();
     let mut last: [Option<Shape>; NAMES.len()] = [None; NAMES.len()];
@@ -224,6 +246,7 @@ fn play(history: &[(f64, Event)]) {
     if last.iter().flatten().all(|shape| shape.image != "server:crash" || shape.stopped) {
         sim.assert_still(30.0);
     }
+    assert_wakes(&mut sim, &last);
 }
 
 fn histories() -> impl Strategy<Value = Vec<(f64, Event)>> {

@@ -80,12 +80,12 @@ fn an_older_copy_serves_when_a_pull_by_policy_always_fails() {
 fn policy_always_pulls_again_for_a_replica_made_later_and_once_for_those_made_together() {
     let mut sim = Sim::new();
     let mut workload = with(PullPolicy::Always);
-    workload.min_replicas = 3;
+    workload.scaling.min = 3;
     sim.apply(service("iris", vec![workload.clone()]));
     sim.run(120.0);
     let pulls = |sim: &Sim| sim.log.iter().filter(|line| line.starts_with("pull")).count();
     assert_eq!((pulls(&sim), sim.running().len()), (1, 3));
-    workload.min_replicas = 4;
+    workload.scaling.min = 4;
     sim.apply(service("iris", vec![workload]));
     sim.run(120.0);
     assert_eq!((pulls(&sim), sim.running().len()), (2, 4));

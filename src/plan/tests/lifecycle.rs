@@ -423,7 +423,7 @@ fn a_container_of_another_make_under_the_wanted_name_gives_way_first() {
         order.routes.services[&key("iris")]
             .components
             .values()
-            .all(|component| { matches!(component.state, crate::plan::routes::RouteState::NotReady { .. }) })
+            .all(|component| { matches!(component.state, crate::plan::routes::RouteState::Held(_)) })
     );
 }
 

@@ -8,4 +8,5 @@ mod retire;
 mod rollout;
 mod sample;
 mod sim;
+mod sleep;
 mod status;

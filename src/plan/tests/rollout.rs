@@ -1,6 +1,6 @@
 //! An edit loses no request: the new revision takes over when it answers, and never before.
 
-use super::sample::{container, predicting, predictor, service, unresolvable};
+use super::sample::{self, container, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
 use crate::plan::Now;
 use crate::plan::memory::Memory;
@@ -145,7 +145,7 @@ fn a_first_deployment_that_never_answered_is_given_up_for_the_next_one() {
 #[test]
 fn all_replicas_of_the_new_revision_answer_before_any_of_the_old_goes() {
     let mut sim = Sim::new();
-    let three = |image: &str| service("iris", vec![Workload { min_replicas: 3, ..iris(image) }]);
+    let three = |image: &str| service("iris", vec![Workload { scaling: sample::at_least(3), ..iris(image) }]);
     sim.apply(three("server:good1"));
     sim.run(10.0);
     assert_eq!(sim.backends("iris").len(), 3);
@@ -162,7 +162,7 @@ fn all_replicas_of_the_new_revision_answer_before_any_of_the_old_goes() {
 #[test]
 fn some_replicas_are_better_than_none() {
     let mut sim = Sim::new();
-    sim.apply(service("iris", vec![Workload { min_replicas: 2, ..iris("server:good1") }]));
+    sim.apply(service("iris", vec![Workload { scaling: sample::at_least(2), ..iris("server:good1") }]));
     sim.run(5.0);
     sim.sick.insert(name("iris-predictor-00001-1.default"));
     sim.run(60.0);
@@ -175,7 +175,8 @@ fn some_replicas_are_better_than_none() {
 #[test]
 fn surplus_replicas_go_when_those_that_stay_answer() {
     let mut sim = Sim::new();
-    let with = |replicas| service("iris", vec![Workload { min_replicas: replicas, ..iris("server:good1") }]);
+    let with =
+        |replicas| service("iris", vec![Workload { scaling: sample::at_least(replicas), ..iris("server:good1") }]);
     sim.apply(with(3));
     sim.run(5.0);
     // The one that is to stay is ill when the number goes down.
@@ -194,7 +195,8 @@ fn surplus_replicas_go_when_those_that_stay_answer() {
 #[test]
 fn a_surplus_replica_that_alone_answers_keeps_the_route_of_a_first_deployment() {
     let mut sim = Sim::new();
-    let with = |replicas| service("iris", vec![Workload { min_replicas: replicas, ..iris("server:good1") }]);
+    let with =
+        |replicas| service("iris", vec![Workload { scaling: sample::at_least(replicas), ..iris("server:good1") }]);
     sim.apply(with(2));
     while !sim.containers.contains_key(&name(FIRST)) {
         sim.run(0.01);
@@ -208,14 +210,6 @@ fn a_surplus_replica_that_alone_answers_keeps_the_route_of_a_first_deployment() 
     sim.sick.clear();
     sim.run(5.0);
     assert_eq!(sim.running(), [name(FIRST)]);
-}
-
-#[test]
-fn no_replicas_wanted_means_one_for_now() {
-    let mut sim = Sim::new();
-    sim.apply(service("iris", vec![Workload { min_replicas: 0, ..iris("server:good1") }]));
-    sim.run(5.0);
-    assert_eq!(sim.running().len(), 1);
 }
 
 #[test]

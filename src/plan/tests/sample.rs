@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::api::{ComponentKind, Metadata, ServiceKey, StorageUri};
 use crate::plan::world::{DesiredService, ResolvedWorkload};
+use crate::scale::Policy;
 use crate::workload::{
     Check, ComponentKey, ContainerSpec, EntryPoint, Fingerprint, ModelRef, Probe, Readiness, ResolveError, RuntimeRef,
     UpstreamProtocol, Workload, names,
@@ -62,7 +63,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         termination_grace: Duration::from_secs(30),
         timeout: Some(Duration::from_secs(60)),
         container_concurrency: None,
-        min_replicas: 1,
+        scaling: Policy::default(),
         shm_size: None,
         host_aliases: Vec::new(),
         image_pull_secrets: Vec::new(),
@@ -109,4 +110,9 @@ pub(super) fn unresolvable(name: &str) -> DesiredService {
 pub(super) fn annotated(mut service: DesiredService, name: &str, value: &str) -> DesiredService {
     service.meta.annotations.insert(name.to_owned(), value.to_owned());
     service
+}
+
+/// Returns the scaling of a component that wants so many replicas.
+pub(super) fn at_least(replicas: u32) -> Policy {
+    Policy { min: replicas, ..Policy::default() }
 }

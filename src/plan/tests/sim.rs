@@ -13,6 +13,7 @@ use crate::api::{ComponentKind, InferenceServiceStatus};
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeKind, ProbeOrder};
 use crate::plan::record::ReplicaRecord;
 use crate::plan::routes::{Backend, RouteState};
+use crate::plan::sleep::Rest;
 use crate::plan::world::{
     ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
 };
@@ -40,6 +41,12 @@ pub(super) struct Sim {
     pub(super) sick: BTreeSet<String>,
     /// How many requests each replica has.
     pub(super) leases: BTreeMap<String, u64>,
+    /// How many requests wait for each service.
+    pub(super) waiting: BTreeMap<String, u64>,
+    /// Requests that waited and were answered.
+    pub(super) answered: u64,
+    /// Requests that waited in vain.
+    pub(super) refused: u64,
     clock: Duration,
     boot: Duration,
     wall_offset: SignedDuration,
@@ -112,6 +119,9 @@ impl Sim {
             faults: Faults { stop_takes: Duration::from_millis(500), ..Faults::default() },
             sick: BTreeSet::new(),
             leases: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            answered: 0,
+            refused: 0,
             clock: Duration::from_secs(1),
             boot: Duration::ZERO,
             wall_offset: SignedDuration::ZERO,
@@ -200,6 +210,7 @@ impl Sim {
             self.dispatch(action.clone());
         }
         self.plan = next;
+        self.answer_waiting();
     }
 
     fn save_if(&mut self, change: impl FnOnce(&mut Memory) -> bool) {
@@ -238,8 +249,27 @@ impl Sim {
             }
         }
         self.world.leases = self.leases.iter().map(|(name, count)| (name.as_str().into(), *count)).collect();
+        self.world.wanted = self.world.leases.keys().cloned().collect();
+        let waits = |(name, count): (&String, &u64)| (sample::predictor(name), *count);
+        self.world.waiting = self.waiting.iter().map(waits).collect();
         if self.world.tidy(now) {
             self.saved.revisions.clone_from(&self.world.memory.revisions);
+        }
+    }
+
+    /// Those who wait for a route that is open go there and are answered; those it is refused to leave.
+    fn answer_waiting(&mut self) {
+        let now = self.now().tick;
+        let waiting = std::mem::take(&mut self.waiting);
+        for (name, count) in waiting {
+            if !self.backends(&name).is_empty() {
+                self.answered += count;
+                self.world.memory.note_activity(&sample::key(&name), now);
+            } else if self.is_held(&name) || !self.plan.routes.services.contains_key(&sample::key(&name)) {
+                self.waiting.insert(name, count);
+            } else {
+                self.refused += count;
+            }
         }
     }
 
@@ -264,6 +294,7 @@ impl Sim {
             Action::Start { name, .. } if self.world.memory.containers.get(name).is_some_and(|m| m.ended.is_some()) => {
                 self.world.memory.note_restart(name);
             }
+            Action::Stop { name, .. } => self.world.memory.note_stop(name),
             _ => {}
         }
         self.pending.push(Pending { at: self.clock + takes, action });
@@ -480,6 +511,7 @@ impl Sim {
         self.world.engine = EngineState::Unknown;
         self.lists.clear();
         self.leases.clear();
+        self.waiting.clear();
         self.boot = self.clock;
         // The folder and the engine have not been read yet: a pass in between must do nothing.
         self.world.desired_known = false;
@@ -507,6 +539,13 @@ impl Sim {
     pub(super) fn lease(&mut self, service: &str) {
         if let Some(name) = self.backends(service).first() {
             *self.leases.entry(name.clone()).or_default() += 1;
+        }
+    }
+
+    /// Asks a service something: it waits until it is answered or refused.
+    pub(super) fn ask(&mut self, service: &str) {
+        if self.plan.routes.services.contains_key(&sample::key(service)) {
+            *self.waiting.entry(service.to_owned()).or_default() += 1;
         }
     }
 
@@ -562,6 +601,12 @@ impl Sim {
             let stopped = route.components.values().any(
                 |component| matches!(&component.state, RouteState::NotReady { reason, .. } if reason == "Stopped"),
             );
+            let asleep = next.rests.iter().any(|(other, rest)| other == key && *rest == Rest::Asleep);
+            if asleep {
+                let asked = |name: &str| self.world.leases.get(name).is_some_and(|count| *count > 0);
+                assert!(!before.iter().any(|backend| asked(&backend.replica)), "{key} falls asleep under a request");
+                continue;
+            }
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
                 let own: Vec<_> = facts.iter().filter(|fact| fact.container != "prepare").collect();
@@ -593,8 +638,16 @@ impl Sim {
         let route = self.plan.routes.services.get(&sample::key(service))?;
         match &route.components.get(&ComponentKind::Predictor)?.state {
             RouteState::Open(_) => None,
+            RouteState::Held(hold) => Some((hold.reason.clone(), hold.message.clone())),
             RouteState::NotReady { reason, message, .. } => Some((reason.clone(), message.clone())),
         }
+    }
+
+    /// Whether requests to a service's predictor wait.
+    pub(super) fn is_held(&self, service: &str) -> bool {
+        let route = self.plan.routes.services.get(&sample::key(service));
+        let predictor = route.and_then(|route| route.components.get(&ComponentKind::Predictor));
+        predictor.is_some_and(|predictor| matches!(predictor.state, RouteState::Held(_)))
     }
 
     /// Returns the status of a service.
@@ -632,7 +685,7 @@ impl Sim {
 fn open_backends(route: &crate::plan::routes::ServiceRoute) -> Option<&[Backend]> {
     match &route.components.get(&ComponentKind::Predictor)?.state {
         RouteState::Open(backends) => Some(backends),
-        RouteState::NotReady { .. } => None,
+        RouteState::Held(_) | RouteState::NotReady { .. } => None,
     }
 }
 

@@ -4,18 +4,23 @@ from pathlib import Path
 
 from kserve import ModelRepository
 
-from sklearnserver.model import SklearnModel
+from kserve_servers.model import LocalModel
 
 
-class SklearnRepository(ModelRepository):
+class LocalRepository(ModelRepository):
     """A model named `m` is in the sub-folder `m`."""
+
+    def __init__(self, framework, models_dir, threads=1):
+        super().__init__(models_dir)
+        self.framework = framework
+        self.threads = threads
 
     async def load(self, name):
         folder = Path(self.models_dir, name)
         # A name is one folder, never a path out of the repository.
         if Path(name).name != name or not folder.is_dir():
             return False
-        model = SklearnModel(name, folder)
+        model = LocalModel(self.framework, name, folder, self.threads)
         model.load()
         self.update(model)
         return True

@@ -1,0 +1,79 @@
+//! Which services sleep: those that may, and of which nobody has asked anything for long enough.
+//!
+//! A service sleeps and wakes as a whole: its components are used together, and the transformer of one that wakes is of
+//! no use without its predictor. Sleep is decided only while all is well; a service that loads or fails is left to do so.
+
+use std::time::Duration;
+
+use super::checks::{self, Answered};
+use super::planner::{Draft, Facts};
+use super::world::{ContainerFact, DesiredService, ResolvedWorkload, World};
+use crate::api::ServiceKey;
+
+/// How a service that may sleep stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It sleeps.
+    Asleep,
+    /// It is awake and all of it answers: the idle clock runs.
+    Idle,
+    /// It is awake; the clock stands, because somebody asks or because it does not answer yet.
+    Busy,
+}
+
+/// Says how a service that may sleep stands; none when no component of it may.
+pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts: &Facts<'w>) -> Option<Rest> {
+    let parts = service.resolution.as_deref().unwrap_or_default();
+    let sleepers: Vec<&ResolvedWorkload> = parts.iter().filter(|part| part.workload.scaling.sleeps()).collect();
+    if sleepers.is_empty() {
+        return None;
+    }
+    if is_asked_for(draft.world, &service.key, facts) {
+        return Some(Rest::Busy);
+    }
+    let memory = &draft.world.memory;
+    // A new revision starts although nobody asks, as Knative's initial scale wants: to show that it works.
+    let is_known = |part: &&ResolvedWorkload| {
+        let history = memory.revisions.get(&part.workload.component);
+        history.is_some_and(|history| history.rolled_out == Some(history.target))
+    };
+    if !sleepers.iter().all(is_known) {
+        return Some(Rest::Busy);
+    }
+    let activity = memory.activity.get(&service.key).copied().unwrap_or_default();
+    if activity.asleep {
+        return Some(Rest::Asleep);
+    }
+    let Some(last) = activity.last else {
+        // Nothing was seen since the daemon started: what runs stays for now, what does not run is not missed.
+        let runs = sleepers.iter().any(|part| facts.of(&part.workload.component).iter().any(|fact| fact.is_running()));
+        return Some(if runs { Rest::Busy } else { Rest::Asleep });
+    };
+    if !parts.iter().all(|part| answers(draft, part, facts.of(&part.workload.component))) {
+        return Some(Rest::Busy);
+    }
+    let patience = sleepers.iter().map(|part| idle_time(draft.world, part)).max().unwrap_or_default();
+    Some(if draft.due(last + patience) { Rest::Asleep } else { Rest::Idle })
+}
+
+/// From the last byte of the last answer to sleep.
+fn idle_time(world: &World, part: &ResolvedWorkload) -> Duration {
+    let scaling = &part.workload.scaling;
+    scaling.window + world.config.scale_to_zero_grace.max(scaling.retention)
+}
+
+/// Whether a request waits for it or is being answered.
+fn is_asked_for(world: &World, service: &ServiceKey, facts: &Facts<'_>) -> bool {
+    let waits = world.waiting.iter().any(|(component, count)| component.service == *service && *count > 0);
+    waits || facts.of_service(service).any(|fact| world.wanted.contains(&fact.replica))
+}
+
+/// Whether every replica that is wanted of a component passed its checks when they were last made.
+fn answers(draft: &Draft<'_>, part: &ResolvedWorkload, facts: &[&ContainerFact]) -> bool {
+    let Some(history) = draft.world.memory.revisions.get(&part.workload.component) else { return false };
+    (0..part.workload.scaling.min.max(1)).all(|ordinal| {
+        let own = |fact: &&&ContainerFact| fact.revision == history.target && fact.ordinal == ordinal;
+        let own: Vec<&ContainerFact> = facts.iter().filter(own).copied().collect();
+        checks::answered(draft, &own) == Answered::Yes
+    })
+}
