@@ -54,20 +54,17 @@ impl Failure {
 
     /// 409 because other managers own fields that would change.
     pub fn owned_by_others(resource: Resource, name: &str, conflicts: &[Conflict]) -> Self {
-        let causes: Vec<Value> = conflicts
-            .iter()
-            .map(|conflict| {
-                let using = match conflict.operation {
-                    Operation::Update => format!(" using {}", conflict.api_version),
-                    Operation::Apply => String::new(),
-                };
-                let message = format!("conflict with \"{}\"{using}", conflict.manager);
-                json!({"reason": "FieldManagerConflict", "message": message, "field": conflict.field})
-            })
-            .collect();
+        let with = |conflict: &Conflict| {
+            let using = match conflict.operation {
+                Operation::Update => format!(" using {}", conflict.api_version),
+                Operation::Apply => String::new(),
+            };
+            format!("conflict with \"{}\"{using}", conflict.manager)
+        };
+        let cause = |conflict: &Conflict| json!({"reason": "FieldManagerConflict", "message": with(conflict), "field": conflict.field});
+        let causes: Vec<Value> = conflicts.iter().map(cause).collect();
+        let list: Vec<String> = conflicts.iter().map(|c| format!("{}: {}", with(c), c.field)).collect();
         let (count, word) = (conflicts.len(), if conflicts.len() == 1 { "conflict" } else { "conflicts" });
-        let list: Vec<String> =
-            conflicts.iter().map(|c| format!("conflict with \"{}\": {}", c.manager, c.field)).collect();
         let message = format!("Apply failed with {count} {word}: {}", list.join(", "));
         let mut failure = Self::new(StatusCode::CONFLICT, "Conflict", message).about(resource, name);
         if let Some(details) = &mut failure.details {

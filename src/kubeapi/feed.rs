@@ -153,6 +153,12 @@ impl FeedBell {
 /// Returns a stored object as the API shows it.
 pub fn to_value(stored: &Stored) -> Value {
     let mut value = stored.to_value();
+    // The core kinds have no generation in Kubernetes.
+    if stored.object.key.kind.group().is_empty()
+        && let Some(metadata) = value["metadata"].as_object_mut()
+    {
+        metadata.shift_remove("generation");
+    }
     match (&stored.object.typed, stored.object.key.kind) {
         (crate::api::Typed::Secret(secret), _) => {
             if let (Some(root), Ok(data)) = (value.as_object_mut(), serde_json::to_value(&secret.data)) {

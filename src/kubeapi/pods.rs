@@ -21,7 +21,7 @@ pub fn to_value(pod: &PodView, snapshot: &Snapshot) -> Value {
     let mut metadata = json!({
         "name": pod.name,
         "namespace": service.namespace,
-        "uid": stable_uid(pod),
+        "uid": derived_uid(&["Pod", owner.map_or("", |owner| &owner.object.meta.uid), &pod.name]),
         "labels": {
             "app": format!("isvc.{}", pod.service_name),
             meta::COMPONENT_LABEL: pod.component.component.as_str(),
@@ -36,7 +36,8 @@ pub fn to_value(pod: &PodView, snapshot: &Snapshot) -> Value {
             metadata["labels"][key] = json!(value);
         }
     }
-    if let Some(created) = pod.created_at {
+    let created = pod.created_at.or_else(|| owner.and_then(|owner| owner.object.meta.creation_timestamp));
+    if let Some(created) = created {
         metadata["creationTimestamp"] = json!(whole_seconds(created));
     }
     let (init, running): (Vec<_>, Vec<_>) = pod.containers.iter().partition(|container| container.init);
@@ -107,12 +108,6 @@ fn state(state: &ContainerViewState) -> Value {
             json!({"terminated": terminated})
         }
     }
-}
-
-/// Returns a uid that lives as long as the replica's first container does.
-fn stable_uid(pod: &PodView) -> String {
-    let born = pod.created_at.map(|at| at.as_millisecond()).unwrap_or_default();
-    derived_uid(&["Pod", &pod.component.service.namespace, &pod.name, &born.to_string()])
 }
 
 /// Returns a time as the Kubernetes API writes it: UTC, whole seconds.
