@@ -47,7 +47,8 @@ pub(super) struct Chosen {
 /// Chooses the engine.
 pub(super) async fn choose(settings: &Settings, instance: &str) -> Result<Chosen, StartError> {
     if settings.engine == EngineChoice::Memory {
-        let imagined = Behaviour::server(Duration::from_millis(50));
+        // As KServe's images do; their runtimes ask for a user that is not root.
+        let imagined = Behaviour { user: "1000".to_owned(), ..Behaviour::server(Duration::from_millis(50)) };
         let engine = Arc::new(MemoryEngine::new(instance).with_any_image(imagined));
         return Ok(Chosen {
             engine,
