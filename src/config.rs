@@ -7,6 +7,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::GatewayConfig;
 use crate::manifest::yaml;
 use crate::source::Home;
 use crate::telemetry::logs::LogFormat;
@@ -49,6 +50,8 @@ pub struct FileConfig {
     pub allowed_host_paths: Vec<String>,
     /// Seconds a request in flight may hold up the stop of its replica; 300 by default.
     pub drain_seconds: Option<u64>,
+    /// Limits and deadlines of the data plane.
+    pub gateway: GatewayConfig,
 }
 
 /// `ingress` of `inferenceservice-config`.
@@ -103,6 +106,8 @@ pub struct Settings {
     pub allowed_host_paths: Vec<String>,
     /// Longest wait for requests in flight.
     pub drain_deadline: Duration,
+    /// Limits and deadlines of the data plane.
+    pub gateway: GatewayConfig,
     /// The user's environment.
     pub environment: Environment,
     /// How logs look; used by `serve`.
@@ -171,6 +176,7 @@ impl Settings {
             default_mode: parse_mode(&mode)?,
             allowed_host_paths: file.allowed_host_paths,
             drain_deadline: Duration::from_secs(file.drain_seconds.unwrap_or(300)),
+            gateway: checked(file.gateway)?,
             environment,
             log_format: LogFormat::default(),
             home,
@@ -208,6 +214,11 @@ fn loopback(given: Option<Sourced>, default: &str, flag: &str) -> Result<SocketA
         )));
     }
     Ok(address)
+}
+
+fn checked(gateway: GatewayConfig) -> Result<GatewayConfig, ConfigError> {
+    let wrong = |message| ConfigError::Value { from: "config.yaml: gateway".to_owned(), message };
+    gateway.check().map(|()| gateway).map_err(wrong)
 }
 
 fn parse_engine(text: &str) -> Result<EngineChoice, ConfigError> {
@@ -280,6 +291,8 @@ mod tests {
         assert!(said("", &wide).contains("--listen: `0.0.0.0:8080` would open"));
         let typo = said("listne: 127.0.0.1:1\n", &Flags::default());
         assert!(typo.contains("config.yaml") && typo.contains("listne"), "{typo}");
+        assert!(said("gateway:\n  maxConections: 5\n", &Flags::default()).contains("maxConections"));
+        assert!(said("gateway:\n  workers: 0\n", &Flags::default()).contains("gateway: workers: 0 is not between"));
         assert!(said("deploy:\n  defaultDeploymentMode: Raw\n", &Flags::default()).contains("use Knative or Standard"));
     }
 

@@ -6,6 +6,8 @@
 mod abuse;
 #[path = "gateway/endings.rs"]
 mod endings;
+#[path = "gateway/interop.rs"]
+mod interop;
 #[path = "gateway/protocols.rs"]
 mod protocols;
 #[path = "support/raw.rs"]
@@ -67,6 +69,7 @@ fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
     RouteTable {
         domains: vec!["example.com".into(), "localhost".into()],
         services: BTreeMap::from([(key, Arc::new(service))]),
+        ..RouteTable::default()
     }
 }
 
