@@ -73,6 +73,7 @@ fn table(http: SocketAddr, grpc: SocketAddr) -> RouteTable {
     RouteTable {
         domains: vec!["example.com".into(), "localhost".into()],
         services: services.into_iter().map(|one| (one.key.clone(), Arc::new(one))).collect(),
+        ..RouteTable::default()
     }
 }
 

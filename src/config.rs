@@ -7,6 +7,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::GatewayConfig;
 use crate::home::Home;
 use crate::manifest::yaml;
 use crate::telemetry::logs::LogFormat;
@@ -54,6 +55,8 @@ pub struct FileConfig {
     /// Seconds, besides the scaling window, that nobody must have asked before a service with `minReplicas: 0` sleeps; 30
     /// by default, as Knative's `scale-to-zero-grace-period`.
     pub scale_to_zero_grace_seconds: Option<u64>,
+    /// Limits and deadlines of the data plane.
+    pub gateway: GatewayConfig,
 }
 
 /// `ingress` of `inferenceservice-config`.
@@ -110,6 +113,8 @@ pub struct Settings {
     pub drain_deadline: Duration,
     /// Besides the scaling window, the time before a service sleeps.
     pub scale_to_zero_grace: Duration,
+    /// Limits and deadlines of the data plane.
+    pub gateway: GatewayConfig,
     /// The user's environment.
     pub environment: Environment,
     /// How logs look; used by `serve`.
@@ -179,6 +184,7 @@ impl Settings {
             allowed_host_paths: file.allowed_host_paths,
             drain_deadline: Duration::from_secs(file.drain_seconds.unwrap_or(300)),
             scale_to_zero_grace: Duration::from_secs(file.scale_to_zero_grace_seconds.unwrap_or(30)),
+            gateway: checked(file.gateway)?,
             environment,
             log_format: LogFormat::default(),
             home,
@@ -216,6 +222,11 @@ fn loopback(given: Option<Sourced>, default: &str, flag: &str) -> Result<SocketA
         )));
     }
     Ok(address)
+}
+
+fn checked(gateway: GatewayConfig) -> Result<GatewayConfig, ConfigError> {
+    let wrong = |message| ConfigError::Value { from: "config.yaml: gateway".to_owned(), message };
+    gateway.check().map(|()| gateway).map_err(wrong)
 }
 
 fn parse_engine(text: &str) -> Result<EngineChoice, ConfigError> {
@@ -289,6 +300,8 @@ mod tests {
         assert!(said("", &wide).contains("--listen: `0.0.0.0:8080` would open"));
         let typo = said("listne: 127.0.0.1:1\n", &Flags::default());
         assert!(typo.contains("config.yaml") && typo.contains("listne"), "{typo}");
+        assert!(said("gateway:\n  maxConections: 5\n", &Flags::default()).contains("maxConections"));
+        assert!(said("gateway:\n  workers: 0\n", &Flags::default()).contains("gateway: workers: 0 is not between"));
         assert!(said("deploy:\n  defaultDeploymentMode: Raw\n", &Flags::default()).contains("use Knative or Standard"));
     }
 

@@ -8,6 +8,8 @@ mod abuse;
 mod endings;
 #[path = "gateway/hold.rs"]
 mod hold;
+#[path = "gateway/interop.rs"]
+mod interop;
 #[path = "gateway/protocols.rs"]
 mod protocols;
 #[path = "support/raw.rs"]
@@ -69,6 +71,7 @@ fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
     RouteTable {
         domains: vec!["example.com".into(), "localhost".into()],
         services: BTreeMap::from([(key, Arc::new(service))]),
+        ..RouteTable::default()
     }
 }
 

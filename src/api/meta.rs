@@ -67,6 +67,10 @@ pub const MODEL_READONLY: &str = "storage.kserve.io/readonly";
 pub const STORAGE_SECRET_NAME: &str = "serving.kserve.io/storageSecretName";
 /// Adds the `latest` tag host.
 pub const ENABLE_TAG_ROUTING: &str = "serving.kserve.io/enable-tag-routing";
+/// Port on which a runtime's containers show their metrics.
+pub const PROMETHEUS_PORT: &str = "prometheus.kserve.io/port";
+/// Path under which a runtime's containers show their metrics; `/metrics` when it is not given.
+pub const PROMETHEUS_PATH: &str = "prometheus.kserve.io/path";
 /// Extra GPU resource names, a JSON array.
 pub const GPU_RESOURCE_TYPES: &str = "serving.kserve.io/gpu-resource-types";
 /// Label `cluster-local` keeps a service off the public addresses (Standard mode).

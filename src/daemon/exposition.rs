@@ -3,16 +3,21 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::api::Kind;
 use crate::gateway::{LATENCY_BOUNDS, Metrics, ServiceSnapshot};
 use crate::manifest::Severity;
 use crate::plan::pods::PodView;
+use crate::plan::routes::RouteTable;
 use crate::source::Loader;
 use crate::store::Store;
 use crate::telemetry::metrics::{ServiceSample, render};
+use crate::telemetry::runtime_metrics;
 use crate::traffic::TrafficBoard;
+
+use super::scrape::scrape_all;
 
 /// Name, help, and where the number is.
 type Counter = (&'static str, &'static str, fn(&ServiceSnapshot) -> u64);
@@ -24,11 +29,22 @@ pub(super) struct Exposition {
     pub(super) pods: watch::Receiver<Arc<Vec<PodView>>>,
     pub(super) loader: Loader,
     pub(super) gateway: Arc<Metrics>,
+    pub(super) routes: Arc<ArcSwap<RouteTable>>,
+    pub(super) client: reqwest::Client,
 }
 
 impl Exposition {
-    /// Returns the text of `/metrics`.
-    pub(super) fn render(&self) -> String {
+    /// Returns the text of `/metrics`, with what replicas show of themselves.
+    pub(super) async fn render(&self) -> String {
+        let table = self.routes.load_full();
+        let scraped = scrape_all(&self.client, &table).await;
+        let mut text = self.own();
+        text.push_str(&runtime_metrics::merge(&scraped));
+        text.push_str("# EOF\n");
+        text
+    }
+
+    fn own(&self) -> String {
         let problems = self.loader.problems();
         let with_errors =
             problems.iter().filter(|file| file.diagnostics.iter().any(|d| d.severity == Severity::Error)).count();
@@ -36,7 +52,6 @@ impl Exposition {
         let samples: Vec<ServiceSample> = self.services().into_iter().map(|(sample, _)| sample).collect();
         let mut text = render(&samples, i64::try_from(with_errors).unwrap_or(i64::MAX), !engine_down);
         self.gateway_families(&mut text);
-        text.push_str("# EOF\n");
         text
     }
 
@@ -91,6 +106,10 @@ impl Exposition {
             ("request_bytes", "Bytes of request bodies", |s| s.request_bytes),
             ("response_bytes", "Bytes of response bodies", |s| s.response_bytes),
         ];
+        let gauges: [(&str, &str, fn(&ServiceSnapshot) -> u64); 2] = [
+            ("requests_active", "Requests under way at the data plane, waiting ones included", |s| s.in_flight),
+            ("requests_queued", "Requests waiting for a replica with room", |s| s.waiting),
+        ];
         let mut family = |kind: &str, name: &str, help: &str, lines: String| {
             let _ = write!(text, "# HELP kserve_local_{name} {help}.\n# TYPE kserve_local_{name} {kind}\n{lines}");
         };
@@ -123,6 +142,29 @@ impl Exposition {
             let sum = numbers.latency_sum.as_secs_f64();
             let _ = writeln!(latency, "kserve_local_request_duration_seconds_sum{{{labels}}} {sum}");
             let _ = writeln!(latency, "kserve_local_request_duration_seconds_count{{{labels}}} {below}");
+        }
+        for (name, help, read) in gauges {
+            let mut lines = String::new();
+            for (labels, numbers) in &services {
+                let _ = writeln!(lines, "kserve_local_{name}{{{labels}}} {}", read(numbers));
+            }
+            family("gauge", name, help, lines);
+        }
+        let whole: [(&str, &str, &str, u64); 5] = [
+            ("gauge", "client_connections", "Client connections open now", snapshot.connections),
+            ("counter", "upstream_connects", "Connections made to backends", snapshot.upstream_connects),
+            ("counter", "replica_ejections", "Times a failing replica was taken out", snapshot.ejections),
+            ("counter", "panics", "Requests that ended in an error of the daemon's own", snapshot.panics),
+            (
+                "counter",
+                "access_log_dropped",
+                "Access log lines that could not be written in time",
+                snapshot.log_dropped,
+            ),
+        ];
+        for (kind, name, help, value) in whole {
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            family(kind, name, help, format!("kserve_local_{name}{suffix} {value}\n"));
         }
         family("histogram", "request_duration_seconds", "From the request's first byte to the answer's last", latency);
     }

@@ -6,6 +6,7 @@
 mod engine;
 mod exposition;
 mod lock;
+mod scrape;
 mod state;
 
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use tracing::{error, info, warn};
 use crate::config::Settings;
 use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerEngine, EngineError};
-use crate::gateway::{Gateway, GatewayConfig};
+use crate::gateway::Gateway;
 use crate::home::Home;
 use crate::kubeapi::{self, ApiState};
 use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
@@ -139,7 +140,8 @@ impl Daemon {
         let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
         let board = TrafficBoard::default();
         let routes = Arc::new(ArcSwap::default());
-        let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), GatewayConfig::default()));
+        let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()));
+        let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
@@ -179,13 +181,15 @@ impl Daemon {
             async move { gateway.serve(data, &tasks, end).await }
         });
         let gateway_address = addresses.data.parse().unwrap_or(settings.listen);
-        let exposition = exposition::Exposition {
+        let exposition = Arc::new(exposition::Exposition {
             store: store.clone(),
             board,
             pods: pods_seen.clone(),
             loader: loader.clone(),
             gateway: gateway.metrics(),
-        };
+            routes: served_routes,
+            client: reqwest::Client::builder().no_proxy().build().unwrap_or_default(),
+        });
         let ready_store = store.clone();
         let state = ApiState {
             store: store.clone(),
@@ -196,7 +200,10 @@ impl Daemon {
             token,
             home: home.clone(),
             tls: Some(tls),
-            metrics: Arc::new(move || exposition.render()),
+            metrics: Arc::new(move || {
+                let exposition = Arc::clone(&exposition);
+                Box::pin(async move { exposition.render().await })
+            }),
             ready: Arc::new(move || match ready_store.snapshot().desired_version {
                 0 => Err("the folder was not read yet".to_owned()),
                 _ => Ok(()),

@@ -2,7 +2,7 @@
 //! limit that is not known to fail. When all are at the limit, requests wait in a bounded queue, first come first served.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::plan::routes::{Backend, ReplicaName, RouteState, RouteTable};
 use crate::workload::ComponentKey;
 
 use super::breaker::{Health, Policy, Standing, Verdict};
+use super::metrics::Metrics;
 
 /// What [`choose`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub(crate) struct Balancer {
     replicas: Mutex<HashMap<ReplicaName, Load>>,
     queues: Mutex<HashMap<ComponentKey, Arc<Queue>>>,
     policy: Policy,
-    trips: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -123,13 +124,8 @@ pub(crate) struct Patience {
 }
 
 impl Balancer {
-    pub(crate) fn new(policy: Policy) -> Self {
-        Self { replicas: Mutex::default(), queues: Mutex::default(), policy, trips: AtomicU64::new(0) }
-    }
-
-    /// Returns how often a replica was taken out.
-    pub(crate) fn trips(&self) -> u64 {
-        self.trips.load(Ordering::Relaxed)
+    pub(crate) fn new(policy: Policy, metrics: Arc<Metrics>) -> Self {
+        Self { replicas: Mutex::default(), queues: Mutex::default(), policy, metrics }
     }
 
     /// Takes a place at one of the backends, but none of `tried`. `current` gives them as they are after a wait, when
@@ -244,7 +240,7 @@ impl Slot {
         let mut replicas = self.balancer.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(load) = replicas.get_mut(&self.replica) else { return };
         if load.health.report(verdict, self.trial, Instant::now(), self.balancer.policy) {
-            self.balancer.trips.fetch_add(1, Ordering::Relaxed);
+            self.balancer.metrics.ejections.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(replica = %self.replica, "replica fails; others get its requests until it works again");
         }
     }
@@ -364,7 +360,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_request_over_the_limit_waits_for_a_place_and_no_longer_than_allowed() {
-        let (balancer, key) = (Arc::new(Balancer::new(POLICY)), key());
+        let (balancer, key) = (Arc::new(Balancer::new(POLICY, Arc::default())), key());
         let one = || vec![backend("a", "1", 1, Some(1))];
         let (_, slot) = balancer.acquire(&key, &one(), one, &[], PATIENCE).await.unwrap();
         let backends = one();

@@ -208,7 +208,7 @@ impl Relay {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle = None;
                 if let Some(data) = frame.data_ref() {
-                    self.flight.metrics().response_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.flight.sent(data.len() as u64);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
+use super::access_log::{End, Entry};
 use super::crew::Place;
 use super::metrics::{Metrics, ServiceMetrics};
 
@@ -61,14 +62,15 @@ pub(crate) struct Flight {
     client: Arc<Client>,
     metrics: Arc<ServiceMetrics>,
     started: Instant,
-    class: usize,
+    status: Option<StatusCode>,
+    entry: Option<Box<Entry>>,
 }
 
 impl Flight {
     pub(crate) fn begin(client: Arc<Client>, metrics: Arc<ServiceMetrics>) -> Self {
         client.in_flight.fetch_add(1, Ordering::AcqRel);
         metrics.begin();
-        Self { client, metrics, started: Instant::now(), class: 0 }
+        Self { client, metrics, started: Instant::now(), status: None, entry: None }
     }
 
     /// Counts the request as this service's from now on.
@@ -79,7 +81,25 @@ impl Flight {
     }
 
     pub(crate) fn answered(&mut self, status: StatusCode) {
-        self.class = usize::from(status.as_u16() / 100);
+        self.status = Some(status);
+    }
+
+    /// Writes the request down when it ends.
+    pub(crate) fn write_down(&mut self, entry: Box<Entry>) {
+        self.entry = Some(entry);
+    }
+
+    /// Returns what will be written down of it, if anything.
+    pub(crate) fn entry(&mut self) -> Option<&mut Entry> {
+        self.entry.as_deref_mut()
+    }
+
+    /// Counts bytes of the answer.
+    pub(crate) fn sent(&mut self, bytes: u64) {
+        self.metrics.response_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(entry) = &mut self.entry {
+            entry.sent += bytes;
+        }
     }
 
     pub(crate) fn metrics(&self) -> &Arc<ServiceMetrics> {
@@ -93,7 +113,13 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.metrics.end(self.class, self.started.elapsed());
+        let took = self.started.elapsed();
+        self.metrics.end(self.status.map_or(0, |status| usize::from(status.as_u16() / 100)), took);
+        if let Some(entry) = &self.entry {
+            let client = self.client.ip.to_str().unwrap_or_default();
+            let status = self.status.map(|status| status.as_u16());
+            entry.end(End { client, status, broken: self.client.is_broken(), took });
+        }
         self.client.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -1,5 +1,6 @@
 //! One exchange with a backend: choose it, send the request, relay the answer. Retries only what was never sent.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -97,6 +98,9 @@ impl Exchange<'_> {
             let lease = self.desk.lease(&backend.replica, &self.worker.board);
             let mut held = Held { slot, lease: if self.check { lease.overlooked() } else { lease } };
             let endpoint = self.endpoint(&backend)?;
+            if let Some(entry) = self.flight.as_mut().and_then(Flight::entry) {
+                entry.replica = Some(Arc::clone(&backend.replica));
+            }
             let attempt = self.attempt(endpoint, &path, outgoing, progress.as_deref()).await;
             match attempt.inspect_err(|refusal| held.judge(refusal.status))? {
                 Attempt::Answered(response, sender) => {
@@ -123,7 +127,7 @@ impl Exchange<'_> {
         // Whatever was tried before it woke is not what there is now.
         let tried = if waited { &[] } else { tried };
         let backends = self.backends(&known)?;
-        if let [one] = backends
+        if let [one] = &*backends
             && one.concurrency.is_none()
             && one.weight > 0
             && tried.is_empty()
@@ -140,9 +144,12 @@ impl Exchange<'_> {
                 timeout: config.default_request_timeout.unwrap_or(config.queue_timeout),
             },
         };
-        let current = || self.service().map_or_else(|_| Vec::new(), |now| self.backends(&now).unwrap_or(&[]).to_vec());
+        let current = || {
+            let now = self.service().and_then(|now| self.backends(&now).map(Cow::into_owned));
+            now.unwrap_or_default()
+        };
         let waiting = Gauge::new(self.flight.as_ref());
-        let place = self.worker.balancer.acquire(&key, backends, current, tried, patience).await;
+        let place = self.worker.balancer.acquire(&key, &backends, current, tried, patience).await;
         drop(waiting);
         place.map_err(|none| {
             // When the route was closed while the request waited, its reason is the reason.
@@ -157,14 +164,21 @@ impl Exchange<'_> {
         self.worker.with_desks(|desks| desks.index.table().services.get(key).cloned()).ok_or_else(|| self.removed())
     }
 
-    fn backends<'a>(&self, service: &'a ServiceRoute) -> Refused<&'a [Backend]> {
-        match service.components.get(&self.target.component).map(|route| &route.state) {
-            Some(RouteState::Open(backends)) => Ok(backends),
-            Some(RouteState::NotReady { reason, message, retry_after }) => {
+    fn backends<'a>(&self, service: &'a ServiceRoute) -> Refused<Cow<'a, [Backend]>> {
+        match (service.components.get(&self.target.component).map(|route| &route.state), self.target.tag) {
+            (Some(RouteState::Open(backends)), None) => Ok(Cow::Borrowed(backends)),
+            (Some(RouteState::Open(backends)), Some(tag)) => match tag.of(backends) {
+                none if none.is_empty() => {
+                    let message = format!("{} has one revision only", self.key());
+                    Err(Box::new(Refusal::new(StatusCode::NOT_FOUND, "NoSuchRevision", message)))
+                }
+                tagged => Ok(Cow::Owned(tagged)),
+            },
+            (Some(RouteState::NotReady { reason, message, retry_after }), _) => {
                 Err(Box::new(Refusal::unavailable(reason.clone(), message.clone(), *retry_after).in_phase()))
             }
-            Some(RouteState::Held(hold)) => Err(Box::new(hold::refusal(hold, "it has just ended"))),
-            None => Err(self.removed()),
+            (Some(RouteState::Held(hold)), _) => Err(Box::new(hold::refusal(hold, "it has just ended"))),
+            (None, _) => Err(self.removed()),
         }
     }
 
@@ -198,7 +212,7 @@ impl Exchange<'_> {
         path.map_err(|_| Box::new(Refusal::bad_request("BadPath", "the path cannot be forwarded")))
     }
 
-    fn prepare(&self, request: Request<Incoming>, front: Front, upgrade: Option<&Upgrade>) -> Request<RequestBody> {
+    fn prepare(&mut self, request: Request<Incoming>, front: Front, upgrade: Option<&Upgrade>) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
         let trailers = headers::wants_trailers(&parts.headers);
         headers::strip_hop_by_hop(&mut parts.headers);
@@ -215,10 +229,13 @@ impl Exchange<'_> {
             parts.headers.insert(header::UPGRADE, upgrade.protocol.clone());
         }
         let metrics = self.flight.as_ref().map(|flight| Arc::clone(flight.metrics())).unwrap_or_default();
-        if let Some(flight) = self.flight.as_ref() {
+        if let Some(flight) = self.flight.as_mut() {
             let from = Origin { client: &flight.client().ip, host: self.host.as_ref() };
             let trust = self.worker.config.trust_forwarded;
             headers::set_forwarding(&mut parts.headers, from, &self.desk, trust);
+            if let Some(entry) = flight.entry() {
+                entry.id = parts.headers.get("x-request-id").cloned();
+            }
         }
         Request::from_parts(parts, RequestBody::new(front, body, metrics))
     }

@@ -34,6 +34,7 @@ pub(crate) struct Guard {
     fault: Option<Fault>,
     reading: Deadline,
     writing: Deadline,
+    upload: Upload,
     lingering: Option<Lingering>,
     limits: Limits,
 }
@@ -43,6 +44,35 @@ struct Limits {
     header: Duration,
     idle: Duration,
     stall: Duration,
+    /// Bytes of a body that must come within `stall` of waiting for them.
+    upload: usize,
+}
+
+/// How a body comes in. Only time spent waiting for the client counts, not that in which we do not read.
+#[derive(Debug, Default)]
+struct Upload {
+    waited: Duration,
+    waiting_since: Option<Instant>,
+    moved: usize,
+}
+
+impl Upload {
+    /// Bytes have come. Enough of them begin a new count.
+    fn came(&mut self, bytes: usize, enough: usize) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += since.elapsed();
+        }
+        self.moved += bytes;
+        if self.moved >= enough {
+            (self.waited, self.moved) = (Duration::ZERO, 0);
+        }
+    }
+
+    /// Nothing has come. Returns since when time may be counted towards the limit.
+    fn waits(&mut self) -> Instant {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        since.checked_sub(self.waited).unwrap_or(since)
+    }
 }
 
 /// After a fault the client may still be sending. Closing at once would make its kernel throw our answer away.
@@ -72,7 +102,13 @@ impl Guard {
     }
 
     fn new(socket: TcpStream, first: BytesMut, client: Arc<Client>, config: &GatewayConfig, framing: Framing) -> Self {
-        let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, stall: config.stall_timeout };
+        let upload = u128::from(config.min_upload_rate as u64) * config.stall_timeout.as_millis() / 1000;
+        let limits = Limits {
+            header: config.header_timeout,
+            idle: config.idle_timeout,
+            stall: config.stall_timeout,
+            upload: usize::try_from(upload).unwrap_or(usize::MAX).max(1),
+        };
         Self {
             socket,
             client,
@@ -82,6 +118,7 @@ impl Guard {
             fault: None,
             reading: Deadline::new(),
             writing: Deadline::new(),
+            upload: Upload::default(),
             lingering: None,
             limits,
         }
@@ -113,6 +150,10 @@ impl Guard {
         buf.put_slice(&self.pending[..len]);
         self.pending.advance(len);
         self.cleared -= len;
+        if self.pending.is_empty() {
+            // An idle connection keeps no memory.
+            self.pending = BytesMut::new();
+        }
     }
 
     /// Reads from the socket into `buf`; what may not be passed on yet goes to `pending`.
@@ -162,6 +203,7 @@ impl Guard {
             }
             self.limits.idle
         } else {
+            self.reading.since(self.upload.waits());
             self.limits.stall
         };
         ready!(self.reading.poll(cx, limit));
@@ -234,10 +276,11 @@ impl AsyncRead for Guard {
             match read {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(_)) => {
-                    // The clock of a head starts with its first byte, that of everything else with every byte.
+                Poll::Ready(Ok(len)) => {
+                    // The clock of a head starts with its first byte.
                     if between && !guard.framing.is_opaque() {
                         guard.reading.restart();
+                        guard.upload.came(len, guard.limits.upload);
                     }
                     if buf.filled().len() > before {
                         return Poll::Ready(Ok(()));
@@ -315,6 +358,10 @@ impl Deadline {
 
     fn restart(&mut self) {
         self.since = Some(Instant::now());
+    }
+
+    fn since(&mut self, start: Instant) {
+        self.since = Some(start);
     }
 
     fn stop(&mut self) {

@@ -21,6 +21,7 @@ use crate::plan::routes::RouteTable;
 use crate::tasks::Tasks;
 use crate::traffic::TrafficBoard;
 
+use super::access_log::{AccessLog, AccessLogFormat};
 use super::balance::Balancer;
 use super::breaker::Policy;
 use super::config::GatewayConfig;
@@ -52,12 +53,13 @@ impl Gateway {
             pause: config.eject_pause,
             max_pause: config.max_eject_pause,
         };
+        let metrics: Arc<Metrics> = Arc::default();
         Self {
             routes,
             board,
             config,
-            metrics: Arc::default(),
-            balancer: Arc::new(Balancer::new(policy)),
+            balancer: Arc::new(Balancer::new(policy, Arc::clone(&metrics))),
+            metrics,
             backend_refused: Arc::default(),
         }
     }
@@ -89,7 +91,9 @@ impl Gateway {
         let ending = Ending { drain: cancel.child_token(), cut: CancellationToken::new() };
         // Whatever becomes of this future, the threads end.
         let cut = ending.cut.clone().drop_guard();
-        let workers = (0..self.config.workers.max(1)).map(|number| self.worker(number, tasks, &ending)).collect();
+        let access_log = AccessLog::start(self.config.access_log, self.access_log_file()?, &self.metrics)?;
+        let worker = |number| self.worker(number, tasks, &ending, access_log.clone());
+        let workers = (0..self.config.workers.max(1)).map(worker).collect();
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
         let room = Arc::new(Semaphore::new(self.config.max_connections));
@@ -110,7 +114,16 @@ impl Gateway {
         Ok(())
     }
 
-    fn worker(&self, number: usize, tasks: &Tasks, ending: &Ending) -> Arc<Worker> {
+    fn access_log_file(&self) -> io::Result<Box<dyn io::Write + Send>> {
+        Ok(match &self.config.access_log_file {
+            Some(path) if self.config.access_log != AccessLogFormat::None => {
+                Box::new(std::fs::OpenOptions::new().create(true).append(true).open(path)?)
+            }
+            _ => Box::new(io::stdout()),
+        })
+    }
+
+    fn worker(&self, number: usize, tasks: &Tasks, ending: &Ending, access_log: Option<AccessLog>) -> Arc<Worker> {
         let metrics = Arc::clone(&self.metrics);
         Arc::new(Worker {
             number,
@@ -124,6 +137,7 @@ impl Gateway {
             metrics,
             tasks: tasks.clone(),
             backend_refused: Arc::clone(&self.backend_refused),
+            access_log,
             ending: ending.clone(),
         })
     }
@@ -173,9 +187,12 @@ fn begin(worker: &Arc<Worker>, arrival: Arrival) {
     let (worker, cut) = (Arc::clone(worker), worker.ending.cut.clone());
     let tasks = worker.tasks.clone();
     tasks.spawn_short(async move {
+        let serving = serve(worker, socket, client);
+        #[cfg(test)]
+        println!("a connection takes {} bytes", std::mem::size_of_val(&serving));
         tokio::select! {
             // Losing the connection closes it, and with it everything done for it.
-            () = serve(worker, socket, client) => {}
+            () = serving => {}
             () = cut.cancelled() => {}
         }
     });
@@ -217,7 +234,8 @@ async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) 
     let Ok(Ok((first, protocol))) = first else { return };
     let served = match protocol {
         Protocol::Http1 => serve_http1(worker, socket, first, client, drain).await,
-        Protocol::Http2 => serve_http2(worker, socket, first, client, drain).await,
+        // Boxed: it would make every HTTP/1 connection as large.
+        Protocol::Http2 => Box::pin(serve_http2(worker, socket, first, client, drain)).await,
     };
     if let Err(error) = served {
         debug!(%peer, %error, "client connection ended");
@@ -268,7 +286,8 @@ async fn serve_http1(
     let max_headers = worker.config.max_header_count;
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
-        async move { Ok::<_, std::convert::Infallible>(worker.answer(client, request).await) }
+        // Boxed: hyper keeps room for this future on every connection, idle ones included.
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, request).await) })
     });
     // The guard keeps the time; hyper's own timer would also end connections that are merely idle.
     let connection = http1::Builder::new()

@@ -20,6 +20,8 @@ pub struct Metrics {
     pub(crate) connections: AtomicU64,
     pub(crate) panics: AtomicU64,
     pub(crate) upstream_connects: AtomicU64,
+    pub(crate) ejections: AtomicU64,
+    pub(crate) log_dropped: Arc<AtomicU64>,
 }
 
 /// One for each worker that has asked for one.
@@ -145,6 +147,8 @@ impl Metrics {
             connections: self.connections.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
             upstream_connects: self.upstream_connects.load(Ordering::Relaxed),
+            ejections: self.ejections.load(Ordering::Relaxed),
+            log_dropped: self.log_dropped.load(Ordering::Relaxed),
         }
     }
 }
@@ -162,6 +166,10 @@ pub struct MetricsSnapshot {
     pub panics: u64,
     /// Connections made to backends since the start.
     pub upstream_connects: u64,
+    /// Times a failing replica was taken out.
+    pub ejections: u64,
+    /// Access log lines dropped because they could not be written in time.
+    pub log_dropped: u64,
 }
 
 /// One service's counters at one moment.

@@ -10,6 +10,7 @@
 //! from before a backend is contacted until the last byte of its answer has been passed on, on every path. Bodies are
 //! never collected. Every wait ends by a limit of [`GatewayConfig`].
 
+mod access_log;
 mod address;
 mod balance;
 mod body;
@@ -21,6 +22,8 @@ mod executor;
 mod flight;
 mod forward;
 mod framing;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod guard;
 mod headers;
 mod hold;
@@ -34,6 +37,10 @@ mod tunnel;
 mod upstream;
 mod worker;
 
+#[cfg(test)]
+mod panic_tests;
+
+pub use access_log::AccessLogFormat;
 pub use config::GatewayConfig;
 pub use listener::Gateway;
 pub use metrics::{LATENCY_BOUNDS, Metrics, MetricsSnapshot, ServiceSnapshot};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::api::{ComponentKind, ServiceKey};
-use crate::plan::routes::{RouteTable, ServiceRoute};
+use crate::plan::routes::{Backend, RouteTable, ServiceRoute};
 
 use super::address::{self, Place};
 use super::peek::GrpcName;
@@ -52,6 +52,37 @@ pub(crate) struct Target {
     pub(crate) strip: usize,
     /// The service's place in the table.
     pub(crate) number: usize,
+    /// Only this one of the component's revisions.
+    pub(crate) tag: Option<Tag>,
+}
+
+/// A revision addressed by a tag host: `latest-iris-predictor-default.example.com`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tag {
+    /// The newest of those that answer.
+    Latest,
+    /// The one before it.
+    Previous,
+}
+
+impl Tag {
+    /// Splits a tag off a host label.
+    fn split(label: &str) -> Option<(Self, &str)> {
+        let latest = label.strip_prefix("latest-").map(|rest| (Self::Latest, rest));
+        latest.or_else(|| label.strip_prefix("prev-").map(|rest| (Self::Previous, rest)))
+    }
+
+    /// Returns the backends of the revision, each with a share of traffic. Revisions are named so that newer ones sort
+    /// after older ones.
+    pub(crate) fn of(self, backends: &[Backend]) -> Vec<Backend> {
+        let latest = backends.iter().map(|one| &one.revision).max();
+        let revision = match self {
+            Self::Latest => latest,
+            Self::Previous => backends.iter().map(|one| &one.revision).filter(|one| Some(*one) != latest).max(),
+        };
+        let ours = backends.iter().filter(|one| Some(&one.revision) == revision);
+        ours.map(|one| Backend { weight: 1, ..one.clone() }).collect()
+    }
 }
 
 /// What to look for in a body.
@@ -211,9 +242,17 @@ impl RouteIndex {
         }
     }
 
-    /// A service's own host wins over a component's host of the same spelling.
+    /// A service's own host wins over a component's host of the same spelling, and that over a tag's.
     fn find_host(&self, label: &str, path: &str) -> Option<Route> {
-        let found = self.services.get(label).or_else(|| self.components.get(label))?;
+        let Some(found) = self.services.get(label).or_else(|| self.components.get(label)) else {
+            let (tag, component) = Tag::split(label)?;
+            let [one] = self.components.get(component)?.as_slice() else { return None };
+            let route = select_component(&one.service, one.component, path, 0);
+            return Some(match route {
+                Route::To(target) => Route::To(Target { tag: Some(tag), ..target }),
+                route => route,
+            });
+        };
         Some(match found.as_slice() {
             [one] => select_component(&one.service, one.component, path, 0),
             several => Route::Miss(Miss {
@@ -317,7 +356,9 @@ fn select_component(service: &Numbered, named: Option<ComponentKind>, path: &str
         explainer.into_iter().chain([ComponentKind::Transformer, ComponentKind::Predictor]).find(has)
     });
     match component {
-        Some(component) => Route::To(Target { service: Arc::clone(route), component, strip, number: *number }),
+        Some(component) => {
+            Route::To(Target { service: Arc::clone(route), component, strip, number: *number, tag: None })
+        }
         None => Route::Miss(Miss {
             reason: MissReason::NoComponent,
             wanted: route.key.to_string(),

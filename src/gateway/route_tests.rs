@@ -27,7 +27,11 @@ fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]
 
 fn index(services: Vec<Arc<ServiceRoute>>) -> RouteIndex {
     let services: BTreeMap<_, _> = services.into_iter().map(|one| (one.key.clone(), one)).collect();
-    RouteIndex::new(Arc::new(RouteTable { domains: vec!["example.com".into(), "localhost".into()], services }))
+    RouteIndex::new(Arc::new(RouteTable {
+        domains: vec!["example.com".into(), "localhost".into()],
+        services,
+        ..RouteTable::default()
+    }))
 }
 
 fn sample() -> RouteIndex {

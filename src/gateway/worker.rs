@@ -19,6 +19,7 @@ use crate::plan::routes::RouteTable;
 use crate::tasks::Tasks;
 use crate::traffic::TrafficBoard;
 
+use super::access_log::{AccessLog, Entry};
 use super::balance::Balancer;
 use super::body::AnswerBody;
 use super::config::GatewayConfig;
@@ -53,6 +54,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Arc<Pool>,
     pub(crate) tasks: Tasks,
     pub(crate) backend_refused: Arc<Notify>,
+    pub(crate) access_log: Option<AccessLog>,
     pub(crate) ending: Ending,
 }
 
@@ -126,7 +128,11 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     async fn run(mut self, client: Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
-        self.flight = Some(Flight::begin(Arc::clone(&client), Arc::clone(&self.worker.unrouted)));
+        let mut flight = Flight::begin(Arc::clone(&client), Arc::clone(&self.worker.unrouted));
+        if let Some(log) = &self.worker.access_log {
+            flight.write_down(Entry::new(log, &request));
+        }
+        self.flight = Some(flight);
         match self.steps(request).await {
             Ok(response) => response,
             Err(refusal) => {
@@ -139,6 +145,8 @@ impl Walk<'_> {
     }
 
     async fn steps(&mut self, request: Request<Incoming>) -> Result<Response<AnswerBody>, Box<Refusal>> {
+        #[cfg(test)]
+        assert!(request.method() != super::panic_tests::PANIC, "asked to panic by a test");
         if let Some(refusal) = guard::refusal_of(&request) {
             return Err(Box::new(refusal));
         }
@@ -163,6 +171,9 @@ impl Walk<'_> {
             (Route::To(target), Some(desk)) => {
                 if let Some(flight) = &mut self.flight {
                     flight.belongs_to(Arc::clone(&desk.metrics));
+                    if let Some(entry) = flight.entry() {
+                        entry.service = Some(target.service.key.clone());
+                    }
                 }
                 let grpc = self.grpc;
                 let check = hold::is_check(&request, &request.uri().path()[target.strip..], grpc);

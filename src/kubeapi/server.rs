@@ -12,6 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use futures::future::BoxFuture;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -62,7 +63,7 @@ pub struct ApiState {
     /// For clients that speak TLS, on the same port; without it they are turned away.
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Renders the metrics.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
     /// Says whether the daemon serves, or why not.
     pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// The current time, for ages.
@@ -243,7 +244,7 @@ async fn ready(State(api): State<Arc<Api>>) -> Response {
 
 async fn metrics(State(api): State<Arc<Api>>) -> Response {
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], Body::from((api.state.metrics)())).into_response()
+    ([(header::CONTENT_TYPE, content_type)], Body::from((api.state.metrics)().await)).into_response()
 }
 
 async fn version(State(api): State<Arc<Api>>) -> Response {

@@ -170,6 +170,7 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, fac
     draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));
     let status = status::of_service(draft.world, service, &reports, stopped);
     draft.plan.statuses.push((service.key.clone(), status));
+    draft.plan.routes.scrapes.extend(reports.iter().flat_map(|report| report.scrapes.iter().cloned()));
     draft.plan.pods.extend(reports.into_iter().flat_map(|report| report.pods));
 }
 

@@ -13,9 +13,10 @@ use super::pods::{self, PodView};
 use super::record::ReplicaRecord;
 use super::replica::{self, Phase, Replica};
 use super::retire;
-use super::routes::{Backend, ComponentRoute, RouteState};
+use super::routes::{Backend, ComponentRoute, RouteState, Scrape};
 use super::status;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
+use crate::api::meta;
 use crate::workload::{ComponentKey, RuntimeRef, names};
 
 /// What a pass found out about one component.
@@ -47,6 +48,8 @@ pub struct ComponentReport {
     pub model_name: Option<String>,
     /// Its replicas, for people.
     pub pods: Vec<PodView>,
+    /// Where its replicas show metrics.
+    pub scrapes: Vec<Scrape>,
 }
 
 type Units<'w> = BTreeMap<(u32, u32), Vec<&'w ContainerFact>>;
@@ -241,8 +244,12 @@ impl<'w, 'k> Rollout<'w, 'k> {
     }
 
     fn report(self, serving: Option<u32>, settled: bool, facts: &[&'w ContainerFact]) -> ComponentReport {
-        let ready = self.of(serving).filter(|(_, _, phase)| phase.is_ready());
-        let backends: Vec<Backend> = ready.filter_map(|(_, unit, _)| backend(unit, unit.revision)).collect();
+        let ready: Vec<&Replica<'_>> =
+            self.of(serving).filter(|(_, _, phase)| phase.is_ready()).map(|(_, unit, _)| unit).collect();
+        let backends: Vec<Backend> = ready.iter().filter_map(|unit| backend(unit, unit.revision)).collect();
+        let annotations = self.wanted.map(|resolved| &resolved.workload.annotations);
+        let shows = |annotations| ready.iter().filter_map(move |unit| scrape(self.key, unit, annotations)).collect();
+        let scrapes = annotations.map(shows).unwrap_or_default();
         let asleep = self.wanted.is_some() && self.replicas == 0;
         let phase = if asleep { Phase::Asleep } else { self.worst(self.target.or(serving)) };
         let workload = self.wanted.map(|resolved| &resolved.workload);
@@ -268,6 +275,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
             route: ComponentRoute { service_name, state, timeout },
             model_name: workload.map(|workload| workload.model_name.clone()),
             history: self.history,
+            scrapes,
             pods: self.views,
         }
     }
@@ -305,6 +313,16 @@ fn backend(unit: &Replica<'_>, revision: u32) -> Option<Backend> {
         weight: 1,
         revision: names::revision_name(&fact.service_name, revision).into(),
     })
+}
+
+/// Where a replica shows its metrics, when its runtime says so (§5.7).
+fn scrape(key: &ComponentKey, unit: &Replica<'_>, annotations: &BTreeMap<String, String>) -> Option<Scrape> {
+    let owner = unit.record.containers.first()?;
+    let fact = unit.containers.get(owner.name.as_str())?;
+    let port = annotations.get(meta::PROMETHEUS_PORT)?.trim().parse().ok()?;
+    let path = annotations.get(meta::PROMETHEUS_PATH).map_or("/metrics", |path| path.trim());
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    Some(Scrape { component: key.clone(), replica: Arc::clone(&unit.name), address: fact.reach.to(port)?, path })
 }
 
 /// Returns the names under which a service's models are called on the bare address.

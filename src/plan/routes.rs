@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{ComponentKind, ServiceKey};
-use crate::workload::UpstreamProtocol;
+use crate::workload::{ComponentKey, UpstreamProtocol};
 
 /// Everything the gateway knows. Swapped as a whole; read without locks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,6 +15,21 @@ pub struct RouteTable {
     pub domains: Vec<String>,
     /// Every known service, stopped and failing ones included.
     pub services: BTreeMap<ServiceKey, Arc<ServiceRoute>>,
+    /// Where the metrics of replicas that answer are to be had (§5.7). Not for requests.
+    pub scrapes: Vec<Scrape>,
+}
+
+/// Where one replica shows its own metrics, by the runtime's `prometheus.kserve.io/port` and `/path`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scrape {
+    /// Whose replica it is.
+    pub component: ComponentKey,
+    /// The replica.
+    pub replica: ReplicaName,
+    /// Socket address.
+    pub address: SocketAddr,
+    /// Path, with its leading slash.
+    pub path: String,
 }
 
 /// How one InferenceService is reached.

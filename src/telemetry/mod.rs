@@ -3,5 +3,6 @@
 pub mod events;
 pub mod logs;
 pub mod metrics;
+pub mod runtime_metrics;
 
 pub use events::{Event, EventLog, EventType};

@@ -245,3 +245,51 @@ async fn endless_continuation_frames_end_the_connection() {
     client.rest().await;
     house.is_idle().await;
 }
+
+#[tokio::test]
+async fn an_upload_that_trickles_ends_and_one_that_the_backend_holds_up_does_not() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let config = GatewayConfig { min_upload_rate: 1000, ..hasty() };
+    let house = House::open(&tasks, open(vec![backend(upstream.address)]), config).await;
+    let mut client = house.client().await;
+    client.send("POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n").await;
+    let trickle = async {
+        for _ in 0..1000 {
+            client.send("x").await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if house.gateway.metrics().snapshot().connections == 0 {
+                return;
+            }
+        }
+        panic!("still there");
+    };
+    tokio::time::timeout(Duration::from_secs(8), trickle).await.unwrap();
+    house.is_idle().await;
+    // A backend that reads late: the client has done nothing wrong.
+    let slow = Upstream::raw(&tasks, |mut socket| async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let mut left = 8 << 20;
+        let mut space = vec![0; 64 << 10];
+        while left > 0 {
+            let read = socket.read(&mut space).await.unwrap_or(0);
+            if read == 0 {
+                return;
+            }
+            left -= read.min(left);
+        }
+        let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    })
+    .await;
+    house.routes.store(std::sync::Arc::new(open(vec![backend(slow.address)])));
+    let mut client = house.client().await;
+    client
+        .send(format!(
+            "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            8 << 20
+        ))
+        .await;
+    client.send(vec![b'x'; 8 << 20]).await;
+    assert_eq!(client.answer().await.expect("an answer").status, 200);
+}

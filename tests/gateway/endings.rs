@@ -398,3 +398,82 @@ async fn requests_are_counted_by_service_and_class() {
     assert_eq!(metrics.unrouted.responses, [0, 0, 0, 0, 1, 0]);
     assert_eq!((metrics.connections, metrics.upstream_connects), (1, 1));
 }
+
+#[tokio::test]
+async fn a_failing_replica_is_taken_out_and_probed_back_in() {
+    let tasks = Tasks::new();
+    let broken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let state = Arc::clone(&broken);
+    let failing = Upstream::http1(&tasks, move |request: Request<Incoming>| {
+        let broken = state.load(Ordering::SeqCst);
+        async move {
+            let mut response = mirror(request).await;
+            if broken {
+                *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            }
+            response
+        }
+    })
+    .await;
+    let healthy = Upstream::http1(&tasks, mirror).await;
+    let bad = Backend { replica: "bad".into(), weight: 1, ..backend(failing.address) };
+    let good = Backend { replica: "good".into(), weight: 1, ..backend(healthy.address) };
+    let config = GatewayConfig {
+        failures_to_eject: 3,
+        eject_pause: Duration::from_millis(300),
+        max_eject_pause: Duration::from_millis(300),
+        ..GatewayConfig::default()
+    };
+    let house = House::open(&tasks, open(vec![bad, good]), config).await;
+    let mut client = house.client().await;
+    let mut errors = 0;
+    while failing.requests() < 3 {
+        errors += usize::from(client.ask(POST).await.status == 500);
+    }
+    assert_eq!(errors, 3);
+    let before = failing.requests();
+    for _ in 0..20 {
+        assert_eq!(client.ask(POST).await.status, 200, "the other one takes all");
+    }
+    assert_eq!((failing.requests(), house.gateway.metrics().snapshot().ejections), (before, 1));
+    broken.store(false, Ordering::SeqCst);
+    let back = async {
+        while failing.requests() < before + 5 {
+            assert_eq!(client.ask(POST).await.status, 200);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), back).await.expect("it is used again");
+    house.is_idle().await;
+}
+
+#[tokio::test]
+async fn one_failing_replica_alone_is_asked_all_the_same() {
+    let tasks = Tasks::new();
+    let failing =
+        Upstream::http1(&tasks, |_| async { Response::builder().status(500).body(full("no")).unwrap() }).await;
+    let config = GatewayConfig { failures_to_eject: 1, ..GatewayConfig::default() };
+    let both = ["a", "b"].map(|name| Backend { replica: name.into(), weight: 1, ..backend(failing.address) });
+    let house = House::open(&tasks, open(both.to_vec()), config).await;
+    let mut client = house.client().await;
+    for _ in 0..10 {
+        assert_eq!(client.ask(POST).await.status, 500, "its own answer, not one of ours");
+    }
+}
+
+#[tokio::test]
+async fn connections_are_spread_evenly_and_a_tunnel_is_drained_like_a_request() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let config = GatewayConfig { workers: 3, ..GatewayConfig::default() };
+    let house = House::open(&tasks, open(vec![backend(upstream.address)]), config).await;
+    let mut clients = Vec::new();
+    for _ in 0..9 {
+        let mut client = house.client().await;
+        assert_eq!(client.ask(POST).await.status, 200);
+        clients.push(client);
+    }
+    assert_eq!(upstream.connections(), 3, "every worker has its own connections to the backend");
+    drop(clients);
+    house.is_idle().await;
+}

@@ -392,3 +392,84 @@ async fn many_clients_at_once_share_few_connections_and_lose_nothing() {
     assert!(upstream.connections() <= 64, "{} connections for 32 clients", upstream.connections());
     house.is_idle().await;
 }
+
+#[tokio::test]
+async fn the_merged_server_answers_grpc_calls_that_concern_no_model() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.http2().await;
+    let empty = grpc_frame(b"");
+    for (method, wanted) in [
+        ("/inference.GRPCInferenceService/ServerLive", grpc_frame(b"\x08\x01")),
+        ("/inference.GRPCInferenceService/ServerReady", grpc_frame(b"\x08\x01")),
+        ("/grpc.health.v1.Health/Check", grpc_frame(b"\x08\x01")),
+    ] {
+        let request = post(method, "localhost:8080", "application/grpc", empty.clone());
+        let response = client.send_request(request).await.unwrap();
+        assert_eq!(response.headers()["content-type"], "application/grpc");
+        let whole = response.into_body().collect().await.unwrap();
+        assert_eq!(whole.trailers().unwrap()["grpc-status"], "0", "{method}");
+        assert_eq!(whole.to_bytes(), wanted, "{method}");
+    }
+    let metadata = "/inference.GRPCInferenceService/ServerMetadata";
+    let response = client.send_request(post(metadata, "localhost", "application/grpc", empty)).await.unwrap();
+    let message = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(message[5..].starts_with(b"\x0a\x0ckserve-local"), "{message:?}");
+    assert_eq!(
+        house.client().await.ask(format!("GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.json()["name"],
+        "kserve-local"
+    );
+    assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
+async fn tag_hosts_address_one_revision() {
+    let tasks = Tasks::new();
+    let (old, new) = (Upstream::http1(&tasks, mirror).await, Upstream::http1(&tasks, mirror).await);
+    let of = |upstream: &Upstream, revision: &str, weight| Backend {
+        replica: revision.into(),
+        revision: revision.into(),
+        weight,
+        ..backend(upstream.address)
+    };
+    let both = vec![of(&old, "iris-predictor-00001", 100), of(&new, "iris-predictor-00002", 0)];
+    let house = House::open(&tasks, open(both), GatewayConfig::default()).await;
+    let mut client = house.client().await;
+    let get = |host: &str| format!("GET /v1/models/iris HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for host in ["latest-iris-predictor-default.localhost", "latest-iris-predictor.default.example.com"] {
+        assert_eq!(client.ask(get(host)).await.status, 200);
+    }
+    assert_eq!((old.requests(), new.requests()), (0, 2), "whatever its share of traffic");
+    assert_eq!(client.ask(get("prev-iris-predictor-default.localhost")).await.status, 200);
+    assert_eq!((old.requests(), new.requests()), (1, 2));
+    house.routes.store(Arc::new(open(vec![of(&new, "iris-predictor-00002", 1)])));
+    let answer = client.ask(get("prev-iris-predictor-default.localhost")).await;
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (404, Some("NoSuchRevision")));
+    assert_eq!(client.ask(get("latest-iris-transformer-default.localhost")).await.status, 404);
+}
+
+#[tokio::test]
+async fn trace_headers_and_request_ids_pass_and_a_missing_id_is_given() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let seen =
+        client.ask(format!("{GET}traceparent: {trace}\r\ntracestate: a=b\r\nX-Request-Id: mine\r\n\r\n")).await.body;
+    for line in
+        [format!(r#"["traceparent","{trace}"]"#), r#"["tracestate","a=b"]"#.into(), r#"["x-request-id","mine"]"#.into()]
+    {
+        assert!(seen.contains(&line), "{seen}");
+    }
+    let mut ids = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let answer = client.ask(format!("{GET}\r\n")).await.json();
+        let headers: Vec<(String, String)> = serde_json::from_value(answer["headers"].clone()).unwrap();
+        let id = headers.into_iter().find(|(name, _)| name == "x-request-id").unwrap().1;
+        assert_eq!(id.len(), 32);
+        ids.insert(id);
+    }
+    assert_eq!(ids.len(), 3);
+}

@@ -1,0 +1,246 @@
+//! One line for each request, when asked for: text for people or JSON for programs.
+//!
+//! Lines are written by a thread of their own. When it cannot keep up they are dropped and counted, never waited for.
+//! **Invariant:** no query string, no header value but the request's id, nothing of a body.
+
+use std::fmt::Write as _;
+use std::io::{self, BufWriter, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, atomic::AtomicU64, atomic::Ordering};
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Version};
+use serde::{Deserialize, Serialize};
+
+use crate::api::ServiceKey;
+use crate::plan::routes::ReplicaName;
+
+use super::metrics::Metrics;
+
+/// What is written for each request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogFormat {
+    /// Nothing.
+    #[default]
+    None,
+    /// A line for people.
+    Text,
+    /// A JSON object.
+    Json,
+}
+
+/// Where lines go.
+#[derive(Clone, Debug)]
+pub(crate) struct AccessLog {
+    format: AccessLogFormat,
+    lines: SyncSender<String>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// Lines that wait for the writer.
+const WAITING: usize = 8192;
+
+impl AccessLog {
+    /// Starts the writer; none when nothing is to be written.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub(crate) fn start(
+        format: AccessLogFormat,
+        to: Box<dyn Write + Send>,
+        metrics: &Metrics,
+    ) -> io::Result<Option<Self>> {
+        if format == AccessLogFormat::None {
+            return Ok(None);
+        }
+        let (lines, waiting) = sync_channel(WAITING);
+        // Ends when the last sender is gone.
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_lines(&waiting, to))?;
+        Ok(Some(Self { format, lines, dropped: Arc::clone(&metrics.log_dropped) }))
+    }
+
+    fn write(&self, line: String) {
+        if self.lines.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn write_lines(lines: &Receiver<String>, to: Box<dyn Write + Send>) {
+    let mut to = BufWriter::new(to);
+    while let Ok(line) = lines.recv() {
+        // Whoever reads them has gone: nobody misses the rest.
+        let mut written = to.write_all(line.as_bytes());
+        while let Ok(line) = lines.try_recv() {
+            written = written.and_then(|()| to.write_all(line.as_bytes()));
+        }
+        if written.and_then(|()| to.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+/// What is known of a request so far.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    log: AccessLog,
+    method: Method,
+    path: String,
+    version: Version,
+    host: Option<HeaderValue>,
+    /// The request's id, the client's or ours.
+    pub(crate) id: Option<HeaderValue>,
+    /// Whose request it is.
+    pub(crate) service: Option<ServiceKey>,
+    /// Who answers it.
+    pub(crate) replica: Option<ReplicaName>,
+    /// Bytes of the answer's body.
+    pub(crate) sent: u64,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End<'a> {
+    pub(crate) client: &'a str,
+    /// None when the client left before there was an answer.
+    pub(crate) status: Option<u16>,
+    /// Whether the answer could not be finished.
+    pub(crate) broken: bool,
+    pub(crate) took: Duration,
+}
+
+impl Entry {
+    pub(crate) fn new<B>(log: &AccessLog, request: &Request<B>) -> Box<Self> {
+        Box::new(Self {
+            log: log.clone(),
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            version: request.version(),
+            host: request.headers().get(http::header::HOST).cloned().or_else(|| {
+                request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+            }),
+            id: request.headers().get("x-request-id").cloned(),
+            service: None,
+            replica: None,
+            sent: 0,
+        })
+    }
+
+    /// Writes the line.
+    pub(crate) fn end(&self, end: End<'_>) {
+        #[expect(clippy::disallowed_methods, reason = "a line for people and programs carries the time of day")]
+        let now = jiff::Timestamp::now();
+        let line = match self.log.format {
+            AccessLogFormat::None => return,
+            AccessLogFormat::Text => self.text(now, end),
+            AccessLogFormat::Json => self.json(now, end),
+        };
+        self.log.write(line);
+    }
+
+    fn text(&self, now: jiff::Timestamp, end: End<'_>) -> String {
+        let mut line = format!("{now:.3} {} \"{} ", end.client, self.method);
+        for c in self.path.chars() {
+            match c {
+                '"' | '\\' => line.extend(['\\', c]),
+                c if c.is_control() => line.extend(c.escape_default()),
+                c => line.push(c),
+            }
+        }
+        let status = end.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+        let broken = if end.broken { " broken" } else { "" };
+        let service = self.service.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+        let milliseconds = end.took.as_secs_f64() * 1e3;
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            line,
+            " {:?}\" {status}{broken} {} {milliseconds:.3}ms {service} {} {}",
+            self.version,
+            self.sent,
+            self.replica.as_deref().unwrap_or("-"),
+            text_of(self.id.as_ref()).unwrap_or("-"),
+        );
+        line
+    }
+
+    fn json(&self, now: jiff::Timestamp, end: End<'_>) -> String {
+        let line = serde_json::json!({
+            "time": format!("{now:.3}"),
+            "client": end.client,
+            "method": self.method.as_str(),
+            "path": self.path,
+            "protocol": format!("{:?}", self.version),
+            "host": text_of(self.host.as_ref()),
+            "status": end.status,
+            "broken": end.broken,
+            "responseBytes": self.sent,
+            "seconds": end.took.as_secs_f64(),
+            "namespace": self.service.as_ref().map(|key| &key.namespace),
+            "inferenceService": self.service.as_ref().map(|key| &key.name),
+            "replica": self.replica.as_deref(),
+            "requestId": text_of(self.id.as_ref()),
+        });
+        format!("{line}\n")
+    }
+}
+
+fn text_of(value: Option<&HeaderValue>) -> Option<&str> {
+    value.and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(format: AccessLogFormat) -> (Box<Entry>, Receiver<String>) {
+        let (lines, written) = sync_channel(1);
+        let log = AccessLog { format, lines, dropped: Arc::default() };
+        let request = Request::post("/v1/models/a\"b:predict?token=secret")
+            .header("host", "iris-default.localhost")
+            .header("x-request-id", "7")
+            .body(())
+            .unwrap();
+        let mut entry = Entry::new(&log, &request);
+        entry.service = Some(ServiceKey::new("default", "iris"));
+        entry.replica = Some("iris-predictor-00001-0".into());
+        entry.sent = 12;
+        (entry, written)
+    }
+
+    const END: End<'_> =
+        End { client: "127.0.0.1", status: Some(200), broken: false, took: Duration::from_micros(1500) };
+
+    #[test]
+    fn a_text_line_says_who_asked_what_and_what_became_of_it() {
+        let (entry, written) = entry(AccessLogFormat::Text);
+        entry.end(END);
+        let line = written.recv().unwrap();
+        let (_, rest) = line.split_once(' ').unwrap();
+        assert_eq!(
+            rest,
+            "127.0.0.1 \"POST /v1/models/a\\\"b:predict HTTP/1.1\" 200 12 1.500ms default/iris iris-predictor-00001-0 7\n"
+        );
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_without_the_query() {
+        let (entry, written) = entry(AccessLogFormat::Json);
+        entry.end(End { status: None, ..END });
+        let line = written.recv().unwrap();
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(object["path"], "/v1/models/a\"b:predict");
+        assert_eq!((&object["status"], &object["inferenceService"]), (&serde_json::Value::Null, &"iris".into()));
+        assert!(!line.contains("secret") && line.ends_with("}\n"));
+    }
+
+    #[test]
+    fn lines_beyond_what_the_writer_can_take_are_dropped_and_counted() {
+        let (entry, _written) = entry(AccessLogFormat::Text);
+        for _ in 0..3 {
+            entry.end(END);
+        }
+        assert_eq!(entry.log.dropped.load(Ordering::Relaxed), 2);
+    }
+}
