@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::{Kind, ServiceKey};
+use crate::manifest;
 use crate::plan::world::{DesiredService, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
-use crate::workload::{Companions, WorkloadConfig, fingerprint, resolve};
+use crate::workload::{Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, resolve};
 
 /// Resolutions that still hold.
 #[derive(Debug, Default)]
@@ -41,11 +42,7 @@ impl Resolver {
             self.services.clear();
         }
         self.companions = companions;
-        let objects = || self.companions.iter().map(|stored| stored.object.as_ref());
-        // The catalogue brings the built-in runtimes itself.
-        let users = self.companions.iter().filter(|stored| stored.origin != Origin::BuiltIn);
-        let catalog = Catalog::new(users.map(|stored| stored.object.as_ref()));
-        let references = Companions::new(objects());
+        let (catalog, references) = surroundings(&self.companions);
         let mut services = BTreeMap::new();
         let mut anew = Vec::new();
         for stored in snapshot.list(Kind::InferenceService, None) {
@@ -56,13 +53,8 @@ impl Resolver {
                 services.insert(key, Arc::clone(known));
                 continue;
             }
-            let resolution = resolve(object, &catalog, &references, &self.config).map(|workloads| {
-                let with_fingerprint = |workload| {
-                    let fingerprint = fingerprint(&workload);
-                    ResolvedWorkload { workload: Arc::new(workload), fingerprint }
-                };
-                workloads.into_iter().map(with_fingerprint).collect()
-            });
+            let resolution = resolve(object, &catalog, &references, &self.config)
+                .map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
             let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution };
             self.sources.insert(key.clone(), object.raw.clone());
             anew.push(key.clone());
@@ -72,4 +64,25 @@ impl Resolver {
         self.services.clone_from(&services);
         (services, anew)
     }
+
+    /// Resolves a component as it was written once; none when that means nothing any more.
+    pub fn revive(&self, source: &serde_json::Value, component: &ComponentKey) -> Option<ResolvedWorkload> {
+        let object = manifest::decode_value(source).objects.into_iter().next()?.object;
+        let (catalog, references) = surroundings(&self.companions);
+        let workloads = resolve(&object, &catalog, &references, &self.config).ok()?;
+        workloads.into_iter().find(|workload| workload.component == *component).map(with_fingerprint)
+    }
+}
+
+/// What services are resolved with.
+fn surroundings(companions: &[Arc<Stored>]) -> (Catalog, Companions<'_>) {
+    // The catalogue brings the built-in runtimes itself.
+    let users = companions.iter().filter(|stored| stored.origin != Origin::BuiltIn);
+    let catalog = Catalog::new(users.map(|stored| stored.object.as_ref()));
+    (catalog, Companions::new(companions.iter().map(|stored| stored.object.as_ref())))
+}
+
+fn with_fingerprint(workload: Workload) -> ResolvedWorkload {
+    let fingerprint = fingerprint(&workload);
+    ResolvedWorkload { workload: Arc::new(workload), fingerprint }
 }
