@@ -390,7 +390,9 @@ impl Memory {
     pub fn note_source(&mut self, component: &ComponentKey, source: &serde_json::Value) -> bool {
         let Some(revisions) = self.revisions.get(component) else { return false };
         let sources = self.sources.entry(component.clone()).or_default();
-        sources.retain(|revision, _| revisions.known.contains_key(revision));
+        // Nothing else is ever made again.
+        let in_use = [Some(revisions.target), revisions.rolled_out, revisions.previous];
+        sources.retain(|revision, _| in_use.contains(&Some(*revision)));
         let is_news = !sources.contains_key(&revisions.target);
         sources.entry(revisions.target).or_insert_with(|| source.clone());
         is_news
@@ -414,9 +416,12 @@ impl Memory {
         let took = u64::try_from(now.tick.saturating_sub(begun).as_millis()).unwrap_or(u64::MAX);
         let revisions = self.revisions.entry(component.clone()).or_default();
         let learned = revisions.load_millis.map_or(took, |before| (before + took) / 2);
-        let before = revisions.load_millis.replace(learned);
-        // Not every few milliseconds are a change of what is written to disk.
-        before.is_none_or(|before| before.abs_diff(learned) > before / 4)
+        // A few milliseconds are no news, and what is news is written to disk.
+        let is_news = revisions.load_millis.is_none_or(|before| before.abs_diff(learned) > before / 4);
+        if is_news {
+            revisions.load_millis = Some(learned);
+        }
+        is_news
     }
 
     /// Forgets a container that is gone.

@@ -1,6 +1,6 @@
 //! Desired objects to desired services: resolved once per change, remembered until something they depend on changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::api::{Kind, ServiceKey};
@@ -17,6 +17,8 @@ pub struct Resolver {
     companions: Vec<Arc<Stored>>,
     services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     sources: BTreeMap<ServiceKey, serde_json::Value>,
+    /// Earlier revisions, as long as what they refer to is the same.
+    revived: HashMap<(ComponentKey, u32), Option<ResolvedWorkload>>,
 }
 
 impl Resolver {
@@ -40,6 +42,7 @@ impl Resolver {
                 .all(|(new, old)| Arc::ptr_eq(new, old) || new.object == old.object);
         if !same {
             self.services.clear();
+            self.revived.clear();
         }
         self.companions = companions;
         let (catalog, references) = surroundings(&self.companions);
@@ -61,12 +64,28 @@ impl Resolver {
             services.insert(key, Arc::new(service));
         }
         self.sources.retain(|key, _| services.contains_key(key));
+        self.revived.retain(|(component, _), _| services.contains_key(&component.service));
         self.services.clone_from(&services);
         (services, anew)
     }
 
-    /// Resolves a component as it was written once; none when that means nothing any more.
-    pub fn revive(&self, source: &serde_json::Value, component: &ComponentKey) -> Option<ResolvedWorkload> {
+    /// Resolves a revision of a component as it was written once; none when that means nothing any more.
+    pub fn revive(
+        &mut self,
+        component: &ComponentKey,
+        revision: u32,
+        source: &serde_json::Value,
+    ) -> Option<ResolvedWorkload> {
+        let key = (component.clone(), revision);
+        if let Some(known) = self.revived.get(&key) {
+            return known.clone();
+        }
+        let revived = self.resolve_once(source, component);
+        self.revived.insert(key, revived.clone());
+        revived
+    }
+
+    fn resolve_once(&self, source: &serde_json::Value, component: &ComponentKey) -> Option<ResolvedWorkload> {
         let object = manifest::decode_value(source).objects.into_iter().next()?.object;
         let (catalog, references) = surroundings(&self.companions);
         let workloads = resolve(&object, &catalog, &references, &self.config).ok()?;

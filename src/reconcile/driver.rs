@@ -227,7 +227,6 @@ impl Driver {
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 let component = &resolved.workload.component;
                 self.world.memory.want(component, &resolved.fingerprint, now);
-                // Only what has all traffic one day is ever made again; until then it costs a copy.
                 if let Some(written) = written {
                     self.sources_changed |= self.world.memory.note_source(component, written);
                 }
@@ -248,7 +247,7 @@ impl Driver {
             let kept = [history.rolled_out, history.previous].into_iter().flatten();
             for revision in kept.filter(|revision| *revision != history.target) {
                 let wanted = history.known.get(&revision).map(|note| note.fingerprint.as_str());
-                let revived = sources.get(&revision).and_then(|source| resolver.revive(source, component));
+                let revived = sources.get(&revision).and_then(|source| resolver.revive(component, revision, source));
                 // What it would be now must be what it was: a runtime or a Secret may have changed since.
                 if let Some(revived) = revived.filter(|revived| Some(revived.fingerprint.0.as_str()) == wanted) {
                     older.entry(component.clone()).or_default().insert(revision, revived);

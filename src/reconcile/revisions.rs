@@ -41,7 +41,7 @@ pub(super) fn to_bytes(memory: &Memory) -> Vec<u8> {
             sources: memory.sources.get(key).cloned().unwrap_or_default(),
         })
         .collect();
-    serde_json::to_vec_pretty(&lines).unwrap_or_default()
+    serde_json::to_vec(&lines).unwrap_or_default()
 }
 
 /// Reads the revisions of an earlier daemon. A damaged file is as none: labels of what runs tell the rest.
