@@ -79,6 +79,11 @@ impl Home {
         self.state().join("objects.json")
     }
 
+    /// Who wrote which field of which object.
+    pub fn managers(&self) -> Utf8PathBuf {
+        self.state().join("managers.json")
+    }
+
     /// Last good objects per file.
     pub fn last_good(&self) -> Utf8PathBuf {
         self.state().join("last-good.json")

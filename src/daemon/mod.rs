@@ -194,6 +194,7 @@ impl Daemon {
             pods: pods_seen,
             engine: Arc::clone(&engine),
             token,
+            home: home.clone(),
             tls: Some(tls),
             metrics: Arc::new(move || exposition.render()),
             ready: Arc::new(move || match ready_store.snapshot().desired_version {

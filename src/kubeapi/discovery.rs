@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::resource::{Resource, Target};
+use super::reviews::Review;
 
 /// Version of Kubernetes that clients are told; recent enough that none warns.
 const KUBERNETES_MINOR: &str = "34";
@@ -30,7 +31,8 @@ pub fn kubernetes_version() -> String {
     format!("v1.{KUBERNETES_MINOR}.0")
 }
 
-fn platform_architecture() -> &'static str {
+/// Returns this machine's architecture, in Go's words.
+pub fn platform_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -93,8 +95,50 @@ pub fn aggregated(target: &Target, version: &str) -> Option<Value> {
     }))
 }
 
+/// One thing that discovery names.
+struct Entry {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: String,
+    is_namespaced: bool,
+    verbs: &'static [&'static str],
+    short_names: &'static [&'static str],
+    categories: &'static [&'static str],
+    subresource: Option<&'static str>,
+}
+
+fn entries() -> impl Iterator<Item = Entry> {
+    let resources = Resource::all().map(|resource| Entry {
+        group: resource.group(),
+        version: resource.version(),
+        kind: resource.kind(),
+        plural: resource.plural(),
+        singular: resource.singular(),
+        is_namespaced: resource.is_namespaced(),
+        verbs: resource.verbs(),
+        short_names: resource.short_names(),
+        categories: resource.categories(),
+        subresource: subresource(resource),
+    });
+    let reviews = Review::ALL.into_iter().map(|review| Entry {
+        group: review.group(),
+        version: "v1",
+        kind: review.kind(),
+        plural: review.plural(),
+        singular: review.kind().to_ascii_lowercase(),
+        is_namespaced: false,
+        verbs: &["create"],
+        short_names: &[],
+        categories: &[],
+        subresource: None,
+    });
+    resources.chain(reviews)
+}
+
 fn groups() -> Vec<&'static str> {
-    let mut names: Vec<&str> = Resource::all().map(Resource::group).collect();
+    let mut names: Vec<&str> = entries().map(|entry| entry.group).collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -102,7 +146,7 @@ fn groups() -> Vec<&'static str> {
 
 /// Returns the versions of a group, the preferred one first.
 fn versions(group: &str) -> Vec<&'static str> {
-    let mut versions: Vec<&str> = Resource::all().filter(|r| r.group() == group).map(Resource::version).collect();
+    let mut versions: Vec<&str> = entries().filter(|e| e.group == group).map(|e| e.version).collect();
     versions.sort_unstable_by(|a, b| b.cmp(a));
     versions.dedup();
     versions
@@ -115,27 +159,17 @@ fn group(name: &str) -> Value {
 }
 
 fn resources(group: &str, version: &str) -> Option<Value> {
-    let served = || Resource::all().filter(|r| r.group() == group && r.version() == version);
+    let served = || entries().filter(|e| e.group == group && e.version == version);
     served().next()?;
     let mut list = Vec::new();
-    for resource in served() {
-        let mut entry = json!({
-            "name": resource.plural(),
-            "singularName": resource.singular(),
-            "namespaced": resource.is_namespaced(),
-            "kind": resource.kind(),
-            "verbs": resource.verbs(),
-        });
-        if !resource.short_names().is_empty() {
-            entry["shortNames"] = json!(resource.short_names());
-        }
-        list.push(entry);
-        if let Some(name) = subresource(resource) {
+    for entry in served() {
+        list.push(entry.classic());
+        if let Some(name) = entry.subresource {
             list.push(json!({
-                "name": format!("{}/{name}", resource.plural()),
+                "name": format!("{}/{name}", entry.plural),
                 "singularName": "",
-                "namespaced": resource.is_namespaced(),
-                "kind": resource.kind(),
+                "namespaced": entry.is_namespaced,
+                "kind": entry.kind,
                 "verbs": ["get"],
             }));
         }
@@ -157,8 +191,8 @@ pub fn subresource(resource: Resource) -> Option<&'static str> {
 
 fn aggregated_group(name: &str) -> Value {
     let version = |version: &str| {
-        let served = Resource::all().filter(|r| r.group() == name && r.version() == version);
-        let resources: Vec<Value> = served.map(aggregated_resource).collect();
+        let served = entries().filter(|e| e.group == name && e.version == version);
+        let resources: Vec<Value> = served.map(|entry| entry.aggregated()).collect();
         json!({"version": version, "freshness": "Current", "resources": resources})
     };
     let versions: Vec<Value> = versions(name).into_iter().map(version).collect();
@@ -169,22 +203,43 @@ fn aggregated_group(name: &str) -> Value {
     json!({"metadata": metadata, "versions": versions})
 }
 
-fn aggregated_resource(resource: Resource) -> Value {
-    let kind = json!({"group": resource.group(), "version": resource.version(), "kind": resource.kind()});
-    let mut entry = json!({
-        "resource": resource.plural(),
-        "responseKind": kind,
-        "scope": if resource.is_namespaced() { "Namespaced" } else { "Cluster" },
-        "singularResource": resource.singular(),
-        "verbs": resource.verbs(),
-    });
-    if !resource.short_names().is_empty() {
-        entry["shortNames"] = json!(resource.short_names());
+impl Entry {
+    fn classic(&self) -> Value {
+        let mut value = json!({
+            "name": self.plural,
+            "singularName": self.singular,
+            "namespaced": self.is_namespaced,
+            "kind": self.kind,
+            "verbs": self.verbs,
+        });
+        self.add_names(&mut value);
+        value
     }
-    if let Some(name) = subresource(resource) {
-        entry["subresources"] = json!([{"subresource": name, "responseKind": kind, "verbs": ["get"]}]);
+
+    fn aggregated(&self) -> Value {
+        let kind = json!({"group": self.group, "version": self.version, "kind": self.kind});
+        let mut value = json!({
+            "resource": self.plural,
+            "responseKind": kind,
+            "scope": if self.is_namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": self.singular,
+            "verbs": self.verbs,
+        });
+        self.add_names(&mut value);
+        if let Some(name) = self.subresource {
+            value["subresources"] = json!([{"subresource": name, "responseKind": kind, "verbs": ["get"]}]);
+        }
+        value
     }
-    entry
+
+    fn add_names(&self, value: &mut Value) {
+        if !self.short_names.is_empty() {
+            value["shortNames"] = json!(self.short_names);
+        }
+        if !self.categories.is_empty() {
+            value["categories"] = json!(self.categories);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -195,8 +250,8 @@ mod tests {
     fn the_newest_version_of_a_group_comes_first() {
         assert_eq!(versions("serving.kserve.io"), ["v1beta1", "v1alpha1"]);
         let document = aggregated(&Target::Groups, "v2").unwrap();
-        assert_eq!(document["items"][0]["versions"][0]["resources"][0]["resource"], "inferenceservices");
-        assert_eq!(document["items"][0]["versions"][0]["resources"][0]["shortNames"], json!(["isvc"]));
+        assert_eq!(document["items"][3]["versions"][0]["resources"][0]["resource"], "inferenceservices");
+        assert_eq!(document["items"][3]["versions"][0]["resources"][0]["shortNames"], json!(["isvc"]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::pods::whole_seconds;
+use super::views::derived_uid;
 use crate::api::meta;
 use crate::store::Snapshot;
 use crate::telemetry::Event;
@@ -22,6 +23,7 @@ pub fn to_value(event: &Event, snapshot: &Snapshot) -> Value {
         "metadata": {
             "name": event.name,
             "namespace": namespace,
+            "uid": derived_uid(&["Event", &event.name, &event.first.to_string()]),
             "creationTimestamp": whole_seconds(event.first),
         },
         "involvedObject": involved,

@@ -5,6 +5,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::apply::Conflict;
+use super::managers::Operation;
 use super::resource::Resource;
 use crate::manifest::{Diagnostic, DiagnosticCode};
 
@@ -48,6 +50,32 @@ impl Failure {
     pub fn conflict(resource: Resource, name: &str, why: &str) -> Self {
         let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource.qualified());
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(resource, name)
+    }
+
+    /// 409 because other managers own fields that would change.
+    pub fn owned_by_others(resource: Resource, name: &str, conflicts: &[Conflict]) -> Self {
+        let with = |conflict: &Conflict| {
+            let using = match conflict.operation {
+                Operation::Update => format!(" using {}", conflict.api_version),
+                Operation::Apply => String::new(),
+            };
+            format!("conflict with \"{}\"{using}", conflict.manager)
+        };
+        let cause = |conflict: &Conflict| json!({"reason": "FieldManagerConflict", "message": with(conflict), "field": conflict.field});
+        let causes: Vec<Value> = conflicts.iter().map(cause).collect();
+        let list: Vec<String> = conflicts.iter().map(|c| format!("{}: {}", with(c), c.field)).collect();
+        let (count, word) = (conflicts.len(), if conflicts.len() == 1 { "conflict" } else { "conflicts" });
+        let message = format!("Apply failed with {count} {word}: {}", list.join(", "));
+        let mut failure = Self::new(StatusCode::CONFLICT, "Conflict", message).about(resource, name);
+        if let Some(details) = &mut failure.details {
+            details["causes"] = json!(causes);
+        }
+        failure
+    }
+
+    /// 422 for a body that asks for what cannot be done.
+    pub fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
 
     /// 400.

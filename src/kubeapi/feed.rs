@@ -12,15 +12,15 @@ use tokio::sync::watch;
 
 use super::resource::Resource;
 use super::server::Api;
-use super::{events, pods};
+use super::{events, pods, views};
 use crate::api::Kind;
 use crate::plan::pods::PodView;
 use crate::store::{ChangeKind, Snapshot, Stored, TooOld};
 
 /// Changes a board keeps.
 const BOARD_LIMIT: usize = 4_000;
-/// How often the event ring is looked at for watchers; it has no bell.
-const EVENT_PERIOD: Duration = Duration::from_secs(1);
+/// How often what has no bell of its own is looked at for watchers.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// One change, as a watcher sees it.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl Feed {
     pub fn list(&self) -> (u64, Vec<Arc<Value>>) {
         let Resource::Object(kind) = self.resource else { return self.board().list() };
         let snapshot = self.api.state.store.snapshot();
-        let objects = snapshot.list(kind, None).map(|stored| Arc::new(to_value(stored))).collect();
+        let objects = snapshot.list(kind, None).map(|stored| Arc::new(self.show(stored))).collect();
         (snapshot.version, objects)
     }
 
@@ -61,7 +61,7 @@ impl Feed {
             return self.board().get(&key);
         };
         let key = crate::api::ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() };
-        self.api.state.store.snapshot().get(&key).map(|stored| Arc::new(to_value(stored)))
+        self.api.state.store.snapshot().get(&key).map(|stored| Arc::new(self.show(stored)))
     }
 
     /// Returns the changes after `version`, and the version to continue from.
@@ -80,7 +80,7 @@ impl Feed {
         let to_change = |change: crate::store::Change| FeedChange {
             version: change.version,
             kind: change.kind,
-            object: Arc::new(to_value(&change.stored)),
+            object: Arc::new(self.show(&change.stored)),
         };
         Ok((next, own.map(to_change).collect()))
     }
@@ -90,26 +90,36 @@ impl Feed {
         match self.resource {
             Resource::Object(_) => FeedBell::Store(self.api.state.store.subscribe()),
             Resource::Pods => FeedBell::Pods(self.api.state.pods.clone()),
-            Resource::Events => FeedBell::Clock,
+            _ => FeedBell::Clock,
         }
+    }
+
+    /// Returns a stored object as the API shows it, with who wrote which field.
+    fn show(&self, stored: &Stored) -> Value {
+        let mut value = to_value(stored);
+        let managed = self.api.managers.get(&stored.object.meta.uid);
+        if !managed.is_null() {
+            value["metadata"]["managedFields"] = managed;
+        }
+        value
     }
 
     /// Brings the board of a resource without history up to date, and returns it.
     fn board(&self) -> &Board {
-        match self.resource {
+        let board = self.api.board(self.resource);
+        let snapshot = self.api.state.store.snapshot();
+        let pods = Arc::clone(&self.api.state.pods.borrow());
+        board.update(match self.resource {
             Resource::Events => {
-                let snapshot = self.api.state.store.snapshot();
-                let rows =
-                    self.api.state.events.list().iter().map(|event| events::to_value(event, &snapshot)).collect();
-                self.api.events.update(rows);
-                &self.api.events
+                self.api.state.events.list().iter().map(|event| events::to_value(event, &snapshot)).collect()
             }
-            _ => {
-                let views = Arc::clone(&self.api.state.pods.borrow());
-                self.api.pods.update(views.iter().map(pods::to_value).collect());
-                &self.api.pods
-            }
-        }
+            Resource::Deployments => views::deployments(&snapshot, &pods),
+            Resource::ReplicaSets => views::replica_sets(&snapshot, &pods),
+            Resource::Services => views::services(&snapshot),
+            Resource::Nodes => vec![views::node(self.api.born)],
+            Resource::Pods | Resource::Object(_) => pods.iter().map(|pod| pods::to_value(pod, &snapshot)).collect(),
+        });
+        board
     }
 }
 
@@ -130,7 +140,7 @@ impl FeedBell {
             Self::Store(receiver) => receiver.changed().await.is_err(),
             Self::Pods(receiver) => receiver.changed().await.is_err(),
             Self::Clock => {
-                tokio::time::sleep(EVENT_PERIOD).await;
+                tokio::time::sleep(LOOK_PERIOD).await;
                 false
             }
         };
@@ -143,6 +153,12 @@ impl FeedBell {
 /// Returns a stored object as the API shows it.
 pub fn to_value(stored: &Stored) -> Value {
     let mut value = stored.to_value();
+    // The core kinds have no generation in Kubernetes.
+    if stored.object.key.kind.group().is_empty()
+        && let Some(metadata) = value["metadata"].as_object_mut()
+    {
+        metadata.shift_remove("generation");
+    }
     match (&stored.object.typed, stored.object.key.kind) {
         (crate::api::Typed::Secret(secret), _) => {
             if let (Some(root), Ok(data)) = (value.as_object_mut(), serde_json::to_value(&secret.data)) {

@@ -12,12 +12,14 @@ use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
 use super::failure::Failure;
+use super::feed::key_of;
 use super::query::Query;
 use super::resource::{Resource, Target};
 use super::server::Api;
 use super::table::{self, TableOptions};
 use super::watch::Scope;
-use super::{discovery, logs, openapi, watch, write};
+use super::{delete, discovery, logs, openapi, patch, protobuf, reviews, watch, write};
+use crate::manifest::yaml;
 
 /// Largest body that is read.
 const BODY_LIMIT: usize = 3 << 20;
@@ -32,10 +34,53 @@ pub struct Call {
     pub query: Query,
     /// `Accept`, empty when absent.
     pub accept: String,
+    /// Name of the program that calls, from its `User-Agent`.
+    pub agent: String,
     /// Media type of the body, without parameters.
     pub content_type: String,
     /// The body; read only for methods that have one.
     pub body: Bytes,
+}
+
+impl Call {
+    /// Reads the body, in any of the forms that clients send objects in.
+    ///
+    /// # Errors
+    /// The form is not known, or the body does not hold it.
+    pub fn json(&self) -> Result<Value, Failure> {
+        match self.content_type.as_str() {
+            "" | "application/json" | "*/*" => self.parse(),
+            protobuf::MEDIA_TYPE => protobuf::to_json(&self.body).map_err(|error| match error {
+                protobuf::ProtobufError::UnknownKind(_) => {
+                    Failure::unsupported_media_type(&error.to_string(), "application/json")
+                }
+                _ => Failure::bad_request(error.to_string()),
+            }),
+            "application/yaml" => self.parse_yaml(),
+            other => Err(Failure::unsupported_media_type(other, "application/json, application/yaml")),
+        }
+    }
+
+    /// Reads the body as JSON, whatever it says it is.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn parse(&self) -> Result<Value, Failure> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}")))
+    }
+
+    /// Reads the body as YAML, of which JSON is a part.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn parse_yaml(&self) -> Result<Value, Failure> {
+        if let Ok(value) = serde_json::from_slice(&self.body) {
+            return Ok(value);
+        }
+        let text = std::str::from_utf8(&self.body).map_err(|_| Failure::bad_request("the body is not UTF-8"))?;
+        yaml::from_yaml(text).map_err(|error| Failure::bad_request(format!("the body is not YAML: {}", error.message)))
+    }
 }
 
 /// Answers every Kubernetes path.
@@ -68,7 +113,9 @@ async fn read(request: Request) -> Result<Call, Failure> {
         Method::GET | Method::HEAD => Bytes::new(),
         _ => read_body(body).await?,
     };
-    Ok(Call { method: parts.method, query, accept, content_type, body })
+    let agent = text(header::USER_AGENT).unwrap_or_default().split(['/', ' ']).next().unwrap_or_default();
+    let agent = if agent.is_empty() { "unknown" } else { agent }.to_owned();
+    Ok(Call { method: parts.method, query, accept, agent, content_type, body })
 }
 
 async fn read_body(body: Body) -> Result<Bytes, Failure> {
@@ -90,8 +137,9 @@ async fn dispatch(api: &Arc<Api>, target: Target, call: Call) -> Result<Response
                 Method::GET => get(api, resource, &namespace, &name, &call),
                 _ => Err(Failure::method_not_allowed("the status is written by kserve-local itself")),
             },
-            Some(_) => Err(Failure::no_such_path()),
+            Some(part) => Err(no_part(resource, part)),
         },
+        Target::Review(review) if call.method == Method::POST => reviews::answer(review, &call),
         Target::OpenApi(rest) if call.method == Method::GET => openapi::answer(&rest, &call),
         discovery if call.method == Method::GET => {
             let version = discovery::aggregated_version(&call.accept);
@@ -122,7 +170,7 @@ async fn collection(
         }
         (&Method::POST, Resource::Object(kind)) => write::create(api, kind, namespace, call).await,
         (&Method::DELETE, Resource::Object(kind)) => {
-            write::delete_collection(api, kind, &Scope::new(resource, namespace, &call.query)?, &call).await
+            delete::delete_collection(api, kind, &Scope::new(resource, namespace, &call.query)?, &call).await
         }
         _ => Err(cannot(&call.method, resource)),
     }
@@ -145,9 +193,25 @@ async fn item(
     match call.method {
         Method::GET => get(api, resource, namespace, name, &call),
         Method::PUT => write::replace(api, &key, call).await,
-        Method::PATCH => write::patch(api, &key, call).await,
-        Method::DELETE => write::delete(api, &key, call).await,
+        Method::PATCH => patch::answer(api, &key, call).await,
+        Method::DELETE => delete::delete(api, &key, call).await,
         _ => Err(cannot(&call.method, resource)),
+    }
+}
+
+/// Refuses a part of an object that is not served, and says what to do instead where there is something.
+fn no_part(resource: Resource, part: &str) -> Failure {
+    match (resource, part) {
+        (Resource::Pods, "exec" | "attach") => Failure::forbidden(format!(
+            "{part} is not offered: kserve-local gives nobody a shell in a model's container; use the container engine's own {part}"
+        )),
+        (Resource::Pods | Resource::Services, "portforward" | "proxy") => Failure::forbidden(
+            "port-forward is not offered: models answer on this machine already, at the address `kserve-local get inferenceservices` shows",
+        ),
+        (Resource::Deployments | Resource::ReplicaSets, "scale") => Failure::forbidden(
+            "deployments are not scaled here: set spec.predictor.minReplicas and maxReplicas of the InferenceService",
+        ),
+        _ => Failure::no_such_path(),
     }
 }
 
@@ -158,6 +222,11 @@ fn cannot(method: &Method, resource: Resource) -> Failure {
             "pods cannot be written: they follow from InferenceServices; change or delete those".to_owned()
         }
         Resource::Events => "events cannot be written".to_owned(),
+        Resource::Nodes => "this machine cannot be written".to_owned(),
+        Resource::Deployments | Resource::ReplicaSets | Resource::Services => format!(
+            "{} cannot be written: they follow from InferenceServices; change those, for example spec.predictor.minReplicas",
+            resource.plural()
+        ),
         Resource::Object(_) => format!("the server does not allow {method} on {}", resource.qualified()),
     })
 }
@@ -175,15 +244,29 @@ fn list(api: &Arc<Api>, scope: &Scope, call: &Call) -> Result<Response, Failure>
     let resource = scope.resource;
     let (version, mut objects) = api.feed(resource).list();
     objects.retain(|object| scope.matches(object));
-    let version = version.to_string();
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if let Some(after) = call.query.get("continue") {
+        let (namespace, name) =
+            after.split_once('/').ok_or_else(|| Failure::expired("the continue token is not ours"))?;
+        objects.retain(|object| key_of(object) > (namespace.to_owned(), name.to_owned()));
+    }
+    let limit = call.query.number("limit")?.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    if limit > 0 && objects.len() > limit {
+        let (namespace, name) = key_of(&objects[limit - 1]);
+        metadata["continue"] = json!(format!("{namespace}/{name}"));
+        metadata["remainingItemCount"] = json!(objects.len() - limit);
+        objects.truncate(limit);
+    }
     if table::is_wanted(&call.accept) {
-        return Ok(Json(table::table(resource, &objects, &version, table_options(api, call))).into_response());
+        let mut table = table::table(resource, &objects, "", table_options(api, call));
+        table["metadata"] = metadata;
+        return Ok(Json(table).into_response());
     }
     let items: Vec<&Value> = objects.iter().map(AsRef::as_ref).collect();
     let list = json!({
         "kind": format!("{}List", resource.kind()),
         "apiVersion": resource.api_version(),
-        "metadata": {"resourceVersion": version},
+        "metadata": metadata,
         "items": items,
     });
     Ok(Json(list).into_response())

@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
+use super::views::{NODE, derived_uid};
 use crate::api::meta;
 use crate::plan::pods::{ContainerView, ContainerViewState, PodView};
+use crate::store::Snapshot;
 
 /// Annotation with the word of the STATUS column.
 pub const STATUS_ANNOTATION: &str = "kserve-local/status";
@@ -13,13 +14,14 @@ pub const STATUS_ANNOTATION: &str = "kserve-local/status";
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// Returns a replica as a Pod.
-pub fn to_value(pod: &PodView) -> Value {
+pub fn to_value(pod: &PodView, snapshot: &Snapshot) -> Value {
     let service = &pod.component.service;
     let serving = pod.containers.first().map(|container| container.name.as_str()).unwrap_or_default();
+    let owner = snapshot.get(&service.to_object_key());
     let mut metadata = json!({
         "name": pod.name,
         "namespace": service.namespace,
-        "uid": stable_uid(pod),
+        "uid": derived_uid(&["Pod", owner.map_or("", |owner| &owner.object.meta.uid), &pod.name]),
         "labels": {
             "app": format!("isvc.{}", pod.service_name),
             meta::COMPONENT_LABEL: pod.component.component.as_str(),
@@ -28,17 +30,30 @@ pub fn to_value(pod: &PodView) -> Value {
         },
         "annotations": {DEFAULT_CONTAINER: serving, STATUS_ANNOTATION: pod.status},
     });
-    if let Some(created) = pod.created_at {
+    let written = owner.map(|owner| &owner.object.meta.labels);
+    for (key, value) in written.into_iter().flatten() {
+        if metadata["labels"].get(key).is_none() {
+            metadata["labels"][key] = json!(value);
+        }
+    }
+    let created = pod.created_at.or_else(|| owner.and_then(|owner| owner.object.meta.creation_timestamp));
+    if let Some(created) = created {
         metadata["creationTimestamp"] = json!(whole_seconds(created));
     }
     let (init, running): (Vec<_>, Vec<_>) = pod.containers.iter().partition(|container| container.init);
     let mut spec = Map::new();
     let mut status = Map::new();
     spec.insert("containers".to_owned(), running.iter().map(|container| container_spec(container)).collect());
+    for (field, value) in [("nodeName", NODE), ("restartPolicy", "Always"), ("dnsPolicy", "Default")] {
+        spec.insert(field.to_owned(), json!(value));
+    }
+    status.insert("hostIP".to_owned(), json!("127.0.0.1"));
+    status.insert("qosClass".to_owned(), json!("BestEffort"));
     status.insert("phase".to_owned(), json!(pod.phase));
     status.insert("conditions".to_owned(), conditions(pod));
     if let Some(address) = &pod.address {
         status.insert("podIP".to_owned(), json!(address));
+        status.insert("podIPs".to_owned(), json!([{"ip": address}]));
     }
     if let Some(created) = pod.created_at {
         status.insert("startTime".to_owned(), json!(whole_seconds(created)));
@@ -59,7 +74,7 @@ fn conditions(pod: &PodView) -> Value {
 }
 
 fn container_spec(container: &ContainerView) -> Value {
-    json!({"name": container.name, "image": container.image})
+    json!({"name": container.name, "image": container.image, "resources": {}})
 }
 
 fn container_status(container: &ContainerView) -> Value {
@@ -93,14 +108,6 @@ fn state(state: &ContainerViewState) -> Value {
             json!({"terminated": terminated})
         }
     }
-}
-
-/// Returns a uid that lives as long as the replica's first container does.
-fn stable_uid(pod: &PodView) -> String {
-    let born = pod.created_at.map(|at| at.as_millisecond()).unwrap_or_default();
-    let digest = Sha256::digest(format!("{}/{}/{born}", pod.component.service.namespace, pod.name));
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-4{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..])
 }
 
 /// Returns a time as the Kubernetes API writes it: UTC, whole seconds.

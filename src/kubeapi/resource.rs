@@ -1,5 +1,6 @@
 //! What is served, and which path names what.
 
+use super::reviews::Review;
 use crate::api::Kind;
 
 /// One kind of thing under the Kubernetes paths.
@@ -11,12 +12,24 @@ pub enum Resource {
     Pods,
     /// What happened. Read-only.
     Events,
+    /// One per component of an InferenceService. Read-only.
+    Deployments,
+    /// One per revision that runs. Read-only.
+    ReplicaSets,
+    /// Where a component answers inside a cluster. Read-only.
+    Services,
+    /// This machine. Read-only.
+    Nodes,
 }
 
 impl Resource {
+    /// What is not desired but follows: views of what others own.
+    pub const VIEWS: [Self; 6] =
+        [Self::Pods, Self::Events, Self::Services, Self::Nodes, Self::Deployments, Self::ReplicaSets];
+
     /// Returns everything that is served, in the order discovery shows it.
     pub fn all() -> impl Iterator<Item = Self> {
-        Kind::ALL.into_iter().map(Self::Object).chain([Self::Pods, Self::Events])
+        Kind::ALL.into_iter().map(Self::Object).chain(Self::VIEWS)
     }
 
     /// Finds a resource by its place in a path.
@@ -28,7 +41,8 @@ impl Resource {
     pub fn group(self) -> &'static str {
         match self {
             Self::Object(kind) => kind.group(),
-            Self::Pods | Self::Events => "",
+            Self::Deployments | Self::ReplicaSets => "apps",
+            _ => "",
         }
     }
 
@@ -36,7 +50,7 @@ impl Resource {
     pub fn version(self) -> &'static str {
         match self {
             Self::Object(kind) => kind.version(),
-            Self::Pods | Self::Events => "v1",
+            _ => "v1",
         }
     }
 
@@ -54,6 +68,10 @@ impl Resource {
             Self::Object(kind) => kind.as_str(),
             Self::Pods => "Pod",
             Self::Events => "Event",
+            Self::Deployments => "Deployment",
+            Self::ReplicaSets => "ReplicaSet",
+            Self::Services => "Service",
+            Self::Nodes => "Node",
         }
     }
 
@@ -63,6 +81,10 @@ impl Resource {
             Self::Object(kind) => kind.plural(),
             Self::Pods => "pods",
             Self::Events => "events",
+            Self::Deployments => "deployments",
+            Self::ReplicaSets => "replicasets",
+            Self::Services => "services",
+            Self::Nodes => "nodes",
         }
     }
 
@@ -77,6 +99,10 @@ impl Resource {
             Self::Object(kind) => kind.short_names(),
             Self::Pods => &["po"],
             Self::Events => &["ev"],
+            Self::Deployments => &["deploy"],
+            Self::ReplicaSets => &["rs"],
+            Self::Services => &["svc"],
+            Self::Nodes => &["no"],
         }
     }
 
@@ -84,7 +110,15 @@ impl Resource {
     pub fn is_namespaced(self) -> bool {
         match self {
             Self::Object(kind) => kind.is_namespaced(),
-            Self::Pods | Self::Events => true,
+            other => other != Self::Nodes,
+        }
+    }
+
+    /// Returns the categories it is listed with; `all` is what `kubectl get all` asks for.
+    pub fn categories(self) -> &'static [&'static str] {
+        match self {
+            Self::Object(Kind::InferenceService) | Self::Pods | Self::Services | Self::Deployments => &["all"],
+            _ => &[],
         }
     }
 
@@ -92,7 +126,7 @@ impl Resource {
     pub fn verbs(self) -> &'static [&'static str] {
         match self {
             Self::Object(_) => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-            Self::Pods | Self::Events => &["get", "list", "watch"],
+            _ => &["get", "list", "watch"],
         }
     }
 
@@ -143,6 +177,8 @@ pub enum Target {
     },
     /// `/openapi/v3`, or a document below it.
     OpenApi(String),
+    /// A question about the caller.
+    Review(Review),
     /// A collection.
     Collection {
         /// Of what.
@@ -184,6 +220,11 @@ impl Target {
 
     fn within(group: &str, version: &str, rest: &[&str]) -> Option<Self> {
         let find = |plural| Resource::find(group, version, plural);
+        if let [plural] = rest
+            && let Some(review) = Review::find(group, version, plural)
+        {
+            return Some(Self::Review(review));
+        }
         match rest {
             ["namespaces", namespace, plural] if find(plural).is_some_and(Resource::is_namespaced) => {
                 Some(Self::Collection { resource: find(plural)?, namespace: Some((*namespace).to_owned()) })
@@ -245,7 +286,8 @@ mod tests {
             ("/api/v1/namespaces/a/finalize".to_owned(), item(namespace, "", "a", Some("finalize"))),
             ("/api/v1/namespaces/a/secrets".to_owned(), collection(Kind::Secret, Some("a"))),
             ("/api/v1/namespaces/a/pods/p/log".to_owned(), item(Resource::Pods, "a", "p", Some("log"))),
-            ("/api/v1/nodes".to_owned(), None),
+            ("/api/v1/nodes".to_owned(), Some(Target::Collection { resource: Resource::Nodes, namespace: None })),
+            ("/api/v1/persistentvolumes".to_owned(), None),
             ("/".to_owned(), None),
         ];
         for (path, expected) in table {

@@ -134,6 +134,7 @@ fn is_selectable(resource: Resource, path: &str) -> bool {
         Resource::Object(crate::api::Kind::Namespace) => &["status.phase"],
         Resource::Object(_) => &[],
         Resource::Pods => &["spec.nodeName", "spec.serviceAccountName", "status.phase", "status.podIP"],
+        Resource::Deployments | Resource::ReplicaSets | Resource::Services | Resource::Nodes => &[],
         Resource::Events => &[
             "involvedObject.kind",
             "involvedObject.namespace",

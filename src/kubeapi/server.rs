@@ -24,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::feed::{Board, Feed};
+use super::managers::Managers;
 use super::resource::Resource;
 use super::{access, discovery, extras, objects};
 use crate::engine::ContainerEngine;
+use crate::home::Home;
 use crate::plan::pods::PodView;
 use crate::source::Loader;
 use crate::store::Store;
@@ -53,6 +55,8 @@ pub struct ApiState {
     pub pods: watch::Receiver<Arc<Vec<PodView>>>,
     /// For logs.
     pub engine: Arc<dyn ContainerEngine>,
+    /// Where the API keeps who wrote which field.
+    pub home: Home,
     /// The bearer token.
     pub token: Arc<str>,
     /// For clients that speak TLS, on the same port; without it they are turned away.
@@ -73,10 +77,12 @@ pub struct ApiState {
 pub struct Api {
     /// What the daemon handed over.
     pub(super) state: ApiState,
-    /// Versions of pods.
-    pub(super) pods: Board,
-    /// Versions of events.
-    pub(super) events: Board,
+    /// When the API began.
+    pub(super) born: Timestamp,
+    /// Versions of what follows, in the order of [`Resource::VIEWS`].
+    boards: Vec<Board>,
+    /// Who wrote which field.
+    pub(super) managers: Managers,
     /// Held while a write checks its preconditions and writes.
     pub(super) writes: tokio::sync::Mutex<()>,
     /// Cancelled when the API ends; watches and logs end with it.
@@ -86,10 +92,18 @@ pub struct Api {
 impl Api {
     /// Makes the API of a state; it ends with `stop`.
     pub fn new(state: ApiState, stop: CancellationToken) -> Arc<Self> {
+        let born = (state.clock)();
         // Versions of boards begin at the time of start in milliseconds, so that they do not go back after a restart.
-        let born = u64::try_from((state.clock)().as_millisecond()).unwrap_or_default();
-        let (pods, events) = (Board::new(born), Board::new(born));
-        Arc::new(Self { state, pods, events, writes: tokio::sync::Mutex::default(), stop })
+        let first = u64::try_from(born.as_millisecond()).unwrap_or_default();
+        let boards = Resource::VIEWS.iter().map(|_| Board::new(first)).collect();
+        let managers = Managers::open(state.home.managers());
+        Arc::new(Self { state, born, boards, managers, writes: tokio::sync::Mutex::default(), stop })
+    }
+
+    /// Returns the board of a view.
+    pub(super) fn board(&self, resource: Resource) -> &Board {
+        let place = Resource::VIEWS.iter().position(|view| *view == resource).unwrap_or_default();
+        &self.boards[place]
     }
 
     /// Returns the feed of a resource.

@@ -141,6 +141,51 @@ fn columns(resource: Resource) -> &'static [Column] {
                 ]
             }
         }
+        Resource::Deployments => {
+            const {
+                &[
+                    NAME,
+                    column("Ready", "string", "Replicas that are ready"),
+                    column("Up-to-date", "string", "Replicas of the latest revision"),
+                    column("Available", "string", "Replicas that answer"),
+                    AGE,
+                ]
+            }
+        }
+        Resource::ReplicaSets => {
+            const {
+                &[
+                    NAME,
+                    column("Desired", "integer", "Replicas that should be there"),
+                    column("Current", "integer", "Replicas that are there"),
+                    column("Ready", "integer", "Replicas that are ready"),
+                    AGE,
+                ]
+            }
+        }
+        Resource::Services => {
+            const {
+                &[
+                    NAME,
+                    column("Type", "string", "Type of the service"),
+                    column("Cluster-IP", "string", "None: it has no address of its own"),
+                    column("External-IP", "string", "None"),
+                    column("Port(s)", "string", "Ports"),
+                    AGE,
+                ]
+            }
+        }
+        Resource::Nodes => {
+            const {
+                &[
+                    NAME,
+                    column("Status", "string", "Whether the daemon runs"),
+                    column("Roles", "string", "None"),
+                    AGE,
+                    column("Version", "string", "Version of the Kubernetes API"),
+                ]
+            }
+        }
         Resource::Events => {
             const {
                 &[
@@ -175,6 +220,25 @@ fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
         }
         Resource::Object(Kind::Namespace) => vec![name, object["status"]["phase"].clone(), age],
         Resource::Pods => pod(object, name, age),
+        Resource::Deployments => {
+            let status = &object["status"];
+            let ready = format!("{}/{}", status["readyReplicas"], object["spec"]["replicas"]);
+            vec![name, json!(ready), status["updatedReplicas"].clone(), status["availableReplicas"].clone(), age]
+        }
+        Resource::ReplicaSets => {
+            let status = &object["status"];
+            let wanted = object["spec"]["replicas"].clone();
+            vec![name, wanted, status["replicas"].clone(), status["readyReplicas"].clone(), age]
+        }
+        Resource::Services => {
+            let spec = &object["spec"];
+            let port = format!("{}/TCP", spec["ports"][0]["port"]);
+            vec![name, spec["type"].clone(), spec["clusterIP"].clone(), json!("<none>"), json!(port), age]
+        }
+        Resource::Nodes => {
+            let version = object["status"]["nodeInfo"]["kubeletVersion"].clone();
+            vec![name, json!("Ready"), json!("<none>"), age, version]
+        }
         Resource::Events => event(object, name, now),
     }
 }

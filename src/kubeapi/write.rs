@@ -1,24 +1,22 @@
-//! Create, replace, patch and delete: every one ends as a file of the folder.
+//! Create and replace, and what every write goes through: it ends as a file of the folder.
 //!
 //! Writes take turns, so that what a write was checked against is what it replaces. A hand edit of the folder may still
 //! come in between; then the newer of the two wins, as with two people saving one file.
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
 use super::feed::to_value;
+use super::managers::{self, Manager};
 use super::objects::{Call, written};
-use super::patch;
 use super::query::Effect;
 use super::resource::Resource;
 use super::server::Api;
 use super::validation::{Admitted, Place, admit, fit, strip_store_owned};
-use super::watch::Scope;
 use crate::api::{Kind, ObjectKey, meta};
 use crate::manifest::Diagnostic;
 use crate::source::WriteError;
@@ -34,7 +32,7 @@ const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// # Errors
 /// The body is no valid object of this kind, or one of its name exists.
 pub async fn create(api: &Arc<Api>, kind: Kind, namespace: Option<String>, call: Call) -> Result<Response, Failure> {
-    let mut body = json_body(&call)?;
+    let mut body = call.json()?;
     let namespace = match (kind.is_namespaced(), namespace) {
         (true, Some(namespace)) => namespace,
         (true, None) => body["metadata"]["namespace"].as_str().unwrap_or(meta::DEFAULT_NAMESPACE).to_owned(),
@@ -42,13 +40,14 @@ pub async fn create(api: &Arc<Api>, kind: Kind, namespace: Option<String>, call:
     };
     generate_name(&mut body)?;
     let place = Place { kind, namespace: &namespace };
+    let managers = Ownership::Before(managers_before(api, None, &body));
     let admitted = admit(fit(body, place, None)?, place, call.query.field_validation()?)?;
     let _turn = api.writes.lock().await;
     let key = admitted.object.key.clone();
     if api.state.store.snapshot().get(&key).is_some_and(|stored| stored.origin != Origin::Implied) {
         return Err(Failure::already_exists(Resource::Object(kind), &key.name));
     }
-    put(api, admitted, None, &call, StatusCode::CREATED).await
+    put(api, admitted, Write { call: &call, current: None, code: StatusCode::CREATED, managers }).await
 }
 
 /// Answers a PUT to an object; one that does not exist is created.
@@ -56,102 +55,45 @@ pub async fn create(api: &Arc<Api>, kind: Kind, namespace: Option<String>, call:
 /// # Errors
 /// The body is no valid object of this name, or was made from an older version.
 pub async fn replace(api: &Arc<Api>, key: &ObjectKey, call: Call) -> Result<Response, Failure> {
-    let body = json_body(&call)?;
+    let body = call.json()?;
     let _turn = api.writes.lock().await;
     let current = api.state.store.snapshot().get(key).cloned();
     check_preconditions(key, &body["metadata"], current.as_deref())?;
     let place = Place { kind: key.kind, namespace: &key.namespace };
+    let managers = Ownership::Before(managers_before(api, current.as_deref(), &body));
     let admitted = admit(fit(body, place, Some(&key.name))?, place, call.query.field_validation()?)?;
     let code = if current.is_some() { StatusCode::OK } else { StatusCode::CREATED };
-    put(api, admitted, current, &call, code).await
+    put(api, admitted, Write { call: &call, current, code, managers }).await
 }
 
-/// Answers a PATCH of an object.
-///
-/// # Errors
-/// The patch is of an unknown kind, or what it makes is not valid.
-pub async fn patch(api: &Arc<Api>, key: &ObjectKey, call: Call) -> Result<Response, Failure> {
-    if call.content_type != "application/merge-patch+json" {
-        return Err(Failure::unsupported_media_type(&call.content_type, "application/merge-patch+json"));
-    }
-    let change = parse(&call)?;
-    let _turn = api.writes.lock().await;
-    let resource = Resource::Object(key.kind);
-    let current = api.state.store.snapshot().get(key).cloned();
-    let current = current.ok_or_else(|| Failure::not_found(resource, &key.name))?;
-    check_preconditions(key, &change["metadata"], Some(&current))?;
-    let mut body = to_value(&current);
-    patch::merge(&mut body, &change);
-    let place = Place { kind: key.kind, namespace: &key.namespace };
-    let admitted = admit(fit(body, place, Some(&key.name))?, place, call.query.field_validation()?)?;
-    put(api, admitted, Some(current), &call, StatusCode::OK).await
+/// What there is to know of a write beside the object.
+pub(super) struct Write<'c> {
+    /// The request.
+    pub(super) call: &'c Call,
+    /// What it replaces.
+    pub(super) current: Option<Arc<Stored>>,
+    /// Status code when it succeeds.
+    pub(super) code: StatusCode,
+    /// Who wrote what before, or already with this write.
+    pub(super) managers: Ownership,
 }
 
-/// Answers a DELETE of an object.
-///
-/// # Errors
-/// No such object, one that cannot be deleted, or a precondition does not hold.
-pub async fn delete(api: &Arc<Api>, key: &ObjectKey, call: Call) -> Result<Response, Failure> {
-    let resource = Resource::Object(key.kind);
-    let options = if call.body.is_empty() { Value::Null } else { parse(&call)? };
-    let effect = match options["dryRun"][0].as_str() {
-        Some("All") => Effect::DryRun,
-        _ => call.query.effect()?,
-    };
-    let _turn = api.writes.lock().await;
-    let current = api.state.store.snapshot().get(key).cloned();
-    let current = current.ok_or_else(|| Failure::not_found(resource, &key.name))?;
-    check_preconditions(key, &options["preconditions"], Some(&current))?;
-    if effect == Effect::Real {
-        api.state.loader.delete(key).await.map_err(|error| refused(key, &error))?;
-    }
-    Ok(Json(json!({
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
-        "details": {
-            "name": key.name, "group": resource.group(), "kind": resource.plural(),
-            "uid": current.object.meta.uid,
-        },
-    }))
-    .into_response())
-}
-
-/// Answers a DELETE of a collection: everything the selectors mean that can be deleted.
-///
-/// # Errors
-/// The folder cannot be written.
-pub async fn delete_collection(api: &Arc<Api>, kind: Kind, scope: &Scope, call: &Call) -> Result<Response, Failure> {
-    let effect = call.query.effect()?;
-    let _turn = api.writes.lock().await;
-    let snapshot = api.state.store.snapshot();
-    let meant = snapshot
-        .list(kind, scope.namespace.as_deref())
-        .filter(|stored| matches!(stored.origin, Origin::File { .. }) && scope.matches(&to_value(stored)));
-    let mut items = Vec::new();
-    for stored in meant {
-        if effect == Effect::Real {
-            let key = &stored.object.key;
-            api.state.loader.delete(key).await.map_err(|error| refused(key, &error))?;
-        }
-        items.push(to_value(stored));
-    }
-    let version = api.state.store.snapshot().version.to_string();
-    Ok(Json(json!({
-        "kind": format!("{kind}List"), "apiVersion": kind.api_version(),
-        "metadata": {"resourceVersion": version}, "items": items,
-    }))
-    .into_response())
+/// Who wrote what.
+pub(super) enum Ownership {
+    /// Known before the write; what it changes belongs to its writer.
+    Before(Vec<Manager>),
+    /// Worked out already.
+    After(Vec<Manager>),
 }
 
 /// Writes what was admitted, or shows what would be there.
-async fn put(
-    api: &Arc<Api>,
-    admitted: Admitted,
-    current: Option<Arc<Stored>>,
-    call: &Call,
-    code: StatusCode,
-) -> Result<Response, Failure> {
+pub(super) async fn put(api: &Arc<Api>, admitted: Admitted, write: Write<'_>) -> Result<Response, Failure> {
+    let Write { call, current, code, managers } = write;
     let key = admitted.object.key.clone();
-    let stored = match call.query.effect()? {
+    let before = current.as_ref().map_or(Value::Null, |current| current.object.raw.clone());
+    let managed = settle(managers, call, &before, &admitted, (api.state.clock)());
+    let effect = call.query.effect()?;
+    let stored = match effect {
         Effect::DryRun => Arc::new(imagined(admitted.object, current.as_deref(), (api.state.clock)())),
         // A write that changes nothing is none: the file is not touched.
         Effect::Real => match current.filter(|current| same_document(&current.object.raw, &admitted.raw)) {
@@ -159,15 +101,53 @@ async fn put(
             None => api.state.loader.put(&admitted.raw).await.map_err(|error| refused(&key, &error))?,
         },
     };
+    if effect == Effect::Real {
+        let snapshot = api.state.store.snapshot();
+        let lives = |uid: &str| snapshot.objects.values().any(|stored| stored.object.meta.uid == uid);
+        api.managers.set(&stored.object.meta.uid, managed.clone(), lives);
+    }
     let mut shown = to_value(&stored);
-    if stored.resource_version == 0
-        && let Some(metadata) = shown["metadata"].as_object_mut()
-    {
-        // Imagined only: it has no identity yet.
-        metadata.shift_remove("uid");
-        metadata.shift_remove("resourceVersion");
+    if let Some(metadata) = shown["metadata"].as_object_mut() {
+        if stored.resource_version == 0 {
+            // Imagined only: it has no identity yet.
+            metadata.shift_remove("uid");
+            metadata.shift_remove("resourceVersion");
+        }
+        metadata.insert("managedFields".to_owned(), managed);
     }
     Ok(written(code, &shown, &admitted.warnings))
+}
+
+/// Returns `managedFields` after a write.
+fn settle(managers: Ownership, call: &Call, before: &Value, admitted: &Admitted, now: jiff::Timestamp) -> Value {
+    let managers = match managers {
+        Ownership::After(managers) => managers,
+        Ownership::Before(mut managers) => {
+            let version = admitted.object.key.kind.api_version();
+            managers::update(&mut managers, before, &admitted.raw, field_manager(call), &version, now);
+            managers
+        }
+    };
+    managers::write(&managers)
+}
+
+/// Returns in whose name a request writes.
+pub(super) fn field_manager(call: &Call) -> &str {
+    call.query.get("fieldManager").unwrap_or(&call.agent)
+}
+
+/// Returns who wrote what before a write: what the body says when it changes that, else what is known.
+pub(super) fn managers_before(api: &Api, current: Option<&Stored>, body: &Value) -> Vec<Manager> {
+    let known = current.map(|current| api.managers.get(&current.object.meta.uid)).unwrap_or_default();
+    let given = &body["metadata"]["managedFields"];
+    // One empty entry is how a client says that all is forgotten.
+    if *given == json!([{}]) {
+        return Vec::new();
+    }
+    match managers::read(given) {
+        given if given.is_empty() => managers::read(&known),
+        given => given,
+    }
 }
 
 /// Whether two documents ask for the same; that one leaves out its namespace is no difference.
@@ -203,7 +183,7 @@ fn imagined(mut object: crate::api::Object, current: Option<&Stored>, now: jiff:
 }
 
 /// Checks the uid and version that the caller expects, when it says any.
-fn check_preconditions(key: &ObjectKey, expected: &Value, current: Option<&Stored>) -> Result<(), Failure> {
+pub(super) fn check_preconditions(key: &ObjectKey, expected: &Value, current: Option<&Stored>) -> Result<(), Failure> {
     let resource = Resource::Object(key.kind);
     let text = |field: &str| expected[field].as_str().filter(|text| !text.is_empty());
     if let Some(version) = text("resourceVersion") {
@@ -223,7 +203,7 @@ fn check_preconditions(key: &ObjectKey, expected: &Value, current: Option<&Store
     Ok(())
 }
 
-fn refused(key: &ObjectKey, error: &WriteError) -> Failure {
+pub(super) fn refused(key: &ObjectKey, error: &WriteError) -> Failure {
     let resource = Resource::Object(key.kind);
     match error {
         WriteError::Invalid(diagnostics) => {
@@ -234,18 +214,6 @@ fn refused(key: &ObjectKey, error: &WriteError) -> Failure {
         WriteError::BuiltIn(_) | WriteError::InsideList { .. } => Failure::forbidden(error.to_string()),
         WriteError::Io { source, .. } => Failure::internal(format!("{error}: {source}")),
     }
-}
-
-/// Reads a JSON body.
-fn json_body(call: &Call) -> Result<Value, Failure> {
-    match call.content_type.as_str() {
-        "" | "application/json" | "*/*" => parse(call),
-        other => Err(Failure::unsupported_media_type(other, "application/json")),
-    }
-}
-
-fn parse(call: &Call) -> Result<Value, Failure> {
-    serde_json::from_slice(&call.body).map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}")))
 }
 
 /// Gives a name to a body that asks for one.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::scan::{self, FoundFile, ScanError, Signature};
 use super::settle::Missing;
 use super::{WriteError, write};
-use crate::api::{Kind, Metadata, Object, ObjectKey, Typed, meta};
+use crate::api::{Kind, Object, ObjectKey, meta};
 use crate::home::{Home, write_atomically};
 use crate::manifest::{self, Decoded, Diagnostic, DiagnosticCode, Severity};
 use crate::plan::Now;
@@ -417,17 +417,45 @@ fn duplicate(path: &Utf8Path, found: &manifest::DecodedObject, other: &Utf8Path,
     }
 }
 
-/// Returns the namespaces that exist because something lives in them, or because Kubernetes always has them.
+/// Returns what is there without being written: namespaces that something lives in or that Kubernetes always has, the
+/// `default` ServiceAccount of each, and KServe's settings, which its SDK reads.
 fn implied<'k>(keys: impl Iterator<Item = &'k ObjectKey>) -> BTreeMap<ObjectKey, (Object, Origin)> {
-    let mut names: BTreeSet<&str> = keys.map(|key| key.namespace.as_str()).filter(|name| !name.is_empty()).collect();
-    names.extend([meta::DEFAULT_NAMESPACE, meta::SYSTEM_NAMESPACE]);
-    let namespace = |name: &str| {
-        let key = ObjectKey { kind: Kind::Namespace, namespace: String::new(), name: name.to_owned() };
-        let raw = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        let meta = Metadata { name: name.to_owned(), ..Metadata::default() };
-        (key.clone(), (Object { key, meta, typed: Typed::Namespace, raw }, Origin::Implied))
-    };
-    names.into_iter().map(namespace).collect()
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    for key in keys {
+        names.insert(if key.kind == Kind::Namespace { key.name.clone() } else { key.namespace.clone() });
+    }
+    names.remove("");
+    names.extend([meta::DEFAULT_NAMESPACE, meta::SYSTEM_NAMESPACE, "kube-system"].map(str::to_owned));
+    let mut raws = vec![inference_service_config()];
+    for name in names {
+        raws.push(json!({
+            "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name},
+        }));
+        raws.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    }
+    let objects = raws.iter().flat_map(|raw| manifest::decode_value(raw).objects);
+    objects.map(|found| (found.object.key.clone(), (found.object, Origin::Implied))).collect()
+}
+
+/// Returns KServe's settings as far as clients read them; each value is a JSON document.
+fn inference_service_config() -> Value {
+    let credentials = json!({
+        "storageSpecSecretName": "storage-config",
+        "storageSecretNameAnnotation": meta::STORAGE_SECRET_NAME,
+        "gcs": {"gcsCredentialFileName": "gcloud-application-credentials.json"},
+        "s3": {"s3AccessKeyIDName": "AWS_ACCESS_KEY_ID", "s3SecretAccessKeyName": "AWS_SECRET_ACCESS_KEY"},
+    });
+    let ingress = json!({"ingressDomain": "localhost", "urlScheme": "http"});
+    let deploy = json!({"defaultDeploymentMode": "Standard"});
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "inferenceservice-config", "namespace": meta::SYSTEM_NAMESPACE},
+        "data": {
+            "credentials": credentials.to_string(),
+            "ingress": ingress.to_string(),
+            "deploy": deploy.to_string(),
+        },
+    })
 }
 
 /// Reads the last good objects of an earlier daemon. A file that cannot be read is as none.

@@ -65,6 +65,7 @@ impl Api {
             pods: pods_seen,
             engine: Arc::new(engine.clone()),
             token: TOKEN.into(),
+            home: home.clone(),
             tls: Some(kubeapi::tls::load_or_make(&home.tls(), [127, 0, 0, 1].into()).unwrap()),
             metrics: Arc::new(|| "# EOF\n".to_owned()),
             ready: Arc::new(|| Ok(())),

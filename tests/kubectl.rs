@@ -1,0 +1,357 @@
+//! Real `kubectl` against a real daemon whose containers are imagined: what people type, and what they see.
+//!
+//! `KSERVE_LOCAL_TEST_KUBECTL` names the binaries to use, separated by `:`; without it the one in `PATH` is used.
+
+#![expect(clippy::disallowed_methods, reason = "other processes are looked at from outside, on the wall clock")]
+
+#[path = "support/daemon.rs"]
+#[expect(dead_code, reason = "shared with the tests that need Docker")]
+mod daemon;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use daemon::{Daemon, eventually, skip, text};
+
+/// Oldest version that is supported.
+const OLDEST: u32 = 29;
+
+/// One kubectl with a daemon of its own.
+struct Kubectl {
+    binary: PathBuf,
+    daemon: Daemon,
+}
+
+impl Kubectl {
+    fn start(binary: &Path) -> Self {
+        let daemon = Daemon::start_with(&[("KSERVE_LOCAL_ENGINE", "memory")], |home| {
+            std::fs::create_dir_all(home.join("model")).expect("a folder for the model");
+            std::fs::write(home.join("model/model.joblib"), "a model").expect("a model");
+        });
+        let config = daemon.cli_ok(&["kubeconfig"]);
+        std::fs::write(daemon.home().join("kubeconfig"), config).expect("a kubeconfig");
+        Self { binary: binary.to_owned(), daemon }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(words).env("KUBECONFIG", self.daemon.home().join("kubeconfig"));
+        command.env("HOME", self.daemon.home()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs it; returns whether it succeeded, and everything it said.
+    fn run(&self, words: &[&str], stdin: &str) -> (bool, String) {
+        let mut child = self.command(words).spawn().expect("kubectl runs");
+        let mut input = child.stdin.take().expect("stdin");
+        // A command that reads no stdin may have ended before this.
+        drop(input.write_all(stdin.as_bytes()));
+        drop(input);
+        let output = child.wait_with_output().expect("kubectl ends");
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+    }
+
+    /// Runs words that must succeed.
+    fn ok(&self, words: &str) -> String {
+        self.ok_with(words, "")
+    }
+
+    fn ok_with(&self, words: &str, stdin: &str) -> String {
+        let split: Vec<&str> = words.split_whitespace().collect();
+        let (succeeded, said) = self.run(&split, stdin);
+        assert!(succeeded, "{} {words}: {said}\n{}", self.binary.display(), self.daemon.log());
+        said
+    }
+
+    /// Runs words that must fail.
+    fn fails(&self, words: &str, stdin: &str) -> String {
+        let split: Vec<&str> = words.split_whitespace().collect();
+        let (succeeded, said) = self.run(&split, stdin);
+        assert!(!succeeded, "{} {words} succeeded: {said}", self.binary.display());
+        said
+    }
+
+    /// An InferenceService as KServe's documentation writes it, with some lines more below the predictor.
+    fn isvc(&self, more: &str) -> String {
+        format!(
+            "apiVersion: \"serving.kserve.io/v1beta1\"\nkind: \"InferenceService\"\nmetadata:\n  name: \"sklearn-iris\"\nspec:\n  predictor:\n{more}    model:\n      modelFormat:\n        name: sklearn\n      storageUri: \"file://{}\"\n",
+            self.daemon.home().join("model").display()
+        )
+    }
+
+    /// Applies the InferenceService and waits until it is ready.
+    fn serve(&self) {
+        self.ok_with("apply -f -", &self.isvc(""));
+        self.ok("wait --for=condition=Ready isvc/sklearn-iris --timeout=60s");
+    }
+
+    fn pod(&self) -> String {
+        eventually("there is a pod", || {
+            let pods = self.ok("get pods -o name");
+            pods.lines().next().map(str::to_owned)
+        })
+    }
+}
+
+/// Returns the binaries to test, each of a version that is supported.
+fn binaries() -> Vec<PathBuf> {
+    let named = std::env::var("KSERVE_LOCAL_TEST_KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+    let works = |binary: &PathBuf| {
+        let output = Command::new(binary).args(["version", "--client", "-o", "json"]).output().ok()?;
+        let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        let minor = version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse::<u32>().ok()?;
+        assert!(
+            minor >= OLDEST,
+            "{} is of version 1.{minor}; 1.{OLDEST} is the oldest that is supported",
+            binary.display()
+        );
+        Some(())
+    };
+    named.split(':').map(PathBuf::from).filter(|binary| works(binary).is_some()).collect()
+}
+
+/// Runs a test with every kubectl there is; says so when there is none.
+fn with_each(test: &str, run: impl Fn(Kubectl)) {
+    let binaries = binaries();
+    if binaries.is_empty() {
+        skip(test, "there is no kubectl; name one with KSERVE_LOCAL_TEST_KUBECTL");
+    }
+    for binary in binaries {
+        println!("with {}", binary.display());
+        run(Kubectl::start(&binary));
+    }
+}
+
+/// Asserts that a text holds every one of these.
+#[track_caller]
+fn holds(said: &str, all: &[&str]) {
+    for wanted in all {
+        assert!(said.contains(wanted), "`{wanted}` is not in:\n{said}");
+    }
+}
+
+#[test]
+fn kserves_first_tutorial_works_as_it_stands() {
+    with_each("kserves_first_tutorial_works_as_it_stands", |kubectl| {
+        assert_eq!(kubectl.ok("create namespace kserve-test"), "namespace/kserve-test created\n");
+        let applied = kubectl.ok_with("apply -n kserve-test -f -", &kubectl.isvc(""));
+        assert_eq!(applied, "inferenceservice.serving.kserve.io/sklearn-iris created\n");
+        kubectl.ok("wait --for=condition=Ready isvc/sklearn-iris -n kserve-test --timeout=60s");
+        let got = kubectl.ok("get inferenceservices sklearn-iris -n kserve-test");
+        holds(&got, &["NAME", "URL", "READY", "PREV", "LATEST", "PREVROLLEDOUTREVISION", "LATESTREADYREVISION", "AGE"]);
+        holds(&got, &["sklearn-iris   http://", "True"]);
+        holds(&kubectl.ok("get isvc -A"), &["NAMESPACE", "kserve-test   sklearn-iris"]);
+        holds(&kubectl.ok("get clusterservingruntimes"), &["DISABLED   MODELTYPE", "kserve-sklearnserver"]);
+        holds(&kubectl.ok("get pods -n kserve-test"), &["1/1", "Running"]);
+        let file = kubectl.daemon.service_file("kserve-test/sklearn-iris.yaml");
+        holds(&std::fs::read_to_string(file).expect("a file"), &["kind: InferenceService", "storageUri"]);
+        kubectl.ok("delete namespace kserve-test");
+        assert_eq!(kubectl.ok("get isvc -A"), "No resources found\n");
+        assert!(!kubectl.daemon.service_file("kserve-test/sklearn-iris.yaml").exists());
+        holds(
+            &kubectl.fails("get namespace kserve-test", ""),
+            &["Error from server (NotFound): namespaces \"kserve-test\" not found"],
+        );
+    });
+}
+
+#[test]
+fn what_is_applied_is_created_changed_or_unchanged() {
+    with_each("what_is_applied_is_created_changed_or_unchanged", |kubectl| {
+        let more = kubectl.isvc("    minReplicas: 2\n");
+        let version = || kubectl.ok("get isvc sklearn-iris -o jsonpath={.metadata.resourceVersion}");
+        holds(&kubectl.ok_with("apply --dry-run=server -f -", &more), &["created (server dry run)"]);
+        assert_eq!(kubectl.ok("get isvc -A"), "No resources found\n");
+        holds(&kubectl.ok_with("apply -f -", &more), &["created"]);
+        kubectl.ok("wait --for=condition=Ready isvc/sklearn-iris --timeout=60s");
+        let before = version();
+        holds(&kubectl.ok_with("apply -f -", &more), &["unchanged"]);
+        assert_eq!(version(), before);
+        holds(&kubectl.fails("diff -f -", &kubectl.isvc("")), &["-    minReplicas: 2", "generation: 2"]);
+        assert_eq!(version(), before, "a diff writes nothing");
+        holds(&kubectl.ok_with("apply -f -", &kubectl.isvc("")), &["configured"]);
+        assert_eq!(kubectl.ok("get isvc sklearn-iris -o jsonpath={.spec.predictor.minReplicas}"), "");
+        holds(&kubectl.ok_with("replace -f -", &more), &["replaced"]);
+        holds(&kubectl.fails("create -f -", &more), &["AlreadyExists"]);
+    });
+}
+
+#[test]
+fn server_side_apply_knows_whose_field_it_is() {
+    with_each("server_side_apply_knows_whose_field_it_is", |kubectl| {
+        let with = |replicas: u32| kubectl.isvc(&format!("    minReplicas: {replicas}\n"));
+        holds(&kubectl.ok_with("apply --server-side -f -", &with(1)), &["serverside-applied"]);
+        let conflict = kubectl.fails("apply --server-side --field-manager=other -f -", &with(2));
+        holds(&conflict, &["conflict with \"kubectl\"", ".spec.predictor.minReplicas", "--force-conflicts"]);
+        kubectl.ok_with("apply --server-side --field-manager=other --force-conflicts -f -", &with(2));
+        holds(&kubectl.fails("apply --server-side -f -", &with(1)), &["conflict with \"other\""]);
+        // What it no longer says is the other's alone.
+        kubectl.ok_with("apply --server-side -f -", &kubectl.isvc(""));
+        assert_eq!(kubectl.ok("get isvc sklearn-iris -o jsonpath={.spec.predictor.minReplicas}"), "2");
+        let shown = kubectl.ok("get isvc sklearn-iris -o yaml --show-managed-fields");
+        holds(&shown, &["manager: kubectl", "manager: other", "operation: Apply", "f:minReplicas: {}"]);
+        let file = std::fs::read_to_string(kubectl.daemon.service_file("default/sklearn-iris.yaml")).expect("a file");
+        assert!(!file.contains("managedFields"), "{file}");
+    });
+}
+
+#[test]
+fn what_was_applied_by_the_client_moves_to_the_server() {
+    with_each("what_was_applied_by_the_client_moves_to_the_server", |kubectl| {
+        kubectl.ok_with("apply -f -", &kubectl.isvc("    minReplicas: 2\n"));
+        kubectl.ok_with("apply --server-side -f -", &kubectl.isvc("    minReplicas: 2\n"));
+        kubectl.ok_with("apply --server-side -f -", &kubectl.isvc(""));
+        assert_eq!(kubectl.ok("get isvc sklearn-iris -o jsonpath={.spec.predictor.minReplicas}"), "");
+    });
+}
+
+#[test]
+fn everything_that_runs_can_be_looked_at() {
+    with_each("everything_that_runs_can_be_looked_at", |kubectl| {
+        kubectl.serve();
+        for format in ["yaml", "json", "wide", "name", "jsonpath={.metadata.name}", "custom-columns=N:.metadata.name"] {
+            holds(&kubectl.ok(&format!("get isvc sklearn-iris -o {format}")), &["sklearn-iris"]);
+            holds(
+                &kubectl.ok(&format!("get isvc -o {format}")),
+                if format.starts_with("json") && format != "json" { &[] } else { &["sklearn-iris"] },
+            );
+        }
+        kubectl.ok("get isvc --sort-by=.metadata.name --show-labels -l !none");
+        holds(&kubectl.ok("get all"), &["pod/", "service/", "deployment.apps/", "inferenceservice.serving.kserve.io/"]);
+        holds(
+            &kubectl.ok("get nodes,sa,cm,secrets,rs,events"),
+            &["node/", "serviceaccount/default", "replicaset.apps/"],
+        );
+        holds(&kubectl.ok("get cm inferenceservice-config -n kserve -o yaml"), &["s3AccessKeyIDName"]);
+        holds(&kubectl.ok("describe isvc sklearn-iris"), &["Storage Uri:", "Conditions:", "InferenceServiceReady"]);
+        let pod = kubectl.pod();
+        holds(&kubectl.ok(&format!("describe {pod}")), &["kserve-container:", "Running", "kserve-local/127.0.0.1"]);
+        holds(&kubectl.ok("describe deploy sklearn-iris-predictor"), &["1 desired", "1 available"]);
+        kubectl.ok("rollout status deploy/sklearn-iris-predictor --timeout=20s");
+        kubectl.ok(&format!("logs {pod} --tail=1 --timestamps"));
+        kubectl.ok("logs deploy/sklearn-iris-predictor -c kserve-container");
+        holds(&kubectl.ok("events --for isvc/sklearn-iris"), &["InferenceServiceReady"]);
+        holds(
+            &kubectl.ok("get events"),
+            &["LAST SEEN", "isvc/sklearn-iris".replace("isvc", "inferenceservice").as_str()],
+        );
+        holds(
+            &kubectl.ok("explain isvc.spec.predictor.model"),
+            &["FIELDS:", "storageUri\t<string>", "modelFormat\t<ModelFormat> -required-"],
+        );
+        holds(&kubectl.ok("explain isvc --recursive"), &["predictor", "initialDelaySeconds"]);
+        holds(&kubectl.ok("explain clusterservingruntime.spec"), &["supportedModelFormats"]);
+        holds(&kubectl.ok("api-resources"), &["isvc", "serving.kserve.io/v1beta1"]);
+        holds(&kubectl.ok("api-versions"), &["serving.kserve.io/v1alpha1"]);
+        holds(&kubectl.ok("version"), &["Server Version: v1."]);
+        kubectl.ok("cluster-info");
+        holds(&kubectl.ok("get --raw /readyz"), &["ok"]);
+    });
+}
+
+#[test]
+fn a_watch_tells_what_changes_and_only_that() {
+    with_each("a_watch_tells_what_changes_and_only_that", |kubectl| {
+        kubectl.serve();
+        let mut watch = kubectl.command(&["get", "isvc", "sklearn-iris", "-w"]).spawn().expect("kubectl runs");
+        let lines = BufReader::new(watch.stdout.take().expect("stdout")).lines();
+        let mut lines = lines.map(|line| line.expect("a line"));
+        assert!(lines.next().is_some_and(|line| line.starts_with("NAME")));
+        assert!(lines.next().is_some_and(|line| line.starts_with("sklearn-iris")));
+        kubectl.ok_with("apply -f -", &kubectl.isvc("").replace("sklearn-iris", "another"));
+        kubectl.ok("label isvc sklearn-iris a=b");
+        assert!(lines.next().is_some_and(|line| line.starts_with("sklearn-iris")));
+        watch.kill().expect("it can be ended");
+        watch.wait().expect("it ends");
+        kubectl.ok("wait --for=jsonpath={.metadata.labels.a}=b isvc/sklearn-iris --timeout=20s");
+        holds(&kubectl.fails("wait --for=condition=Never isvc/sklearn-iris --timeout=1s", ""), &["timed out"]);
+        kubectl.ok("delete isvc another");
+        kubectl.ok("wait --for=delete isvc/another --timeout=20s");
+    });
+}
+
+#[test]
+fn objects_are_changed_in_every_dialect() {
+    with_each("objects_are_changed_in_every_dialect", |kubectl| {
+        kubectl.serve();
+        let patch = |kind: &str, patch: &str| {
+            kubectl.run(&["patch", "isvc", "sklearn-iris", &format!("--type={kind}"), "-p", patch], "")
+        };
+        let minimum = || kubectl.ok("get isvc sklearn-iris -o jsonpath={.spec.predictor.minReplicas}");
+        holds(&patch("merge", r#"{"spec":{"predictor":{"minReplicas":2}}}"#).1, &["patched"]);
+        holds(&patch("merge", r#"{"spec":{"predictor":{"minReplicas":2}}}"#).1, &["patched (no change)"]);
+        holds(&patch("json", r#"[{"op":"replace","path":"/spec/predictor/minReplicas","value":3}]"#).1, &["patched"]);
+        assert_eq!(minimum(), "3");
+        assert!(!patch("json", r#"[{"op":"test","path":"/spec/predictor/minReplicas","value":9}]"#).0);
+        let (succeeded, said) = patch("strategic", "{}");
+        assert!(!succeeded && said.contains("strategic-merge-patch+json is not supported"), "{said}");
+        holds(&kubectl.ok("label isvc sklearn-iris team=a"), &["labeled"]);
+        holds(&kubectl.ok("annotate isvc sklearn-iris note=b"), &["annotated"]);
+        let mut edit = kubectl.command(&["edit", "isvc", "sklearn-iris"]);
+        let edited = edit.env("EDITOR", "sed -i s/minReplicas:.*/minReplicas:\\ 1/").output().expect("kubectl runs");
+        holds(&(text(&edited.stdout) + &text(&edited.stderr)), &["edited"]);
+        assert_eq!(minimum(), "1");
+        holds(&kubectl.fails("scale isvc sklearn-iris --replicas=2", ""), &["NotFound"]);
+        holds(&kubectl.fails("scale deploy sklearn-iris-predictor --replicas=2", ""), &["minReplicas"]);
+        holds(&kubectl.fails("rollout restart deploy sklearn-iris-predictor", ""), &["InferenceService"]);
+        let pod = kubectl.pod();
+        holds(&kubectl.fails(&format!("delete {pod}"), ""), &["follow from InferenceServices"]);
+        holds(&kubectl.fails(&format!("exec {pod} -- ls"), ""), &["exec is not offered"]);
+    });
+}
+
+#[test]
+fn the_core_kinds_are_kept_too() {
+    with_each("the_core_kinds_are_kept_too", |kubectl| {
+        kubectl.ok("create namespace team");
+        holds(&kubectl.ok("create secret generic s1 --from-literal=a=b -n team"), &["secret/s1 created"]);
+        kubectl.ok("create secret generic s2 --from-literal=a=b -n team");
+        kubectl.ok("create configmap c1 --from-literal=a=b -n team");
+        kubectl.ok("create serviceaccount robot -n team");
+        assert_eq!(kubectl.ok("get secret s1 -n team -o jsonpath={.data.a}"), "Yg==");
+        for name in ["s1", "s2"] {
+            let patch = format!("{{\"secrets\":[{{\"name\":\"{name}\"}}]}}");
+            let (succeeded, said) = kubectl.run(&["patch", "sa", "robot", "-n", "team", "-p", &patch], "");
+            assert!(succeeded, "{said}");
+        }
+        assert_eq!(kubectl.ok("get sa robot -n team -o jsonpath={.secrets[*].name}"), "s2 s1");
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s3, namespace: team}\nstringData: {a: x}\n";
+        holds(&kubectl.ok_with("apply -f -", secret), &["created"]);
+        holds(&kubectl.ok_with("apply -f -", &secret.replace("a: x", "a: z")), &["configured"]);
+        assert_eq!(kubectl.ok("get secret s3 -n team -o jsonpath={.data.a}"), "eg==");
+        holds(&kubectl.ok("get sa default -n team"), &["default"]);
+        holds(&kubectl.ok("auth can-i create isvc"), &["yes"]);
+        holds(&kubectl.fails("auth can-i delete pods", ""), &["no"]);
+        holds(&kubectl.ok("auth can-i --list"), &["inferenceservices.serving.kserve.io"]);
+        holds(&kubectl.ok("auth whoami"), &["kserve-local"]);
+        kubectl.ok("delete secret,cm --all -n team");
+        kubectl.ok("delete ns team");
+        holds(&kubectl.fails("delete ns default", ""), &["may not be deleted"]);
+    });
+}
+
+#[test]
+fn what_is_wrong_is_refused_by_the_name_of_its_field() {
+    with_each("what_is_wrong_is_refused_by_the_name_of_its_field", |kubectl| {
+        let typo = kubectl.isvc("").replace("storageUri", "storageURI");
+        let unknown = "unknown field \"spec.predictor.model.storageURI\"";
+        holds(&kubectl.fails("apply -f -", &typo), &["BadRequest", "strict decoding error", unknown]);
+        holds(&kubectl.ok_with("apply --validate=warn --dry-run=server -f -", &typo), &["Warning: ", unknown]);
+        let text = kubectl.isvc("    minReplicas: many\n");
+        holds(&kubectl.fails("apply -f -", &text), &["is invalid", "spec.predictor.minReplicas"]);
+        let named = kubectl.isvc("").replace("sklearn-iris", "Iris");
+        holds(&kubectl.fails("apply -f -", &named), &["is invalid", "metadata.name"]);
+        holds(
+            &kubectl.fails("get isvc none", ""),
+            &["(NotFound): inferenceservices.serving.kserve.io \"none\" not found"],
+        );
+        assert_eq!(kubectl.ok("get isvc"), "No resources found in default namespace.\n");
+        let other = std::fs::read_to_string(kubectl.daemon.home().join("kubeconfig")).expect("a kubeconfig");
+        let token = std::fs::read_to_string(kubectl.daemon.home().join("state/token")).expect("a token");
+        std::fs::write(kubectl.daemon.home().join("kubeconfig"), other.replace(token.trim(), "wrong"))
+            .expect("a kubeconfig");
+        let refused = kubectl.fails("get isvc", "");
+        assert!(refused.contains("nauthorized") || refused.contains("must be logged in"), "{refused}");
+    });
+}
