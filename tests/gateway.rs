@@ -61,7 +61,7 @@ fn backend(address: SocketAddr) -> Backend {
 
 /// One service `default/iris` whose predictor is in `state`.
 fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
-    let component = ComponentRoute { service_name: "iris-predictor".into(), state, timeout };
+    let component = ComponentRoute { service_name: "iris-predictor".into(), state, tags: BTreeMap::new(), timeout };
     let key = ServiceKey::new("default", "iris");
     let service = ServiceRoute {
         key: key.clone(),

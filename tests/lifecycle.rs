@@ -158,10 +158,82 @@ async fn requests_to_a_service_that_loads_wait_and_are_told_at_once_when_it_fail
     assert!(sick.2.contains("CrashLoopBackOff") && sick.2.contains("exit code"), "{sick:?}");
 }
 
+/// The share of answers that come from the revision with this mark, in percent; every answer must be good.
+async fn share_of(daemon: &Daemon, mark: &str, count: u32) -> u32 {
+    let client = client();
+    let ask = async |_: u32| {
+        let request = client.get(daemon.url("/stub/env")).header("host", "iris-default.example.com");
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        u32::from(answer.text().await.expect("a body").contains(mark))
+    };
+    let mut hits = 0;
+    for number in 0..count {
+        hits += ask(number).await;
+    }
+    hits * 100 / count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_gets_its_share_through_restarts_promotion_and_return_and_no_request_is_lost() {
+    if !docker_or_skip("a_canary_gets_its_share_through_restarts_promotion_and_return_and_no_request_is_lost") {
+        return;
+    }
+    let mut daemon = Engine::Docker.daemon();
+    let version = |mark: &str, percent: Option<u32>| {
+        let mut service = sleepy("iris", &[("MARK", mark)]);
+        service["spec"]["predictor"]["minReplicas"] = json!(1);
+        if let Some(percent) = percent {
+            service["spec"]["predictor"]["canaryTrafficPercent"] = json!(percent);
+        }
+        service.to_string()
+    };
+    let rolled_out = |daemon: &Daemon, ready: &str, rolled_out: &str, percent: i64| {
+        eventually_or(
+            "the revisions are told",
+            || daemon.log(),
+            || {
+                let object = daemon.object("iris")?;
+                let part = &object["status"]["components"]["predictor"];
+                let told = part["latestReadyRevision"] == format!("iris-predictor-{ready}")
+                    && part["latestRolledoutRevision"] == format!("iris-predictor-{rolled_out}")
+                    && part["traffic"][0]["percent"] == percent;
+                told.then_some(())
+            },
+        );
+    };
+    daemon.drop_file("iris.json", &version("first", None));
+    daemon.wait_ready("iris");
+    daemon.drop_file("iris.json", &version("second", Some(20)));
+    rolled_out(&daemon, "00002", "00001", 20);
+    let share = share_of(&daemon, "second", 600).await;
+    assert!((14..=26).contains(&share), "{share} %");
+    daemon.kill();
+    daemon.restart();
+    daemon.wait_ready("iris");
+    let share = share_of(&daemon, "second", 600).await;
+    assert!((14..=26).contains(&share), "{share} % after a restart");
+    // Promotion, and back to a revision whose container is long gone.
+    daemon.drop_file("iris.json", &version("second", Some(100)));
+    rolled_out(&daemon, "00002", "00002", 100);
+    assert_eq!(share_of(&daemon, "second", 50).await, 100);
+    eventually_or("the first revision is gone", || daemon.log(), || (daemon.containers().len() == 1).then_some(()));
+    daemon.drop_file("iris.json", &version("second", Some(0)));
+    rolled_out(&daemon, "00002", "00001", 0);
+    eventually_or("the first revision serves", || daemon.log(), || (daemon.containers().len() == 2).then_some(()));
+    for _ in 0..40 {
+        // All the while somebody answers.
+        if share_of(&daemon, "first", 10).await == 100 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(share_of(&daemon, "first", 100).await, 100, "nought percent pins the one before");
+}
+
 /// Prints what a wake takes beside `docker run` of the same image, interleaved.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
-#[expect(clippy::print_stdout, reason = "the measurement is what it is for")]
 async fn measure_wakes_against_docker_run() {
     if !docker_or_skip("measure_wakes_against_docker_run") {
         return;

@@ -106,7 +106,7 @@ impl Exposition {
             ("request_bytes", "Bytes of request bodies", |s| s.request_bytes),
             ("response_bytes", "Bytes of response bodies", |s| s.response_bytes),
         ];
-        let gauges: [(&str, &str, fn(&ServiceSnapshot) -> u64); 2] = [
+        let gauges: [Counter; 2] = [
             ("requests_active", "Requests under way at the data plane, waiting ones included", |s| s.in_flight),
             ("requests_queued", "Requests waiting for a replica with room", |s| s.waiting),
         ];

@@ -168,7 +168,7 @@ pub(crate) async fn work(worker: &Arc<Worker>, mut arrivals: mpsc::Receiver<Arri
         while let Some(arrival) = arrivals.recv().await {
             begin(worker, arrival);
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         // Losing an arrival closes it, and everything is being closed.
@@ -189,7 +189,7 @@ fn begin(worker: &Arc<Worker>, arrival: Arrival) {
     tasks.spawn_short(async move {
         let serving = serve(worker, socket, client);
         #[cfg(test)]
-        println!("a connection takes {} bytes", std::mem::size_of_val(&serving));
+        assert!(std::mem::size_of_val(&serving) < 64 << 10, "{}", std::mem::size_of_val(&serving));
         tokio::select! {
             // Losing the connection closes it, and with it everything done for it.
             () = serving => {}

@@ -14,6 +14,7 @@ fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]
         let route = ComponentRoute {
             service_name: component_service_name(name, *kind, None),
             state: RouteState::Open(Vec::new()),
+            tags: BTreeMap::new(),
             timeout: None,
         };
         (*kind, route)

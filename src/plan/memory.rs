@@ -21,6 +21,8 @@ pub struct Memory {
     pub containers: HashMap<String, ContainerMemory>,
     /// Per component.
     pub revisions: BTreeMap<ComponentKey, Revisions>,
+    /// The InferenceService as it was written for each revision, to make it again from.
+    pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
     /// Attempts to make or start a container that failed, per container name.
     pub refusals: HashMap<String, Refusal>,
     /// Attempts to stop or remove a container that failed, per container name.
@@ -126,6 +128,9 @@ pub struct Revisions {
     pub previous: Option<u32>,
     /// Fingerprint and age by number, the newest few.
     pub known: BTreeMap<u32, RevisionNote>,
+    /// The wanted revision when it was last looked at, and the percent of traffic asked for it then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<(u32, u32)>,
     /// What it takes from the order to make the container to the answer, in milliseconds, as an average that forgets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_millis: Option<u64>,
@@ -139,6 +144,9 @@ pub struct RevisionNote {
     pub fingerprint: String,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Whether every replica of it answered once.
+    #[serde(default)]
+    pub proven: bool,
 }
 
 /// Revisions remembered by number; older ones are forgotten.
@@ -160,8 +168,7 @@ impl Memory {
         }
         revisions.highest += 1;
         revisions.target = revisions.highest;
-        let note = RevisionNote { fingerprint: fingerprint.0.clone(), created_at: now.wall };
-        revisions.known.insert(revisions.highest, note);
+        revisions.known.insert(revisions.highest, RevisionNote::new(&fingerprint.0, now));
         revisions.forget_oldest();
         true
     }
@@ -175,7 +182,7 @@ impl Memory {
         if known == Some(fingerprint) {
             return false;
         }
-        let note = RevisionNote { fingerprint: fingerprint.to_owned(), created_at: now.wall };
+        let note = RevisionNote::new(fingerprint, now);
         revisions.highest = revisions.highest.max(revision);
         if let Some(other) = revisions.known.insert(revision, note) {
             revisions.renumber(revision, other);
@@ -349,7 +356,21 @@ impl Memory {
         let mut news = false;
         for (component, revision) in &plan.rolled_out {
             news |= self.rolled_out(component, *revision);
+        }
+        for (component, revision) in &plan.proven {
             news |= self.note_loaded(component, now);
+            news |= self.note_proven(component, *revision);
+        }
+        for component in &plan.taken_back {
+            let revisions = self.revisions.entry(component.clone()).or_default();
+            revisions.rolled_out = revisions.previous;
+            news = true;
+        }
+        for (component, percent) in &plan.asked {
+            let revisions = self.revisions.entry(component.clone()).or_default();
+            let asked = Some((revisions.target, *percent));
+            news |= revisions.asked != asked;
+            revisions.asked = asked;
         }
         for (component, clock) in &plan.loads {
             match clock {
@@ -358,6 +379,23 @@ impl Memory {
             }
         }
         news
+    }
+
+    fn note_proven(&mut self, component: &ComponentKey, revision: u32) -> bool {
+        let note = self.revisions.get_mut(component).and_then(|revisions| revisions.known.get_mut(&revision));
+        note.is_some_and(|note| !std::mem::replace(&mut note.proven, true))
+    }
+
+    /// Notes what the wanted revision of a component is made from. Returns true when that is news.
+    pub fn note_source(&mut self, component: &ComponentKey, source: &serde_json::Value) -> bool {
+        let Some(revisions) = self.revisions.get(component) else { return false };
+        let sources = self.sources.entry(component.clone()).or_default();
+        // Nothing else is ever made again.
+        let in_use = [Some(revisions.target), revisions.rolled_out, revisions.previous];
+        sources.retain(|revision, _| in_use.contains(&Some(*revision)));
+        let is_news = !sources.contains_key(&revisions.target);
+        sources.entry(revisions.target).or_insert_with(|| source.clone());
+        is_news
     }
 
     fn note_rests(&mut self, plan: &Plan, now: Now) {
@@ -378,9 +416,12 @@ impl Memory {
         let took = u64::try_from(now.tick.saturating_sub(begun).as_millis()).unwrap_or(u64::MAX);
         let revisions = self.revisions.entry(component.clone()).or_default();
         let learned = revisions.load_millis.map_or(took, |before| (before + took) / 2);
-        let before = revisions.load_millis.replace(learned);
-        // Not every few milliseconds are a change of what is written to disk.
-        before.is_none_or(|before| before.abs_diff(learned) > before / 4)
+        // A few milliseconds are no news, and what is news is written to disk.
+        let is_news = revisions.load_millis.is_none_or(|before| before.abs_diff(learned) > before / 4);
+        if is_news {
+            revisions.load_millis = Some(learned);
+        }
+        is_news
     }
 
     /// Forgets a container that is gone.
@@ -408,7 +449,18 @@ impl ContainerMemory {
     }
 }
 
+impl RevisionNote {
+    fn new(fingerprint: &str, now: Now) -> Self {
+        Self { fingerprint: fingerprint.to_owned(), created_at: now.wall, proven: false }
+    }
+}
+
 impl Revisions {
+    /// Whether every replica of a revision answered once.
+    pub fn is_proven(&self, revision: u32) -> bool {
+        self.rolled_out == Some(revision) || self.known.get(&revision).is_some_and(|note| note.proven)
+    }
+
     /// Returns what a start usually takes, in whole seconds.
     pub fn load_time(&self) -> Option<Duration> {
         self.load_millis.map(|millis| Duration::from_secs(millis.div_ceil(1000)))

@@ -25,6 +25,7 @@ pub mod rollout;
 pub mod routes;
 pub mod said;
 pub mod sleep;
+pub mod split;
 pub mod status;
 pub mod world;
 

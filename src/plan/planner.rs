@@ -27,6 +27,12 @@ pub struct Plan {
     pub pods: Vec<PodView>,
     /// Revisions that have all traffic from now on.
     pub rolled_out: Vec<(ComponentKey, u32)>,
+    /// Revisions of which every replica answers.
+    pub proven: Vec<(ComponentKey, u32)>,
+    /// Components whose newest revision had all traffic and is taken back.
+    pub taken_back: Vec<ComponentKey>,
+    /// Percent of traffic that is asked for the wanted revision.
+    pub asked: Vec<(ComponentKey, u32)>,
     /// Replicas on their way out.
     pub draining: Vec<ReplicaName>,
     /// How the services that may sleep stand.

@@ -3,7 +3,7 @@
 //! The new revision is started beside the old one, gets the traffic once all its replicas answer, and only then does the
 //! old one drain. A revision that never answers gets no request and the old one keeps serving.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::checks::{self, Answered};
@@ -14,10 +14,11 @@ use super::record::ReplicaRecord;
 use super::replica::{self, Phase, Replica};
 use super::retire;
 use super::routes::{Backend, ComponentRoute, RouteState, Scrape};
+use super::split::{self, Share, Split};
 use super::status;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
 use crate::api::meta;
-use crate::workload::{ComponentKey, RuntimeRef, names};
+use crate::workload::{ComponentKey, RuntimeRef, Workload, names};
 
 /// What a pass found out about one component.
 #[derive(Clone, Debug)]
@@ -42,6 +43,10 @@ pub struct ComponentReport {
     pub ready_replicas: u32,
     /// The runtime that was chosen.
     pub runtime: Option<RuntimeRef>,
+    /// How its traffic is shared; nothing when nothing answers.
+    pub shares: Vec<Share>,
+    /// Whether two revisions are wanted at once.
+    pub is_split: bool,
     /// What the proxy may do.
     pub route: ComponentRoute,
     /// Name under which the server knows its model.
@@ -80,13 +85,17 @@ pub(super) fn advance<'w>(
     let mut rollout = Rollout::new(draft, key, wanted, facts);
     rollout.advance_wanted(draft);
     let settled = rollout.target.is_some() && rollout.ready(rollout.target) >= rollout.replicas;
+    rollout.note(draft, settled);
+    if let Some((split, workload)) = rollout.split() {
+        return rollout.canary(draft, split, workload, facts);
+    }
     let serving = if settled { rollout.target } else { rollout.keep_serving(draft) };
     rollout.retire_others(draft);
-    draft.plan.loads.extend(rollout.load_clock().map(|clock| (key.clone(), clock)));
     if settled && let Some(revision) = rollout.target {
         draft.plan.rolled_out.push((key.clone(), revision));
     }
-    rollout.report(serving, settled, facts)
+    let shares = serving.map(|serving| split::all(serving, rollout.workload())).unwrap_or_default();
+    rollout.report(shares, settled, facts)
 }
 
 /// Puts one component to sleep, or leaves it there.
@@ -101,8 +110,12 @@ pub(super) fn sleep<'w>(
     for containers in std::mem::take(&mut rollout.units).into_values() {
         retire::retire(draft, &containers, "nobody has asked for it lately");
     }
-    let target = rollout.target;
-    rollout.report(target, true, facts)
+    let target = rollout.history.target;
+    let shares = match rollout.split() {
+        Some((split, workload)) => split::shares(split, target, workload),
+        None => split::all(target, rollout.workload()),
+    };
+    rollout.report(shares, true, facts)
 }
 
 impl<'w, 'k> Rollout<'w, 'k> {
@@ -129,11 +142,78 @@ impl<'w, 'k> Rollout<'w, 'k> {
         }
     }
 
+    fn workload(&self) -> Option<&'w Workload> {
+        self.wanted.map(|resolved| resolved.workload.as_ref())
+    }
+
+    fn split(&self) -> Option<(Split, &'w Workload)> {
+        let workload = self.workload()?;
+        Some((split::split(&self.history, workload)?, workload))
+    }
+
+    /// Leaves word of what was found out about the wanted revision.
+    fn note(&self, draft: &mut Draft<'w>, settled: bool) {
+        let plan = &mut draft.plan;
+        plan.loads.extend(self.load_clock().map(|clock| (self.key.clone(), clock)));
+        if let Some(workload) = self.workload() {
+            plan.asked.push((self.key.clone(), workload.canary_percent.unwrap_or(100)));
+        }
+        plan.proven.extend(self.target.filter(|_| settled).map(|revision| (self.key.clone(), revision)));
+    }
+
+    /// Keeps two revisions: the newest that answers and the last that had all traffic.
+    fn canary(
+        mut self,
+        draft: &mut Draft<'w>,
+        split: Split,
+        workload: &Workload,
+        facts: &[&'w ContainerFact],
+    ) -> ComponentReport {
+        if split.takes_back {
+            draft.plan.taken_back.push(self.key.clone());
+        }
+        let target = self.history.target;
+        let settled = self.ready(Some(target)) >= self.replicas;
+        // Replicas of it beyond the number that is wanted now go when the others answer.
+        if !settled {
+            self.keep(draft, Some(target));
+        }
+        let serves = settled || (self.history.is_proven(target) && self.ready(Some(target)) > 0);
+        match draft.world.older.get(self.key).and_then(|older| older.get(&split.stable)) {
+            Some(resolved) => {
+                self.advance_revision(draft, resolved, split.stable, resolved.workload.scaling.min.max(1));
+            }
+            None => self.keep(draft, Some(split.stable)),
+        }
+        let latest = if serves { target } else { self.stand_in(draft, split).unwrap_or(split.stable) };
+        self.retire_others(draft);
+        self.report(split::shares(split, latest, workload), settled, facts)
+    }
+
+    /// While the wanted revision does not answer: the newest of those between it and the stable one that does.
+    fn stand_in(&mut self, draft: &mut Draft<'w>, split: Split) -> Option<u32> {
+        let between = self.units.iter().filter(|((revision, _), _)| *revision != split.stable);
+        let hopeful = between.filter(|(_, containers)| checks::answered(draft, containers) > Answered::No);
+        let revision = hopeful.map(|((revision, _), _)| *revision).max();
+        self.keep(draft, revision);
+        revision.filter(|_| self.ready(revision) > 0)
+    }
+
     /// Advances the replicas of the wanted revision.
     fn advance_wanted(&mut self, draft: &mut Draft<'w>) {
-        let Some(resolved) = self.wanted else { return };
-        let revision = self.history.target;
-        for ordinal in 0..self.replicas {
+        if let Some(resolved) = self.wanted {
+            self.advance_revision(draft, resolved, self.history.target, self.replicas);
+        }
+    }
+
+    fn advance_revision(
+        &mut self,
+        draft: &mut Draft<'w>,
+        resolved: &'w ResolvedWorkload,
+        revision: u32,
+        replicas: u32,
+    ) {
+        for ordinal in 0..replicas {
             let containers = self.units.remove(&(revision, ordinal)).unwrap_or_default();
             let unit = wanted_replica(self.key, resolved, revision, ordinal, &containers);
             if containers.iter().any(|fact| fact.fingerprint != resolved.fingerprint.0) {
@@ -243,12 +323,30 @@ impl<'w, 'k> Rollout<'w, 'k> {
         }
     }
 
-    fn report(self, serving: Option<u32>, settled: bool, facts: &[&'w ContainerFact]) -> ComponentReport {
-        let ready: Vec<&Replica<'_>> =
-            self.of(serving).filter(|(_, _, phase)| phase.is_ready()).map(|(_, unit, _)| unit).collect();
-        let backends: Vec<Backend> = ready.iter().filter_map(|unit| backend(unit, unit.revision)).collect();
+    /// The replicas of a revision that answer.
+    fn backends(&self, revision: u32) -> Vec<Backend> {
+        let ready = self.of(Some(revision)).filter(|(_, _, phase)| phase.is_ready());
+        ready.filter_map(|(_, unit, _)| backend(unit, revision)).collect()
+    }
+
+    fn tags(&self, shares: &[Share]) -> BTreeMap<String, Vec<Backend>> {
+        let tagged = shares.iter().filter(|share| !share.tag.is_empty());
+        tagged.map(|share| (share.tag.to_owned(), self.backends(share.revision))).collect()
+    }
+
+    fn report(self, shares: Vec<Share>, settled: bool, facts: &[&'w ContainerFact]) -> ComponentReport {
+        let revisions: BTreeSet<u32> = shares.iter().map(|share| share.revision).collect();
+        let ready = revisions.iter().flat_map(|one| self.backends(*one).into_iter().map(|backend| (*one, backend)));
+        let ready: Vec<(u32, Backend)> = ready.collect();
+        let backends = split::weigh(&shares, &ready);
+        let serving = shares.first().map(|share| share.revision);
+        let answering: Vec<&Replica<'_>> = revisions
+            .iter()
+            .flat_map(|one| self.of(Some(*one)).filter(|(_, _, phase)| phase.is_ready()).map(|(_, unit, _)| unit))
+            .collect();
         let annotations = self.wanted.map(|resolved| &resolved.workload.annotations);
-        let shows = |annotations| ready.iter().filter_map(move |unit| scrape(self.key, unit, annotations)).collect();
+        let shows =
+            |annotations| answering.iter().filter_map(move |unit| scrape(self.key, unit, annotations)).collect();
         let scrapes = annotations.map(shows).unwrap_or_default();
         let asleep = self.wanted.is_some() && self.replicas == 0;
         let phase = if asleep { Phase::Asleep } else { self.worst(self.target.or(serving)) };
@@ -257,7 +355,8 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let timeout = workload.map_or_else(recorded, |workload| workload.timeout);
         let fact_name = || facts.first().map(|fact| fact.service_name.clone()).unwrap_or_default();
         let service_name = workload.map_or_else(fact_name, |workload| workload.service_name.clone());
-        let ready_replicas = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
+        let tags = self.tags(&shares);
         let state = match backends.is_empty() {
             true => status::closed(self.key, &phase, self.history.load_time()),
             false => RouteState::Open(backends),
@@ -272,7 +371,9 @@ impl<'w, 'k> Rollout<'w, 'k> {
             replicas: self.replicas,
             ready_replicas,
             runtime: workload.and_then(|workload| workload.runtime.clone()),
-            route: ComponentRoute { service_name, state, timeout },
+            route: ComponentRoute { service_name, state, tags, timeout },
+            is_split: shares.len() > 1,
+            shares: if asleep || ready_replicas > 0 { shares } else { Vec::new() },
             model_name: workload.map(|workload| workload.model_name.clone()),
             history: self.history,
             scrapes,

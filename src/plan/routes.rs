@@ -51,6 +51,9 @@ pub struct ComponentRoute {
     pub service_name: String,
     /// Open, or why not.
     pub state: RouteState,
+    /// Replicas that answer under a tag of their revision (`latest`, `prev`), whatever its share of traffic; hosts begin
+    /// with the tag: `prev-iris-predictor.default.example.com`.
+    pub tags: BTreeMap<String, Vec<Backend>>,
     /// Longest time from the request's last byte to the answer's first; none means the gateway's default (§4.3).
     pub timeout: Option<Duration>,
 }

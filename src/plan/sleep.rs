@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::checks::{self, Answered};
 use super::planner::{Draft, Facts};
+use super::split;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload, World};
 use crate::api::ServiceKey;
 
@@ -35,7 +36,7 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
     // A new revision starts although nobody asks, as Knative's initial scale wants: to show that it works.
     let is_known = |part: &&ResolvedWorkload| {
         let history = memory.revisions.get(&part.workload.component);
-        history.is_some_and(|history| history.rolled_out == Some(history.target))
+        history.is_some_and(|history| history.is_proven(history.target))
     };
     if !sleepers.iter().all(is_known) {
         return Some(Rest::Busy);
@@ -71,9 +72,14 @@ fn is_asked_for(world: &World, service: &ServiceKey, facts: &Facts<'_>) -> bool 
 /// Whether every replica that is wanted of a component passed its checks when they were last made.
 fn answers(draft: &Draft<'_>, part: &ResolvedWorkload, facts: &[&ContainerFact]) -> bool {
     let Some(history) = draft.world.memory.revisions.get(&part.workload.component) else { return false };
-    (0..part.workload.scaling.min.max(1)).all(|ordinal| {
-        let own = |fact: &&&ContainerFact| fact.revision == history.target && fact.ordinal == ordinal;
-        let own: Vec<&ContainerFact> = facts.iter().filter(own).copied().collect();
-        checks::answered(draft, &own) == Answered::Yes
-    })
+    let split = split::split(history, &part.workload);
+    let revisions = [Some(history.target), split.map(|split| split.stable)];
+    let units = revisions.into_iter().flatten().map(|revision| (revision, 0..part.workload.scaling.min.max(1)));
+    units.flat_map(|(revision, ordinals)| ordinals.map(move |ordinal| (revision, ordinal))).all(
+        |(revision, ordinal)| {
+            let own = |fact: &&&ContainerFact| fact.revision == revision && fact.ordinal == ordinal;
+            let own: Vec<&ContainerFact> = facts.iter().filter(own).copied().collect();
+            checks::answered(draft, &own) == Answered::Yes
+        },
+    )
 }

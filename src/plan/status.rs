@@ -9,12 +9,14 @@
 //! - Failed pulls, refused containers and containers out of memory are failures (`BlockedByFailedLoad`), not `Pending`, and
 //!   `lastFailureInfo` goes away when the failure does.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::replica::Phase;
 use super::rollout::ComponentReport;
 use super::routes::{Hold, RouteState, ServiceRoute};
 use super::said::{Said, said};
+use super::split::Share;
 use super::world::{DesiredService, World};
 use crate::api::status::{Address, ComponentStatus, FailureInfo, ModelCopies, ModelStates, ModelStatus, TrafficTarget};
 use crate::api::{ComponentKind, Condition, ConditionStatus, InferenceServiceStatus, ServiceKey, meta};
@@ -53,7 +55,7 @@ pub(super) fn close_when_empty(mut route: ServiceRoute, service: &DesiredService
     };
     let state = RouteState::NotReady { reason, message, retry_after: Duration::from_secs(30) };
     let service_name = names::component_service_name(&service.key.name, ComponentKind::Predictor, None);
-    let component = super::routes::ComponentRoute { service_name, state, timeout: None };
+    let component = super::routes::ComponentRoute { service_name, state, tags: BTreeMap::new(), timeout: None };
     route.components.insert(ComponentKind::Predictor, component);
     route
 }
@@ -319,22 +321,27 @@ fn component_status(world: &World, report: &ComponentReport, knative: bool) -> O
     let name = |revision: Option<u32>| {
         revision.map(|number| names::revision_name(&report.service_name, number)).unwrap_or_default()
     };
-    let rolled_out = if report.settled { report.target } else { history.rolled_out };
+    let rolled_out = if report.settled && !report.is_split { report.target } else { history.rolled_out };
     let previous = if rolled_out == history.rolled_out { history.previous } else { history.rolled_out };
-    // The share goes to the newest revision that is ready, whichever that is: as in KServe, that is the "latest".
-    let traffic = report.serving.map(|serving| TrafficTarget {
-        revision_name: name(Some(serving)),
-        latest_revision: true,
-        percent: 100,
-        ..TrafficTarget::default()
-    });
+    // The first share goes to the newest revision that is ready, whichever that is: as in KServe, that is the "latest".
+    let target = |share: &Share| {
+        let tagged = ServiceKey::new(namespace.clone(), format!("{}-{}", share.tag, part.name));
+        TrafficTarget {
+            revision_name: name(Some(share.revision)),
+            latest_revision: share.latest,
+            percent: i64::from(share.percent),
+            tag: share.tag.to_owned(),
+            url: (!share.tag.is_empty()).then(|| public_url(world, &host(world, &tagged, true))),
+            ..TrafficTarget::default()
+        }
+    };
     let address = format!("http://{}.{namespace}.svc.cluster.local", report.service_name);
     Some(ComponentStatus {
         latest_created_revision: name(report.target.or(report.serving).or(history.rolled_out)),
         latest_ready_revision: name(report.serving.or(history.rolled_out)),
         latest_rolledout_revision: name(rolled_out),
         previous_rolledout_revision: name(previous),
-        traffic: traffic.into_iter().collect(),
+        traffic: report.shares.iter().map(target).collect(),
         url,
         address: answered.then_some(Address { url: address }),
     })

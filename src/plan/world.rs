@@ -39,6 +39,9 @@ pub struct World {
     pub services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     /// False until the folder was read once: nothing is removed before.
     pub desired_known: bool,
+    /// What earlier revisions were made from, as far as that is still known: those that keep a share of traffic are made
+    /// again from it.
+    pub older: BTreeMap<ComponentKey, BTreeMap<u32, ResolvedWorkload>>,
     /// Containers that are ours, by name.
     pub containers: BTreeMap<String, ContainerFact>,
     /// False until the engine listed its containers once, and while it does not answer.
@@ -78,6 +81,7 @@ impl World {
         let before = memory.revisions.len();
         memory.revisions.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
         memory.activity.retain(|key, _| services.contains_key(key));
+        memory.sources.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
         memory.begun.retain(|key, _| services.contains_key(&key.service));
         memory.revisions.len() != before
     }

@@ -1,13 +1,14 @@
 //! Desired objects to desired services: resolved once per change, remembered until something they depend on changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::api::{Kind, ServiceKey};
+use crate::manifest;
 use crate::plan::world::{DesiredService, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
-use crate::workload::{Companions, WorkloadConfig, fingerprint, resolve};
+use crate::workload::{Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, resolve};
 
 /// Resolutions that still hold.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Resolver {
     companions: Vec<Arc<Stored>>,
     services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     sources: BTreeMap<ServiceKey, serde_json::Value>,
+    /// Earlier revisions, as long as what they refer to is the same.
+    revived: HashMap<(ComponentKey, u32), Option<ResolvedWorkload>>,
 }
 
 impl Resolver {
@@ -39,13 +42,10 @@ impl Resolver {
                 .all(|(new, old)| Arc::ptr_eq(new, old) || new.object == old.object);
         if !same {
             self.services.clear();
+            self.revived.clear();
         }
         self.companions = companions;
-        let objects = || self.companions.iter().map(|stored| stored.object.as_ref());
-        // The catalogue brings the built-in runtimes itself.
-        let users = self.companions.iter().filter(|stored| stored.origin != Origin::BuiltIn);
-        let catalog = Catalog::new(users.map(|stored| stored.object.as_ref()));
-        let references = Companions::new(objects());
+        let (catalog, references) = surroundings(&self.companions);
         let mut services = BTreeMap::new();
         let mut anew = Vec::new();
         for stored in snapshot.list(Kind::InferenceService, None) {
@@ -56,20 +56,52 @@ impl Resolver {
                 services.insert(key, Arc::clone(known));
                 continue;
             }
-            let resolution = resolve(object, &catalog, &references, &self.config).map(|workloads| {
-                let with_fingerprint = |workload| {
-                    let fingerprint = fingerprint(&workload);
-                    ResolvedWorkload { workload: Arc::new(workload), fingerprint }
-                };
-                workloads.into_iter().map(with_fingerprint).collect()
-            });
+            let resolution = resolve(object, &catalog, &references, &self.config)
+                .map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
             let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution };
             self.sources.insert(key.clone(), object.raw.clone());
             anew.push(key.clone());
             services.insert(key, Arc::new(service));
         }
         self.sources.retain(|key, _| services.contains_key(key));
+        self.revived.retain(|(component, _), _| services.contains_key(&component.service));
         self.services.clone_from(&services);
         (services, anew)
     }
+
+    /// Resolves a revision of a component as it was written once; none when that means nothing any more.
+    pub fn revive(
+        &mut self,
+        component: &ComponentKey,
+        revision: u32,
+        source: &serde_json::Value,
+    ) -> Option<ResolvedWorkload> {
+        let key = (component.clone(), revision);
+        if let Some(known) = self.revived.get(&key) {
+            return known.clone();
+        }
+        let revived = self.resolve_once(source, component);
+        self.revived.insert(key, revived.clone());
+        revived
+    }
+
+    fn resolve_once(&self, source: &serde_json::Value, component: &ComponentKey) -> Option<ResolvedWorkload> {
+        let object = manifest::decode_value(source).objects.into_iter().next()?.object;
+        let (catalog, references) = surroundings(&self.companions);
+        let workloads = resolve(&object, &catalog, &references, &self.config).ok()?;
+        workloads.into_iter().find(|workload| workload.component == *component).map(with_fingerprint)
+    }
+}
+
+/// What services are resolved with.
+fn surroundings(companions: &[Arc<Stored>]) -> (Catalog, Companions<'_>) {
+    // The catalogue brings the built-in runtimes itself.
+    let users = companions.iter().filter(|stored| stored.origin != Origin::BuiltIn);
+    let catalog = Catalog::new(users.map(|stored| stored.object.as_ref()));
+    (catalog, Companions::new(companions.iter().map(|stored| stored.object.as_ref())))
+}
+
+fn with_fingerprint(workload: Workload) -> ResolvedWorkload {
+    let fingerprint = fingerprint(&workload);
+    ResolvedWorkload { workload: Arc::new(workload), fingerprint }
 }

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::Clock;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
+use super::revisions::Ledger;
 use super::{observe, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
@@ -21,7 +22,9 @@ use crate::plan::action::{ProbeKind, ProbeOrder};
 use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
-use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote};
+use crate::plan::world::{
+    ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote, ResolvedWorkload,
+};
 use crate::plan::{Action, ActionKey, Plan, World, plan};
 use crate::storage::{Cache, CachedModel, Progress};
 use crate::store::Store;
@@ -109,6 +112,8 @@ pub struct Driver {
     image_failures: HashMap<String, u32>,
     model_failures: HashMap<StorageUri, u32>,
     saved_revisions: BTreeMap<ComponentKey, Revisions>,
+    /// Whether what revisions are made from is to be saved.
+    sources_changed: bool,
 }
 
 /// How soon a pass must follow.
@@ -126,9 +131,10 @@ enum Urgency {
 
 impl Driver {
     /// Makes a driver; what earlier daemons knew of revisions is taken up.
-    pub fn new(parts: DriverParts, config: DriverConfig, revisions: BTreeMap<ComponentKey, Revisions>) -> Self {
+    pub fn new(parts: DriverParts, config: DriverConfig, ledger: Ledger) -> Self {
         let (sender, facts) = mpsc::channel(4096);
-        let memory = Memory { revisions: revisions.clone(), ..Memory::default() };
+        let Ledger { revisions, sources } = ledger;
+        let memory = Memory { revisions: revisions.clone(), sources, ..Memory::default() };
         let instance = parts.executor.instance.clone();
         let world = World { instance, memory, config: config.plan, ..World::default() };
         Self {
@@ -149,6 +155,7 @@ impl Driver {
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
             saved_revisions: revisions,
+            sources_changed: false,
         }
     }
 
@@ -216,13 +223,38 @@ impl Driver {
             self.warn_about(key, now);
         }
         for service in self.world.services.values() {
+            let written = snapshot.objects.get(&service.key.to_object_key()).map(|stored| &stored.object.raw);
             for resolved in service.resolution.as_deref().unwrap_or_default() {
-                self.world.memory.want(&resolved.workload.component, &resolved.fingerprint, now);
+                let component = &resolved.workload.component;
+                self.world.memory.want(component, &resolved.fingerprint, now);
+                if let Some(written) = written {
+                    self.sources_changed |= self.world.memory.note_source(component, written);
+                }
                 resolved.workload.containers.iter().for_each(|spec| self.parts.executor.engine.learn(spec));
             }
         }
+        self.revive_older();
         self.look_up_models();
         Urgency::Now
+    }
+
+    /// Resolves the revisions again that had all traffic once and may have to be made again.
+    fn revive_older(&mut self) {
+        let Self { world, resolver, .. } = self;
+        let mut older: BTreeMap<ComponentKey, BTreeMap<u32, ResolvedWorkload>> = BTreeMap::new();
+        for (component, history) in &world.memory.revisions {
+            let Some(sources) = world.memory.sources.get(component) else { continue };
+            let kept = [history.rolled_out, history.previous].into_iter().flatten();
+            for revision in kept.filter(|revision| *revision != history.target) {
+                let wanted = history.known.get(&revision).map(|note| note.fingerprint.as_str());
+                let revived = sources.get(&revision).and_then(|source| resolver.revive(component, revision, source));
+                // What it would be now must be what it was: a runtime or a Secret may have changed since.
+                if let Some(revived) = revived.filter(|revived| Some(revived.fingerprint.0.as_str()) == wanted) {
+                    older.entry(component.clone()).or_default().insert(revision, revived);
+                }
+            }
+        }
+        world.older = older;
     }
 
     /// Says what in a changed service means nothing here, or something else than its author may think.
@@ -279,6 +311,8 @@ impl Driver {
                 wanted.extend(resolved.workload.models.iter().map(|model| model.uri.clone()));
             }
         }
+        let older = self.world.older.values().flat_map(BTreeMap::values);
+        wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
         self.world.models.retain(|uri, _| wanted.contains(uri));
         for uri in wanted {
             if matches!(self.world.models.get(&uri), None | Some(ModelState::Absent)) {
@@ -664,14 +698,14 @@ impl Driver {
         self.world.memory.note_plan(plan, now);
         self.world.tidy(now);
         self.parts.board.retain(|name| self.world.containers.values().any(|fact| fact.replica.as_ref() == name));
-        if self.world.memory.revisions != self.saved_revisions {
+        if self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed) {
             self.save_revisions();
         }
     }
 
     fn save_revisions(&mut self) {
         self.saved_revisions.clone_from(&self.world.memory.revisions);
-        let bytes = super::revisions::to_bytes(&self.saved_revisions);
+        let bytes = super::revisions::to_bytes(&self.world.memory);
         let path = self.parts.home.revisions();
         if let Err(error) = write_atomically(&path, &bytes, 0o600) {
             warn!(%path, %error, "could not save the revisions");

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{ComponentKind, ServiceKey};
 use crate::home::Home;
-use crate::plan::memory::Revisions;
+use crate::plan::memory::{Memory, Revisions};
 use crate::workload::ComponentKey;
 
 #[derive(Serialize, Deserialize)]
@@ -15,32 +15,48 @@ struct Line {
     name: String,
     component: ComponentKind,
     revisions: Revisions,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    sources: BTreeMap<u32, serde_json::Value>,
+}
+
+/// What of the planner's memory survives the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    /// Revisions by component.
+    pub revisions: BTreeMap<ComponentKey, Revisions>,
+    /// What they were written as.
+    pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
 }
 
 /// Writes the revisions as JSON.
-pub(super) fn to_bytes(revisions: &BTreeMap<ComponentKey, Revisions>) -> Vec<u8> {
-    let lines: Vec<Line> = revisions
+pub(super) fn to_bytes(memory: &Memory) -> Vec<u8> {
+    let lines: Vec<Line> = memory
+        .revisions
         .iter()
         .map(|(key, revisions)| Line {
             namespace: key.service.namespace.clone(),
             name: key.service.name.clone(),
             component: key.component,
             revisions: revisions.clone(),
+            sources: memory.sources.get(key).cloned().unwrap_or_default(),
         })
         .collect();
-    serde_json::to_vec_pretty(&lines).unwrap_or_default()
+    serde_json::to_vec(&lines).unwrap_or_default()
 }
 
 /// Reads the revisions of an earlier daemon. A damaged file is as none: labels of what runs tell the rest.
-pub fn load(home: &Home) -> BTreeMap<ComponentKey, Revisions> {
-    let Ok(bytes) = std::fs::read(home.revisions()) else { return BTreeMap::new() };
+pub fn load(home: &Home) -> Ledger {
+    let Ok(bytes) = std::fs::read(home.revisions()) else { return Ledger::default() };
     let lines: Vec<Line> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
         tracing::warn!(path = %home.revisions(), %error, "the record of revisions is damaged and not used");
         Vec::new()
     });
-    let entry = |line: Line| {
+    let mut ledger = Ledger::default();
+    for line in lines {
         let service = ServiceKey::new(line.namespace, line.name);
-        (ComponentKey { service, component: line.component }, line.revisions)
-    };
-    lines.into_iter().map(entry).collect()
+        let key = ComponentKey { service, component: line.component };
+        ledger.sources.insert(key.clone(), line.sources);
+        ledger.revisions.insert(key, line.revisions);
+    }
+    ledger
 }

@@ -176,6 +176,7 @@ mod tests {
             termination_grace: Duration::from_secs(30),
             timeout: None,
             container_concurrency: None,
+            canary_percent: None,
             scaling: Policy::default(),
             shm_size: None,
             host_aliases: Vec::new(),

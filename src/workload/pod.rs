@@ -143,6 +143,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         )?,
         timeout: Some(seconds(component.timeout, 0, &format!("{path}.timeout"))?).filter(|time| !time.is_zero()),
         container_concurrency: limit,
+        canary_percent: canary_percent(component, &path)?,
         scaling,
         host_aliases: host_aliases(component),
         service_name,
@@ -198,11 +199,6 @@ fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
         ),
         ("logger", component.logger.is_some(), "payload logging is not served yet; requests are not copied"),
         ("batcher", component.batcher.is_some(), "batching is not served yet; requests are passed on one by one"),
-        (
-            "canaryTrafficPercent",
-            component.canary_traffic_percent.is_some_and(|percent| percent != 100),
-            "splitting traffic is not served yet; a ready revision gets all of it",
-        ),
         (
             "shareProcessNamespace",
             component.share_process_namespace == Some(true),
@@ -280,6 +276,13 @@ fn refuse_negative_replicas(component: &ComponentSpec, path: &str) -> Result<(),
         }
     }
     Ok(())
+}
+
+fn canary_percent(component: &ComponentSpec, path: &str) -> Result<Option<u32>, ResolveError> {
+    let Some(written) = component.canary_traffic_percent else { return Ok(None) };
+    let percent = u32::try_from(written).ok().filter(|percent| *percent <= 100);
+    let wrong = || ResolveError::invalid(format!("{path}.canaryTrafficPercent"), "must be between 0 and 100");
+    percent.map(Some).ok_or_else(wrong)
 }
 
 fn host_aliases(component: &ComponentSpec) -> Vec<(String, Vec<String>)> {

@@ -58,6 +58,8 @@ pub struct Workload {
     pub timeout: Option<Duration>,
     /// Hard limit of requests in flight per replica.
     pub container_concurrency: Option<u32>,
+    /// Percent of traffic for the newest revision (`canaryTrafficPercent`), at most 100; none means all once it answers.
+    pub canary_percent: Option<u32>,
     /// How many replicas are wanted.
     pub scaling: Policy,
     /// Size of `/dev/shm` when an in-memory volume is mounted there and states one.

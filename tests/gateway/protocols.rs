@@ -417,7 +417,7 @@ async fn the_merged_server_answers_grpc_calls_that_concern_no_model() {
     let message = response.into_body().collect().await.unwrap().to_bytes();
     assert!(message[5..].starts_with(b"\x0a\x0ckserve-local"), "{message:?}");
     assert_eq!(
-        house.client().await.ask(format!("GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.json()["name"],
+        house.client().await.ask("GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned()).await.json()["name"],
         "kserve-local"
     );
     assert_eq!(upstream.requests(), 0);

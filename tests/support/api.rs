@@ -67,7 +67,7 @@ impl Api {
             token: TOKEN.into(),
             home: home.clone(),
             tls: Some(kubeapi::tls::load_or_make(&home.tls(), [127, 0, 0, 1].into()).unwrap()),
-            metrics: Arc::new(|| "# EOF\n".to_owned()),
+            metrics: Arc::new(|| Box::pin(async { "# EOF\n".to_owned() })),
             ready: Arc::new(|| Ok(())),
             clock: Arc::new(|| born() + jiff::SignedDuration::from_secs(90)),
             gateway_address: "127.0.0.1:8080".parse().unwrap(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
-use super::sample::{annotated, container, fingerprint, key, predicting, service, unresolvable};
+use super::sample::{annotated, container, fingerprint, key, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::meta;
 use crate::plan::world::{DesiredService, FactState};
@@ -38,6 +38,7 @@ enum Event {
 struct Shape {
     image: &'static str,
     replicas: u32,
+    canary: Option<u32>,
     sidecar: bool,
     init: bool,
     liveness: bool,
@@ -49,6 +50,7 @@ impl Shape {
     fn workload(self, name: &str) -> Workload {
         let mut workload = predicting(name, self.image);
         workload.scaling.min = self.replicas;
+        workload.canary_percent = self.canary;
         if self.liveness {
             workload.containers[0].probes.liveness = Some(super::sample::probe("/live", 5, 2));
         }
@@ -79,10 +81,12 @@ fn shape() -> impl Strategy<Value = Shape> {
         1 => Just("server:crash"),
     ];
     let rare = || prop::bool::weighted(0.15);
-    (image, 0..3u32, rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
-        |(image, replicas, sidecar, init, liveness, stopped, unresolvable)| Shape {
+    let canary = prop_oneof![6 => Just(None), 3 => (0..=100u32).prop_map(Some)];
+    (image, (0..3u32, canary), rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
+        |(image, (replicas, canary), sidecar, init, liveness, stopped, unresolvable)| Shape {
             image,
             replicas,
+            canary,
             sidecar,
             init,
             liveness,
@@ -185,8 +189,13 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         assert!(own.is_empty(), "{name} was not asked for and still runs");
         assert!(sim.is_held(name) && sim.status(name).is_ready());
     } else if answers {
+        let history = &sim.world.memory.revisions[&predictor(name)];
+        let revision = history.target;
+        // Beside it, at most the one that keeps a share.
+        let stable = crate::plan::split::split(history, &workload).map(|split| split.stable);
+        assert!(own.iter().all(|fact| fact.revision == revision || Some(fact.revision) == stable), "{own:#?}");
+        let own: Vec<_> = own.into_iter().filter(|fact| fact.revision == revision).collect();
         let mut expected = BTreeSet::new();
-        let revision = own.first().map_or(0, |fact| fact.revision);
         for ordinal in 0..shape.replicas {
             let replica = names::replica_name("default", &workload.service_name, revision, ordinal);
             for spec in &workload.containers {
@@ -198,12 +207,16 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         assert_eq!(there, expected);
         assert!(own.iter().all(|fact| fact.fingerprint == wanted));
         assert!(own.iter().all(|fact| fact.is_running() || fact.container == "prepare"));
-        assert_eq!(sim.backends(name).len(), usize::try_from(shape.replicas).unwrap());
+        if stable.is_none() {
+            assert_eq!(sim.backends(name).len(), usize::try_from(shape.replicas).unwrap());
+        }
         assert!(sim.status(name).is_ready());
     } else {
-        // What never answers is kept trying, beside at most one older revision that does.
+        // What never answers is kept trying, beside at most one older revision that does; of a canary, beside the stable
+        // one and the canary before.
         let revisions: BTreeSet<_> = own.iter().map(|fact| fact.revision).collect();
-        assert!(revisions.len() <= 2, "{revisions:?}");
+        let most = if shape.canary.is_some_and(|percent| percent < 100) { 3 } else { 2 };
+        assert!(revisions.len() <= most, "{revisions:?}");
         assert!(!sim.status(name).is_ready());
         for backend in sim.backends(name) {
             assert!(own.iter().any(|fact| *fact.replica == *backend && fact.fingerprint != wanted), "{backend}");

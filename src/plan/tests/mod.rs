@@ -1,5 +1,6 @@
 //! What the planner promises, as sentences: most of them told of a small machine in a box ([`sim`]).
 
+mod canary;
 mod histories;
 mod images;
 mod lifecycle;

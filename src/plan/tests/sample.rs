@@ -63,6 +63,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         termination_grace: Duration::from_secs(30),
         timeout: Some(Duration::from_secs(60)),
         container_concurrency: None,
+        canary_percent: None,
         scaling: Policy::default(),
         shm_size: None,
         host_aliases: Vec::new(),

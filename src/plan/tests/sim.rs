@@ -16,6 +16,7 @@ use crate::plan::routes::{Backend, RouteState};
 use crate::plan::sleep::Rest;
 use crate::plan::world::{
     ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
+    ResolvedWorkload,
 };
 use crate::plan::{Action, ActionKey, Memory, Now, Plan, World, plan};
 
@@ -43,6 +44,8 @@ pub(super) struct Sim {
     pub(super) leases: BTreeMap<String, u64>,
     /// How many requests wait for each service.
     pub(super) waiting: BTreeMap<String, u64>,
+    /// What was applied so far, by fingerprint.
+    pub(super) made_from: BTreeMap<String, ResolvedWorkload>,
     /// Requests that waited and were answered.
     pub(super) answered: u64,
     /// Requests that waited in vain.
@@ -120,6 +123,7 @@ impl Sim {
             sick: BTreeSet::new(),
             leases: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            made_from: BTreeMap::new(),
             answered: 0,
             refused: 0,
             clock: Duration::from_secs(1),
@@ -153,6 +157,9 @@ impl Sim {
     pub(super) fn apply(&mut self, mut service: DesiredService) {
         let before = self.world.services.get(&service.key).map_or(0, |before| before.meta.generation);
         service.meta.generation = before + 1;
+        for resolved in service.resolution.iter().flatten() {
+            self.made_from.insert(resolved.fingerprint.0.clone(), resolved.clone());
+        }
         self.world.services.insert(service.key.clone(), Arc::new(service));
     }
 
@@ -248,12 +255,28 @@ impl Sim {
                 self.save_if(|memory| memory.want(&resolved.workload.component, &resolved.fingerprint, now));
             }
         }
+        self.revive_older();
         self.world.leases = self.leases.iter().map(|(name, count)| (name.as_str().into(), *count)).collect();
         self.world.wanted = self.world.leases.keys().cloned().collect();
         let waits = |(name, count): (&String, &u64)| (sample::predictor(name), *count);
         self.world.waiting = self.waiting.iter().map(waits).collect();
         if self.world.tidy(now) {
             self.saved.revisions.clone_from(&self.world.memory.revisions);
+        }
+    }
+
+    /// Everything that was ever applied can be made again.
+    fn revive_older(&mut self) {
+        self.world.older.clear();
+        for (component, history) in &self.world.memory.revisions {
+            let kept = [history.rolled_out, history.previous].into_iter().flatten();
+            for revision in kept.filter(|revision| *revision != history.target) {
+                let made_from = history.known.get(&revision).and_then(|note| self.made_from.get(&note.fingerprint));
+                let made_from = made_from.filter(|one| one.workload.component == *component);
+                if let Some(resolved) = made_from {
+                    self.world.older.entry(component.clone()).or_default().insert(revision, resolved.clone());
+                }
+            }
         }
     }
 
@@ -581,7 +604,11 @@ impl Sim {
             assert!(!backends.is_empty());
             assert!(self.world.services.contains_key(key));
             let revisions: BTreeSet<_> = backends.iter().map(|backend| &backend.revision).collect();
-            assert_eq!(revisions.len(), 1, "traffic is never split by accident: {backends:?}");
+            let parts = self.world.services[key].resolution.as_deref().unwrap_or_default();
+            let is_canary = parts.iter().any(|part| part.workload.canary_percent.is_some_and(|percent| percent < 100));
+            let most = if is_canary { 2 } else { 1 };
+            assert!(revisions.len() <= most, "traffic is never split by accident: {backends:?}");
+            assert!(backends.iter().all(|backend| backend.weight > 0), "who gets nothing is not in the table");
             for Backend { replica, .. } in backends {
                 let facts = self.world.containers.values().filter(|fact| fact.replica == *replica);
                 assert!(facts.into_iter().any(ContainerFact::is_running), "{replica} is routed to and does not run");
