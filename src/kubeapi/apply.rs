@@ -72,8 +72,8 @@ pub fn apply(
     let before = managers.iter().find(|manager| manager.is(applier.name, Operation::Apply));
     let dropped: Vec<Path> =
         before.map(|own| own.fields.0.difference(&wanted.0).cloned().collect()).unwrap_or_default();
-    // From the innermost: an element of a list goes after the fields in it.
-    for path in dropped.iter().rev() {
+    // An element of a list goes before the fields in it: without the fields that are its key it cannot be found.
+    for path in &dropped {
         let others = managers.iter().filter(|manager| !manager.is(applier.name, Operation::Apply));
         if !others.into_iter().any(|manager| manager.fields.touches(path)) && !wanted.touches(path) {
             remove(&mut after, path);

@@ -291,7 +291,7 @@ mod tests {
         for path in &set.0 {
             assert!(find(&value, path).is_some(), "{}", shown(path));
         }
-        for path in set.0.iter().rev() {
+        for path in &set.0 {
             remove(&mut value, path);
         }
         assert_eq!(FieldSet::of(&value), FieldSet::default());
