@@ -51,6 +51,9 @@ pub struct FileConfig {
     pub allowed_host_paths: Vec<String>,
     /// Seconds a request in flight may hold up the stop of its replica; 300 by default.
     pub drain_seconds: Option<u64>,
+    /// Seconds, besides the scaling window, that nobody must have asked before a service with `minReplicas: 0` sleeps; 30
+    /// by default, as Knative's `scale-to-zero-grace-period`.
+    pub scale_to_zero_grace_seconds: Option<u64>,
 }
 
 /// `ingress` of `inferenceservice-config`.
@@ -105,6 +108,8 @@ pub struct Settings {
     pub allowed_host_paths: Vec<String>,
     /// Longest wait for requests in flight.
     pub drain_deadline: Duration,
+    /// Besides the scaling window, the time before a service sleeps.
+    pub scale_to_zero_grace: Duration,
     /// The user's environment.
     pub environment: Environment,
     /// How logs look; used by `serve`.
@@ -173,6 +178,7 @@ impl Settings {
             default_mode: parse_mode(&mode)?,
             allowed_host_paths: file.allowed_host_paths,
             drain_deadline: Duration::from_secs(file.drain_seconds.unwrap_or(300)),
+            scale_to_zero_grace: Duration::from_secs(file.scale_to_zero_grace_seconds.unwrap_or(30)),
             environment,
             log_format: LogFormat::default(),
             home,

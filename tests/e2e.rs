@@ -499,7 +499,8 @@ fn an_unreachable_bucket_is_told_with_its_address() {
 
 #[test]
 fn a_second_daemon_and_a_taken_port_are_explained() {
-    let daemon = Daemon::start_with(&[("DOCKER_HOST", "unix:///nowhere/docker.sock")], |_| {});
+    let away = [("DOCKER_HOST", "unix:///nowhere/docker.sock"), ("KSERVE_LOCAL_ENGINE", "docker")];
+    let daemon = Daemon::start_with(&away, |_| {});
     let second = Command::new(BINARY)
         .args(["serve", "--listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0", "--home"])
         .arg(daemon.home())

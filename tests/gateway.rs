@@ -6,6 +6,8 @@
 mod abuse;
 #[path = "gateway/endings.rs"]
 mod endings;
+#[path = "gateway/hold.rs"]
+mod hold;
 #[path = "gateway/protocols.rs"]
 mod protocols;
 #[path = "support/raw.rs"]

@@ -6,8 +6,8 @@ use kserve_local::api::{ComponentKind, Kind, Object};
 use kserve_local::manifest;
 use kserve_local::runtimes::Catalog;
 use kserve_local::workload::{
-    Companions, ContainerSpec, MountSource, PullPolicy, Readiness, ResolveError, UpstreamProtocol, Workload,
-    WorkloadConfig, fingerprint, resolve,
+    Companions, ContainerSpec, MountSource, Program, PullPolicy, Readiness, ResolveError, RunAs, UpstreamProtocol,
+    Workload, WorkloadConfig, fingerprint, resolve,
 };
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ fn serving(yaml: &str) -> ContainerSpec {
 fn refusal(yaml: &str) -> (String, String) {
     match resolved_with(yaml, &WorkloadConfig::default()) {
         Err(ResolveError::Invalid { field, message, .. }) => (field, message),
-        Err(error) => panic!("{error}"),
+        Err(other) => panic!("{other}"),
         Ok(_) => panic!("resolved:\n{yaml}"),
     }
 }
@@ -573,4 +573,79 @@ fn no_runtime_is_an_error_that_lists_them_all() {
     let Err(ResolveError::Runtime(none)) = resolved_with(&yaml, &WorkloadConfig::default()) else { panic!() };
     assert!(none.help.contains("protocolVersion: v2"), "{}", none.help);
     assert!(none.verdicts.len() >= 14);
+}
+
+fn as_process(yaml: &str) -> Result<Workload, ResolveError> {
+    let config = WorkloadConfig { run_as: RunAs::Processes, ..WorkloadConfig::default() };
+    resolved_with(yaml, &config).map(|mut workloads| workloads.remove(0))
+}
+
+#[test]
+fn a_runtime_with_a_recipe_becomes_a_process_with_the_recipes_command_and_the_runtimes_arguments() {
+    let workload = as_process(&model("")).unwrap();
+    let spec = &workload.containers[0];
+    assert!(spec.image.starts_with("process:kserve-sklearnserver@"), "{}", spec.image);
+    assert_eq!(spec.command, ["python", "-m", "kserve_servers", "sklearn"]);
+    assert_eq!(spec.args, ["--model_name=iris", "--model_dir=/mnt/models", "--http_port=8080"]);
+    assert_eq!(env(spec, "KSERVE_LOCAL_BIND"), Some("127.0.0.1"));
+    let process = spec.process.as_ref().unwrap();
+    assert!(matches!(&process.program, Program::Python(python) if python.lock.is_some() && python.module.is_some()));
+    assert_ne!(fingerprint(&workload), fingerprint(&predictor(&model(""))), "a container is not a process");
+}
+
+#[test]
+fn mlserver_gets_the_packages_of_the_models_format_and_the_manifests_environment_wins() {
+    let lock = |yaml: &str| match as_process(yaml).unwrap().containers.remove(0).process.unwrap().program {
+        Program::Python(python) => python.lock.unwrap().0,
+        other @ Program::Executable { .. } => panic!("{other:?}"),
+    };
+    let format = |name: &str| {
+        service(&format!(
+            "predictor:\n  model:\n    modelFormat:\n      name: {name}\n    runtime: kserve-mlserver\n    storageUri: s3://b/m\n    protocolVersion: v2\n"
+        ))
+    };
+    for (name, want) in [
+        ("sklearn", "mlserver-sklearn"),
+        ("xgboost", "mlserver-xgboost"),
+        ("lightgbm", "mlserver-lightgbm"),
+        ("mlflow", "mlserver-mlflow"),
+    ] {
+        assert_eq!(lock(&format(name)), want);
+    }
+    let mine = format("sklearn") + "      env:\n      - name: MLSERVER_HOST\n        value: 127.0.0.2\n";
+    assert_eq!(env(&as_process(&mine).unwrap().containers[0], "MLSERVER_HOST"), Some("127.0.0.2"));
+}
+
+#[test]
+fn what_has_no_recipe_is_refused_with_what_has_one_and_never_replaced() {
+    let refused = |yaml: &str| match as_process(yaml) {
+        Err(ResolveError::NeedsContainerEngine { message, help }) => (message, help),
+        other => panic!("{other:?}"),
+    };
+    let named = service(
+        "predictor:\n  model:\n    modelFormat:\n      name: sklearn\n    runtime: kserve-predictiveserver\n    storageUri: s3://b/m\n",
+    );
+    let (message, help) = refused(&named);
+    assert!(message.contains("`kserve-predictiveserver`"), "{message}");
+    assert!(help.contains("kserve-mlserver, kserve-sklearnserver"), "{help}");
+    let tensorflow =
+        service("predictor:\n  model:\n    modelFormat:\n      name: tensorflow\n    storageUri: s3://b/m\n");
+    assert!(refused(&tensorflow).1.contains("no runtime for `tensorflow`"));
+    let custom = service("predictor:\n  containers:\n  - name: kserve-container\n    image: mine:1\n");
+    assert!(refused(&custom).0.contains("needs a container engine"));
+    let sidecar = service(
+        "predictor:\n  model:\n    modelFormat:\n      name: sklearn\n    storageUri: s3://b/m\n  containers:\n  - name: helper\n    image: mine:1\n",
+    );
+    assert!(refused(&sidecar).0.contains("`helper`"));
+}
+
+#[test]
+fn a_wrong_recipe_is_refused_at_the_runtimes_annotation() {
+    let yaml = format!(
+        "apiVersion: serving.kserve.io/v1alpha1\nkind: ClusterServingRuntime\nmetadata:\n  name: mine\n  annotations:\n    kserve-local/process: '{{executable: x, ports: [{{port: 1}}]}}'\nspec:\n  supportedModelFormats:\n  - name: sklearn\n  containers:\n  - name: kserve-container\n    image: x:1\n---\n{}",
+        model("runtime: mine")
+    );
+    let Err(ResolveError::Invalid { field, message, .. }) = as_process(&yaml) else { panic!("it is wrong") };
+    assert_eq!(field, "ClusterServingRuntime mine metadata.annotations[kserve-local/process]");
+    assert!(message.contains("one of `arg` and `env`"), "{message}");
 }

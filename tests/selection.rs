@@ -374,7 +374,11 @@ fn every_yaml_file_in_runtimes_is_compiled_in() {
 fn the_built_in_runtimes_say_what_upstreams_say() {
     let Some(directory) = upstream("runtimes", "the_built_in_runtimes_say_what_upstreams_say") else { return };
     for (name, text) in kserve_local::runtimes::builtin::FILES {
-        let theirs = std::fs::read_to_string(directory.join(format!("{name}.yaml"))).unwrap();
+        // Upstream has no runtime of this name; ours adds one for what needs no container.
+        let Ok(theirs) = std::fs::read_to_string(directory.join(format!("{name}.yaml"))) else {
+            assert!(name.starts_with("kserve-local-"), "{name}");
+            continue;
+        };
         let spec = |text: &str| {
             let decoded = kserve_local::manifest::decode(name, text);
             decoded.objects[0].object.as_serving_runtime().unwrap().clone()

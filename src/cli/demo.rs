@@ -95,10 +95,8 @@ async fn serve_demo(folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
 async fn serve_with(settings: Settings, folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
     let is_automatic = settings.engine == EngineChoice::Auto;
     let mut daemon = Daemon::start(settings).await.map_err(serve::cannot_start)?;
-    if let ("process", why) = daemon.engine()
-        && is_automatic
-    {
-        output::note(&format!("The model runs as a process: {why}.\n"));
+    if is_automatic && daemon.engine().0 == "process" {
+        output::note("Docker does not answer, so the model runs as a process of this machine.\n");
     }
     let outcome = show(&mut daemon, folder, args).await;
     daemon.shut_down(Containers::Stop).await;

@@ -1,7 +1,7 @@
 //! Which engine runs the models of this home.
 //!
-//! `auto` takes Docker when it answers. A home whose models Docker ran before waits for it: at boot it may come later than
-//! we do, and the models are still its containers. Otherwise processes, when there is a Python to run them.
+//! `auto` takes Docker when it answers. A home whose models Docker ran before stays with it: at boot Docker may come later
+//! than we do, and the models are still its containers. Otherwise processes, when there is a Python to run them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +102,11 @@ pub(super) async fn choose(settings: &Settings, instance: &str) -> Result<Chosen
 type Docker = Result<Arc<DockerEngine>, crate::engine::EngineError>;
 
 async fn automatic(settings: &Settings, docker: &Docker, before: &str) -> (&'static str, String) {
+    if before == DOCKER {
+        // Not asked, so that a slow one does not hold up the start.
+        let why = "it ran the models of this home before; `--engine process` runs them without it";
+        return (DOCKER, why.to_owned());
+    }
     let silence = match docker {
         Ok(docker) => match tokio::time::timeout(ANSWER, docker.info()).await {
             Ok(Ok(EngineInfo { name, endpoint, .. })) => return (DOCKER, format!("{name} answers at {endpoint}")),
@@ -110,22 +115,10 @@ async fn automatic(settings: &Settings, docker: &Docker, before: &str) -> (&'sta
         },
         Err(error) => chain(error),
     };
-    if before == DOCKER {
-        let why = format!(
-            "Docker ran the models of this home before and is waited for ({silence}); `--engine process` runs them without it"
-        );
-        return (DOCKER, why);
-    }
     let tools = Tools::find(&settings.environment);
-    let found = tools.uv.as_ref().or(tools.python.as_ref());
-    match found {
-        Some(tool) => {
-            (PROCESS, format!("Docker does not answer ({silence}), and {tool} is here to run models without it"))
-        }
-        None => (
-            DOCKER,
-            format!("Docker does not answer ({silence}), and there is no Python or uv to run models without it"),
-        ),
+    match tools.uv.as_ref().or(tools.python.as_ref()) {
+        Some(tool) => (PROCESS, format!("{tool} is here, and Docker does not answer: {silence}")),
+        None => (DOCKER, format!("there is no Python or uv to do without it, but it does not answer: {silence}")),
     }
 }
 

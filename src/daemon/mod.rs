@@ -320,6 +320,7 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             data_port,
             drain_deadline: settings.drain_deadline,
             default_mode: settings.default_mode.clone(),
+            scale_to_zero_grace: settings.scale_to_zero_grace,
             ..PlanConfig::default()
         },
         workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone(), run_as },

@@ -44,11 +44,13 @@ impl Limits {
             Some(_) => self.enforce_v1(name, &membership, &mut groups),
             None => self.enforce_v2(name, &membership, &mut groups),
         };
-        made.map_err(|error| {
-            groups.remove();
-            error
-        })?;
-        Ok(groups)
+        match made {
+            Ok(()) => Ok(groups),
+            Err(error) => {
+                groups.remove();
+                Err(error)
+            }
+        }
     }
 
     fn enforce_v1(self, name: &str, membership: &str, groups: &mut Groups) -> io::Result<()> {

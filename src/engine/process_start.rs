@@ -1,5 +1,6 @@
 //! Starting a process container, and running a command beside it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::time::Duration;
@@ -133,10 +134,10 @@ fn ports(record: &Record, texts: &Texts, taken: &BTreeSet<u16>) -> Result<BTreeM
     let mut taken = taken.clone();
     let mut given = BTreeMap::new();
     for port in texts.container_ports(&record.process.ports) {
-        if !given.contains_key(&port) {
+        if let Entry::Vacant(place) = given.entry(port) {
             let free = process_ports::free(&taken).map_err(disk("start", &record.name))?;
             taken.insert(free);
-            given.insert(port, free);
+            place.insert(free);
         }
     }
     for port in &record.ports {

@@ -139,6 +139,8 @@ impl Attempt<'_> {
         let total = self.packages;
         let mut fetched = 0;
         let mut hear = |line: &str| match said::progress(line) {
+            // uv names only packages of some size, so they are not counted.
+            Some(Progress::Fetching(name)) if uv.is_some() => tell(format!("fetching {total} packages: {name}")),
             Some(Progress::Fetching(name)) => {
                 fetched += 1;
                 tell(format!("fetching package {} of {total}: {name}", fetched.min(total)));

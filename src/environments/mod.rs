@@ -74,7 +74,7 @@ pub enum EnvironmentError {
         message: String,
     },
     /// The package index does not answer.
-    #[error("the package index cannot be reached{}: {message}; connect to the internet once, or point pip or uv to a mirror; all of it is in {log}", of(.package))]
+    #[error("the package index cannot be reached{}: {message}; connect to the internet once, or point pip or uv to a mirror; all of it is in {log}", of(.package.as_deref()))]
     Unreachable {
         /// The package that was being fetched, when known.
         package: Option<String>,
@@ -114,8 +114,8 @@ pub enum EnvironmentError {
     },
 }
 
-fn of(package: &Option<String>) -> String {
-    package.as_ref().map(|name| format!(" for {name}")).unwrap_or_default()
+fn of(package: Option<&str>) -> String {
+    package.map(|name| format!(" for {name}")).unwrap_or_default()
 }
 
 impl EnvironmentError {

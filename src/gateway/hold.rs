@@ -84,12 +84,13 @@ pub(crate) fn is_check<B>(request: &Request<B>, path: &str, grpc: bool) -> bool 
         return true;
     }
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-    match parts.as_slice() {
-        ["" | "metrics" | "health" | "healthz" | "readyz" | "livez" | "ping"] | ["v2", "health", ..] => true,
-        ["v2", "models", .., "ready"] => true,
-        ["v1", "models", _] => true,
-        _ => false,
-    }
+    matches!(
+        parts.as_slice(),
+        ["" | "metrics" | "health" | "healthz" | "readyz" | "livez" | "ping"]
+            | ["v2", "health", ..]
+            | ["v2", "models", .., "ready"]
+            | ["v1", "models", _]
+    )
 }
 
 #[cfg(test)]

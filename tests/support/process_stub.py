@@ -1,6 +1,7 @@
 """A server for the process engine's tests, of Python's own library only. Its environment says how it behaves."""
 
 import http.server
+import json
 import os
 import signal
 import subprocess
@@ -32,11 +33,16 @@ class Answer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        body = repr({"model": self.path, "arguments": sys.argv[1:], "environment": dict(os.environ)}).encode()
+        answer = {"name": self.path, "ready": True, "model": self.path, "pid": os.getpid(), "arguments": sys.argv[1:]}
+        body = json.dumps({**answer, "environment": dict(os.environ)}).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.do_GET()
 
     def log_message(self, *_):
         pass

@@ -1,0 +1,174 @@
+//! Requests to a service that sleeps or loads: they wait, are counted while they do, and all end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kserve_local::gateway::GatewayConfig;
+use kserve_local::plan::routes::{Hold, RouteState};
+use kserve_local::tasks::Tasks;
+
+use super::upstream::{Upstream, mirror};
+use super::{House, backend, iris, open};
+
+const POST: &str = "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
+const PROBE: &str = "GET /v2/models/iris/ready HTTP/1.1\r\nHost: iris-default.localhost\r\n\r\n";
+
+fn held(reason: &str, message: &str, patience: u64) -> RouteState {
+    RouteState::Held(Hold {
+        reason: reason.into(),
+        message: message.into(),
+        retry_after: Duration::from_secs(7),
+        patience: Duration::from_millis(patience),
+    })
+}
+
+async fn asleep(tasks: &Tasks, patience: u64, config: GatewayConfig) -> House {
+    House::open(tasks, iris(held("Asleep", "asleep", patience), None), config).await
+}
+
+impl House {
+    fn publish(&self, table: kserve_local::plan::routes::RouteTable) {
+        self.routes.store(Arc::new(table));
+        self.board.announce_table();
+    }
+
+    async fn waiters(&self, count: u64) {
+        let all = async {
+            while self.board.waiting().values().sum::<u64>() != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), all).await.expect("so many wait");
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_a_sleeping_service_rings_waits_and_is_answered() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = asleep(&tasks, 5_000, GatewayConfig::default()).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = house.client().await;
+        client.send(POST).await;
+        clients.push(client);
+    }
+    tokio::time::timeout(Duration::from_secs(5), house.board.bell()).await.expect("the bell");
+    house.waiters(20).await;
+    // Progress is no answer yet.
+    house.publish(iris(held("ModelLoading", "loading", 5_000), None));
+    house.waiters(20).await;
+    assert_eq!(upstream.requests(), 0);
+    house.publish(open(vec![backend(upstream.address)]));
+    for client in &mut clients {
+        let answer = client.answer().await.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.json()["body"], "{}", "the body came through whole");
+        assert!(answer.head.contains("x-kserve-local-phase: asleep"), "{answer:?}");
+    }
+    house.waiters(0).await;
+    let answer = clients[0].ask(POST).await;
+    assert!(!answer.head.contains("x-kserve-local-phase"), "it did not wait: {answer:?}");
+    house.is_idle().await;
+}
+
+#[tokio::test]
+async fn all_who_wait_are_told_at_once_when_it_fails() {
+    let tasks = Tasks::new();
+    let house = asleep(&tasks, 60_000, GatewayConfig::default()).await;
+    let (mut one, mut other) = (house.client().await, house.client().await);
+    one.send(POST).await;
+    other.send(POST).await;
+    house.waiters(2).await;
+    let state = RouteState::NotReady {
+        reason: "OOMKilled".into(),
+        message: "it needs more memory".into(),
+        retry_after: Duration::from_secs(10),
+    };
+    house.publish(iris(state, None));
+    for client in [&mut one, &mut other] {
+        let answer = client.answer().await.unwrap();
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.json(), serde_json::json!({"error": "it needs more memory", "reason": "OOMKilled"}));
+        assert!(answer.head.contains("x-kserve-local-phase: oomkilled"), "{answer:?}");
+        assert!(answer.head.contains("retry-after: 10"), "{answer:?}");
+    }
+    house.waiters(0).await;
+}
+
+#[tokio::test]
+async fn patience_ends_when_nothing_moves_and_begins_anew_when_something_does() {
+    let tasks = Tasks::new();
+    let house = asleep(&tasks, 300, GatewayConfig::default()).await;
+    let mut client = house.client().await;
+    client.send(POST).await;
+    for step in 0..4 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        house.publish(iris(held("ModelPulling", &format!("{step} of 4 GB"), 300), None));
+    }
+    house.waiters(1).await;
+    let answer = client.answer().await.unwrap();
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.json()["reason"], "ModelPulling");
+    assert!(answer.head.contains("retry-after: 7"), "{answer:?}");
+    house.waiters(0).await;
+}
+
+#[tokio::test]
+async fn no_more_wait_than_may_and_who_leaves_waits_no_longer() {
+    let tasks = Tasks::new();
+    let house = asleep(&tasks, 5_000, GatewayConfig { max_held: 2, ..GatewayConfig::default() }).await;
+    let (mut one, mut two, mut three) = (house.client().await, house.client().await, house.client().await);
+    one.send(POST).await;
+    two.send(POST).await;
+    house.waiters(2).await;
+    let answer = three.ask(POST).await;
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (503, Some("Asleep")), "{answer:?}");
+    drop(one);
+    house.waiters(1).await;
+    drop((two, three));
+    house.waiters(0).await;
+}
+
+#[tokio::test]
+async fn health_checks_are_told_and_wake_nothing() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = asleep(&tasks, 60_000, GatewayConfig::default()).await;
+    let mut client = house.client().await;
+    let answer = client.ask(PROBE).await;
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (503, Some("Asleep")), "{answer:?}");
+    assert!(answer.head.contains("x-kserve-local-phase: asleep"), "{answer:?}");
+    assert!(house.board.waiting().is_empty());
+    let ring = tokio::time::timeout(Duration::from_millis(50), house.board.bell()).await;
+    assert!(ring.is_err(), "nobody rang");
+    // Nor do they keep a service awake that is awake.
+    house.publish(open(vec![backend(upstream.address)]));
+    assert_eq!(client.ask(PROBE).await.status, 200);
+    house.is_idle().await;
+    assert_eq!(house.board.of(super::REPLICA).idle_for, None);
+    assert_eq!(client.ask(POST).await.status, 200);
+    house.is_idle().await;
+    assert!(house.board.of(super::REPLICA).idle_for.is_some());
+}
+
+#[tokio::test]
+async fn a_burst_of_those_who_waited_is_shaped_by_the_concurrency_limit_and_none_is_refused() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let config = GatewayConfig { max_waiting: 1, ..GatewayConfig::default() };
+    let house = asleep(&tasks, 5_000, config).await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        let mut client = house.client().await;
+        client.send(POST).await;
+        clients.push(client);
+    }
+    house.waiters(30).await;
+    let mut one = backend(upstream.address);
+    one.concurrency = Some(1);
+    house.publish(open(vec![one]));
+    for client in &mut clients {
+        assert_eq!(client.answer().await.unwrap().status, 200);
+    }
+}
