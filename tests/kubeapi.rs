@@ -60,6 +60,8 @@ async fn a_body_that_is_too_large_or_of_another_type_is_refused() {
     assert_eq!(reason(&api.send(request).await), (413, "RequestEntityTooLarge"));
     let request =
         api.request(Method::POST, ISVC).header("content-type", "application/vnd.kubernetes.protobuf").body("k8s");
+    assert_eq!(reason(&api.send(request).await), (400, "BadRequest"));
+    let request = api.request(Method::POST, ISVC).header("content-type", "application/cbor").body("k8s");
     assert_eq!(reason(&api.send(request).await), (415, "UnsupportedMediaType"));
     let request = api.request(Method::POST, ISVC).header("content-type", "application/json").body("{");
     assert_eq!(reason(&api.send(request).await), (400, "BadRequest"));
@@ -79,7 +81,7 @@ async fn discovery_says_what_is_served() {
     assert_eq!(response.headers()["content-type"], aggregated);
     documents.insert("/apis aggregated".to_owned(), serde_json::from_slice(&response.bytes().await.unwrap()).unwrap());
     insta::assert_yaml_snapshot!(documents);
-    assert_eq!(api.get("/apis/apps/v1").await.0, 404);
+    assert_eq!(api.get("/apis/batch/v1").await.0, 404);
 }
 
 #[tokio::test]
@@ -97,7 +99,7 @@ async fn lists_are_filtered_by_namespace_label_and_field() {
         (format!("{all}?labelSelector=team%3Dx"), "a c"),
         (format!("{ISVC}?labelSelector=team%20in%20(y,z)"), "b"),
         (format!("{all}?fieldSelector=metadata.name%3Dc"), "c"),
-        (format!("{all}?fieldSelector=metadata.namespace!%3Dteam&limit=1"), "a b"),
+        (format!("{all}?fieldSelector=metadata.namespace!%3Dteam"), "a b"),
     ];
     for (path, expected) in table {
         let (code, list) = api.get(&path).await;
@@ -297,9 +299,131 @@ async fn what_cannot_be_written_says_why() {
     assert_eq!(api.get(&status).await.0, 200);
     let pod = api.run_pod("iris").await;
     assert_eq!(reason(&api.delete(&format!("/api/v1/namespaces/default/pods/{pod}")).await), (405, "MethodNotAllowed"));
-    let json_patch = api.request(Method::PATCH, &format!("{ISVC}/iris"));
-    let json_patch = json_patch.header("content-type", "application/json-patch+json").body("[]");
-    assert_eq!(reason(&api.send(json_patch).await), (415, "UnsupportedMediaType"));
+    let strategic = api.request(Method::PATCH, &format!("{ISVC}/iris"));
+    let strategic = strategic.header("content-type", "application/strategic-merge-patch+json").body("{}");
+    assert_eq!(reason(&api.send(strategic).await), (415, "UnsupportedMediaType"));
+    for path in ["pods/x/exec", "pods/x/portforward", "deployments/x/scale"] {
+        let root = if path.starts_with('d') { "/apis/apps/v1" } else { "/api/v1" };
+        let answer = api.get(&format!("{root}/namespaces/default/{path}")).await;
+        assert_eq!(reason(&answer), (403, "Forbidden"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn tls_and_plain_http_share_a_port() {
+    let api = Api::start().await;
+    let tls = std::fs::read_to_string(api.home.tls()).unwrap();
+    let authority = kserve_local::kubeapi::tls::authority(&tls).unwrap();
+    let authority = reqwest::Certificate::from_pem(authority.as_bytes()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().unwrap();
+    let port = api.base.rsplit(':').next().unwrap();
+    for host in ["127.0.0.1", "localhost"] {
+        let url = format!("https://{host}:{port}/api/v1/namespaces");
+        let answer = client.get(&url).bearer_auth(support::TOKEN).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{url}");
+        assert_eq!(client.get(&url).send().await.unwrap().status(), 401, "{url}");
+    }
+    let stranger = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert!(stranger.get(format!("https://127.0.0.1:{port}/healthz")).send().await.is_err());
+    assert_eq!(api.get("/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn schemas_are_published_once_and_kept_for_ever() {
+    let api = Api::start().await;
+    let root = api.get("/openapi/v3").await.1;
+    let paths: Vec<&String> = root["paths"].as_object().unwrap().keys().collect();
+    let expected = ["api/v1", "apis/apps/v1", "apis/serving.kserve.io/v1alpha1", "apis/serving.kserve.io/v1beta1"];
+    assert_eq!(paths, expected);
+    let url = root["paths"]["apis/serving.kserve.io/v1beta1"]["serverRelativeURL"].as_str().unwrap();
+    let answer = api.request(Method::GET, url).send().await.unwrap();
+    assert!(answer.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    let stale = api.request(Method::GET, url.split('?').next().unwrap()).send().await.unwrap();
+    assert!(!stale.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    assert_eq!(api.get("/openapi/v3/apis/batch/v1").await.0, 404);
+}
+
+#[tokio::test]
+async fn long_lists_come_in_pages() {
+    let api = Api::start().await;
+    for name in ["a", "b", "c"] {
+        api.post(ISVC, &isvc(name)).await;
+    }
+    let mut names = Vec::new();
+    let mut next = String::new();
+    for left in [Some(1), None] {
+        let page = api.get(&format!("{ISVC}?limit=2&continue={next}")).await.1;
+        names.extend(page["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].to_string()));
+        next = page["metadata"]["continue"].as_str().unwrap_or_default().replace('/', "%2F");
+        assert_eq!(page["metadata"]["remainingItemCount"].as_i64(), left);
+    }
+    assert_eq!(names, ["\"a\"", "\"b\"", "\"c\""]);
+    assert!(next.is_empty());
+    assert_eq!(reason(&api.get(&format!("{ISVC}?continue=x")).await), (410, "Expired"));
+}
+
+#[tokio::test]
+async fn a_namespace_goes_with_all_that_is_in_it() {
+    let api = Api::start().await;
+    let team = ISVC.replace("default", "team");
+    api.post(&team, &isvc("iris")).await;
+    assert_eq!(api.get("/api/v1/namespaces/team/serviceaccounts/default").await.0, 200);
+    assert_eq!(api.delete("/api/v1/namespaces/team").await.0, 200);
+    assert_eq!(api.get("/api/v1/namespaces/team").await.0, 404);
+    assert_eq!(api.get(&format!("{team}/iris")).await.0, 404);
+    assert_eq!(reason(&api.delete("/api/v1/namespaces/default").await), (403, "Forbidden"));
+    assert_eq!(reason(&api.delete("/api/v1/namespaces/default/serviceaccounts/default").await), (403, "Forbidden"));
+}
+
+#[tokio::test]
+async fn a_stale_version_is_a_conflict_in_every_dialect() {
+    let api = Api::start().await;
+    api.post(ISVC, &isvc("iris")).await;
+    let path = format!("{ISVC}/iris?fieldManager=test");
+    let stale = [
+        ("application/merge-patch+json", json!({"metadata": {"resourceVersion": "1", "labels": {"a": "b"}}})),
+        ("application/json-patch+json", json!([{"op": "replace", "path": "/metadata/resourceVersion", "value": "1"}])),
+        ("application/apply-patch+yaml", {
+            let mut body = isvc("iris");
+            body["metadata"]["resourceVersion"] = json!("1");
+            body
+        }),
+    ];
+    for (kind, body) in stale {
+        let request = api.request(Method::PATCH, &path).header("content-type", kind).body(body.to_string());
+        assert_eq!(reason(&api.send(request).await), (409, "Conflict"), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn managers_are_shown_kept_and_never_written_to_files() {
+    let api = Api::start().await;
+    let made = api.post(&format!("{ISVC}?fieldManager=one"), &isvc("iris")).await.1;
+    assert_eq!(made["metadata"]["managedFields"][0]["manager"], "one");
+    let before = version(&made);
+    let apply = |body: Value, more: &str| {
+        let path = format!("{ISVC}/iris?fieldManager=two{more}");
+        let request = api.request(Method::PATCH, &path).header("content-type", "application/apply-patch+yaml");
+        api.send(request.body(body.to_string()))
+    };
+    let (code, same) = apply(isvc("iris"), "").await;
+    assert_eq!((code, version(&same)), (200, before), "saying the same changes nothing");
+    let mut other = isvc("iris");
+    other["spec"]["predictor"]["minReplicas"] = json!(5);
+    assert_eq!(apply(other.clone(), "").await.0, 200);
+    let (code, patched) = api
+        .merge(&format!("{ISVC}/iris?fieldManager=three"), &json!({"spec": {"predictor": {"minReplicas": 6}}}))
+        .await;
+    assert_eq!((code, patched["metadata"]["managedFields"][2]["manager"].as_str()), (200, Some("three")));
+    let (code, conflict) = apply(other.clone(), "").await;
+    assert_eq!((code, conflict["details"]["causes"][0]["field"].as_str()), (409, Some(".spec.predictor.minReplicas")));
+    assert_eq!(apply(other, "&force=true").await.1["spec"]["predictor"]["minReplicas"], 5);
+    let file = std::fs::read_to_string(api.home.services().join("default/iris.yaml")).unwrap();
+    assert!(!file.contains("managed"), "{file}");
+    assert!(std::fs::read_to_string(api.home.managers()).unwrap().contains("f:minReplicas"));
+    let unnamed =
+        api.request(Method::PATCH, &format!("{ISVC}/new")).header("content-type", "application/apply-patch+yaml");
+    assert_eq!(api.send(unnamed.body("{}")).await.0, 422, "an apply says in whose name");
 }
 
 #[tokio::test]

@@ -119,7 +119,6 @@ fn with_each(test: &str, run: impl Fn(Kubectl)) {
         skip(test, "there is no kubectl; name one with KSERVE_LOCAL_TEST_KUBECTL");
     }
     for binary in binaries {
-        println!("with {}", binary.display());
         run(Kubectl::start(&binary));
     }
 }
@@ -355,4 +354,28 @@ fn what_is_wrong_is_refused_by_the_name_of_its_field() {
         let refused = kubectl.fails("get isvc", "");
         assert!(refused.contains("nauthorized") || refused.contains("must be logged in"), "{refused}");
     });
+}
+
+/// The KServe SDK, in the environment that `KSERVE_LOCAL_TEST_SDK` names (a Python with `kserve` and `kubernetes<37`), or in
+/// `target/sdk-venv`.
+#[test]
+fn the_kserve_sdk_works_unchanged() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let usual = || root.join("target/sdk-venv/bin/python");
+    let python = std::env::var_os("KSERVE_LOCAL_TEST_SDK").map_or_else(usual, PathBuf::from);
+    let imports = Command::new(&python).args(["-c", "import kserve, kubernetes"]).output();
+    if !imports.is_ok_and(|output| output.status.success()) {
+        skip("the_kserve_sdk_works_unchanged", "there is no Python with kserve; docs/kubectl.md says how to make one");
+        return;
+    }
+    let kubectl = Kubectl::start(Path::new("kubectl"));
+    let output = Command::new(python)
+        .arg(root.join("tests/sdk/credentials_and_services.py"))
+        .env("KUBECONFIG", kubectl.daemon.home().join("kubeconfig"))
+        .env("MODEL_URI", format!("file://{}", kubectl.daemon.home().join("model").display()))
+        .output()
+        .expect("Python runs");
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert!(output.status.success(), "{said}\n{}", kubectl.daemon.log());
+    holds(&said, &["every call answered"]);
 }

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::{Args, ValueEnum};
-use reqwest::Method;
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
@@ -131,14 +130,25 @@ async fn to_daemon(client: &Client, object: &Object, dry_run: DryRun) -> Result<
         return Ok(Applied { verb, object: object.raw.clone() });
     }
     let Some(before) = before else {
-        let path = format!("{}{}", resource.path(Some(&object.key.namespace)), dry_run.query());
-        let answer = client.call(Method::POST, &path, Some(&object.raw)).await?;
+        let answer = client.apply(&format!("{path}{}", dry_run.query()), &object.raw).await?;
         return Ok(Applied { verb: "created", object: answer.value });
     };
-    let path = format!("{path}{}", dry_run.query());
-    let answer = client.call(Method::PUT, &path, Some(&object.raw)).await?;
-    let verb = if before == answer.value { "unchanged" } else { "configured" };
+    // What other writers added stays; what an earlier manifest asked for and this one does not goes.
+    let answer = client.apply(&format!("{path}{}", dry_run.query()), &object.raw).await?;
+    let verb = if is_same(&before, &answer.value) { "unchanged" } else { "configured" };
     Ok(Applied { verb, object: answer.value })
+}
+
+/// Whether nothing changed but who says so.
+fn is_same(before: &Value, after: &Value) -> bool {
+    let bare = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.shift_remove("managedFields");
+        }
+        object
+    };
+    bare(before) == bare(after)
 }
 
 async fn to_folder(folder: &Folder, object: &Object, dry_run: DryRun) -> Result<Applied> {

@@ -211,6 +211,19 @@ impl Client {
         self.answer(response).await
     }
 
+    /// Applies a manifest: the fields it sets are this command line's from now on, whoever set them before.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn apply(&self, path: &str, manifest: &Value) -> Result<Answer, ClientError> {
+        let join = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{join}fieldManager=kserve-local&force=true");
+        let request = self.request(Method::PATCH, &path, AS_JSON).timeout(ANSWER_TIMEOUT);
+        let request = request.header("content-type", "application/apply-patch+yaml").body(manifest.to_string());
+        let response = self.send(request).await?;
+        self.answer(response).await
+    }
+
     /// Gets a stream of bytes: logs, or a watch.
     ///
     /// # Errors

@@ -15,8 +15,11 @@ use super::format::Format;
 use super::input::{self, InputArgs, Source};
 use super::output::{self, Grid};
 use super::report::{Exit, Problem};
+use super::serve;
 use super::wanted::NamespaceArgs;
 use crate::api::{InferenceServiceSpec, Object, ObjectKey};
+use crate::config::{Flags, Settings};
+use crate::home::Home;
 use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Position, Severity};
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Catalog, Runtime, Verdict, process, select};
@@ -320,10 +323,13 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
     }
     let catalog = Catalog::new(objects.values());
     let companions = Companions::new(objects.values());
+    let settings =
+        Settings::load(Home::new(home), &Flags::default(), serve::environment()).map_err(serve::bad_setting)?;
+    let config = WorkloadConfig { allowed_host_paths: settings.allowed_host_paths, ..WorkloadConfig::default() };
     for source in sources {
         let mut found_out = Vec::new();
         for found in source.decoded.objects.iter().filter(|found| found.object.as_inference_service().is_some()) {
-            let resolved = workload::resolve(&found.object, &catalog, &companions, &WorkloadConfig::default());
+            let resolved = workload::resolve(&found.object, &catalog, &companions, &config);
             match resolved {
                 Ok(workloads) => {
                     let warnings = workloads.into_iter().flat_map(|workload| workload.warnings);

@@ -72,8 +72,8 @@ pub fn apply(
     let before = managers.iter().find(|manager| manager.is(applier.name, Operation::Apply));
     let dropped: Vec<Path> =
         before.map(|own| own.fields.0.difference(&wanted.0).cloned().collect()).unwrap_or_default();
-    // From the innermost: an element of a list goes after the fields in it.
-    for path in dropped.iter().rev() {
+    // An element of a list goes before the fields in it: without the fields that are its key it cannot be found.
+    for path in &dropped {
         let others = managers.iter().filter(|manager| !manager.is(applier.name, Operation::Apply));
         if !others.into_iter().any(|manager| manager.fields.touches(path)) && !wanted.touches(path) {
             remove(&mut after, path);
@@ -159,10 +159,9 @@ mod tests {
     #[test]
     fn what_others_own_is_a_conflict_until_it_is_forced() {
         let mut managers = Vec::new();
-        let live = json!({"spec": {"a": 1, "containers": [{"name": "c", "image": "i"}]}});
+        let live = json!({"spec": {"a": 1, "env": [{"name": "c", "value": "i"}]}});
         update(&mut managers, &Value::Null, &live, "kubectl-edit", "v1", Timestamp::UNIX_EPOCH);
-        let wanted =
-            json!({"spec": {"a": 2, "containers": [{"name": "c", "image": "i"}, {"name": "d", "image": "j"}]}});
+        let wanted = json!({"spec": {"a": 2, "env": [{"name": "c", "value": "i"}, {"name": "d", "value": "j"}]}});
         let conflicts = apply(&live, &wanted, &mut managers.clone(), by("one", false)).unwrap_err();
         assert_eq!(conflicts.len(), 1);
         assert_eq!((conflicts[0].field.as_str(), conflicts[0].manager.as_str()), (".spec.a", "kubectl-edit"));

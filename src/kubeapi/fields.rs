@@ -257,7 +257,8 @@ mod tests {
                 "predictor": {
                     "minReplicas": 1,
                     "tolerations": [{"key": "a"}],
-                    "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80}]}],
+                    "containers": [{"name": "c"}],
+                    "model": {"env": [{"name": "c", "value": "v"}], "ports": [{"containerPort": 80}]},
                 },
             },
             "status": {"url": "x"},
@@ -274,10 +275,11 @@ mod tests {
             "f:spec": {"f:predictor": {
                 "f:minReplicas": {},
                 "f:tolerations": {},
-                "f:containers": {r#"k:{"name":"c"}"#: {
-                    ".": {}, "f:name": {}, "f:image": {},
+                "f:containers": {},
+                "f:model": {
+                    "f:env": {r#"k:{"name":"c"}"#: {".": {}, "f:name": {}, "f:value": {}}},
                     "f:ports": {port: {".": {}, "f:containerPort": {}}},
-                }},
+                },
             }},
         });
         assert_eq!(fields, expected);
@@ -291,7 +293,7 @@ mod tests {
         for path in &set.0 {
             assert!(find(&value, path).is_some(), "{}", shown(path));
         }
-        for path in set.0.iter().rev() {
+        for path in &set.0 {
             remove(&mut value, path);
         }
         assert_eq!(FieldSet::of(&value), FieldSet::default());
@@ -299,6 +301,6 @@ mod tests {
         assert_eq!(shown(&replicas), ".spec.predictor.minReplicas");
         assert!(set.touches(&replicas) && set.touches(&replicas[..1]));
         let element = Element::Keys(r#"{"name":"c"}"#.to_owned());
-        assert_eq!(shown(&[Element::Field("containers".to_owned()), element]), r#".containers[name="c"]"#);
+        assert_eq!(shown(&[Element::Field("env".to_owned()), element]), r#".env[name="c"]"#);
     }
 }

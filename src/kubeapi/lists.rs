@@ -13,27 +13,27 @@ pub enum ListType {
     Map(&'static [&'static str]),
 }
 
-/// Returns how the elements of the list in a field are told apart.
+/// Returns how the elements of the list in a field are told apart. KServe publishes the lists of a component itself
+/// (`containers`, `volumes`, …) as one value, and those of a container by name.
 pub fn list_type(field: &str) -> ListType {
     match field {
-        "containers"
-        | "initContainers"
-        | "ephemeralContainers"
-        | "env"
-        | "volumes"
-        | "imagePullSecrets"
-        | "resourceClaims"
-        | "claims"
-        | "secrets" => ListType::Map(&["name"]),
+        "env" | "resourceClaims" | "claims" | "schedulingGates" | "secrets" => ListType::Map(&["name"]),
         "ports" => ListType::Map(&["containerPort", "protocol"]),
         "volumeMounts" => ListType::Map(&["mountPath"]),
         "volumeDevices" => ListType::Map(&["devicePath"]),
-        "hostAliases" => ListType::Map(&["ip"]),
         "topologySpreadConstraints" => ListType::Map(&["topologyKey", "whenUnsatisfiable"]),
         "conditions" => ListType::Map(&["type"]),
         "ownerReferences" => ListType::Map(&["uid"]),
         "finalizers" => ListType::Set,
         _ => ListType::Atomic,
+    }
+}
+
+/// Returns how a strategic merge patch tells the elements of a list apart.
+pub fn strategic_list_type(field: &str) -> ListType {
+    match field {
+        "imagePullSecrets" => ListType::Map(&["name"]),
+        other => list_type(other),
     }
 }
 

@@ -211,7 +211,7 @@ mod tests {
         let schemas = &value["components"]["schemas"];
         let fields = |name: &str| schemas[name]["properties"].as_object().unwrap().len();
         assert_eq!(schemas["PredictorSpec"]["properties"]["minReplicas"]["type"], "integer");
-        assert_eq!(schemas["PredictorSpec"]["properties"]["containers"]["x-kubernetes-list-map-keys"], json!(["name"]));
+        assert_eq!(schemas["Container"]["properties"]["env"]["x-kubernetes-list-map-keys"], json!(["name"]));
         assert_eq!(schemas["Container"]["properties"]["image"]["type"], "string");
         assert!(schemas["TransformerSpec"]["properties"].get("model").is_none());
         assert!(fields("PredictorSpec") > 50 && fields("Container") > 20 && fields("Probe") > 8);

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::lists::{ListType, list_type};
+use super::lists::{ListType, strategic_list_type};
 
 /// Why a patch is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +93,7 @@ fn without_directives(map: &Map<String, Value>) -> Map<String, Value> {
 }
 
 fn merge_list(target: &mut Value, patch: &[Value], field: &str, order: Option<&Vec<Value>>) -> Result<(), PatchError> {
-    let name = match list_type(field) {
+    let name = match strategic_list_type(field) {
         ListType::Atomic => {
             *target = Value::Array(patch.to_vec());
             return Ok(());
