@@ -88,7 +88,12 @@ fn service(name: &str, http: SocketAddr, grpc: SocketAddr) -> ServiceRoute {
         revision: format!("{name}-predictor-00001").into(),
     };
     let state = RouteState::Open(vec![backend]);
-    let predictor = ComponentRoute { service_name: format!("{name}-predictor"), state, timeout: None };
+    let predictor = ComponentRoute {
+        service_name: format!("{name}-predictor"),
+        state,
+        tags: std::collections::BTreeMap::new(),
+        timeout: None,
+    };
     ServiceRoute {
         key: ServiceKey::new("default", name),
         components: BTreeMap::from([(ComponentKind::Predictor, predictor)]),

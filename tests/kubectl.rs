@@ -112,7 +112,6 @@ fn binaries() -> Vec<PathBuf> {
 }
 
 /// Runs a test with every kubectl there is; says so when there is none.
-#[expect(clippy::print_stdout, reason = "which client it was belongs to a failure")]
 fn with_each(test: &str, run: impl Fn(Kubectl)) {
     let binaries = binaries();
     if binaries.is_empty() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::api::{ComponentKind, ServiceKey};
-use crate::plan::routes::{Backend, RouteTable, ServiceRoute};
+use crate::plan::routes::{Backend, ComponentRoute, RouteTable, ServiceRoute};
 
 use super::address::{self, Place};
 use super::peek::GrpcName;
@@ -70,6 +70,16 @@ impl Tag {
     fn split(label: &str) -> Option<(Self, &str)> {
         let latest = label.strip_prefix("latest-").map(|rest| (Self::Latest, rest));
         latest.or_else(|| label.strip_prefix("prev-").map(|rest| (Self::Previous, rest)))
+    }
+
+    /// Returns the backends that carry the tag: as the planner says, else by the names of the revisions.
+    pub(crate) fn within(self, route: Option<&ComponentRoute>, backends: &[Backend]) -> Vec<Backend> {
+        let name = match self {
+            Self::Latest => "latest",
+            Self::Previous => "prev",
+        };
+        let tagged = route.and_then(|route| route.tags.get(name)).filter(|tagged| !tagged.is_empty());
+        tagged.cloned().unwrap_or_else(|| self.of(backends))
     }
 
     /// Returns the backends of the revision, each with a share of traffic. Revisions are named so that newer ones sort

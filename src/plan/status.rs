@@ -332,7 +332,6 @@ fn component_status(world: &World, report: &ComponentReport, knative: bool) -> O
             percent: i64::from(share.percent),
             tag: share.tag.to_owned(),
             url: (!share.tag.is_empty()).then(|| public_url(world, &host(world, &tagged, true))),
-            ..TrafficTarget::default()
         }
     };
     let address = format!("http://{}.{namespace}.svc.cluster.local", report.service_name);
