@@ -284,7 +284,12 @@ async fn an_upload_that_trickles_ends_and_one_that_the_backend_holds_up_does_not
     .await;
     house.routes.store(std::sync::Arc::new(open(vec![backend(slow.address)])));
     let mut client = house.client().await;
-    client.send(format!("POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", 8 << 20)).await;
+    client
+        .send(format!(
+            "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            8 << 20
+        ))
+        .await;
     client.send(vec![b'x'; 8 << 20]).await;
     assert_eq!(client.answer().await.expect("an answer").status, 200);
 }

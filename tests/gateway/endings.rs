@@ -420,8 +420,8 @@ async fn a_failing_replica_is_taken_out_and_probed_back_in() {
     let good = Backend { replica: "good".into(), weight: 1, ..backend(healthy.address) };
     let config = GatewayConfig {
         failures_to_eject: 3,
-        eject_pause: Duration::from_millis(300),
-        max_eject_pause: Duration::from_millis(300),
+        eject_pause: Duration::from_millis(1500),
+        max_eject_pause: Duration::from_millis(1500),
         ..GatewayConfig::default()
     };
     let house = House::open(&tasks, open(vec![bad, good]), config).await;
@@ -450,10 +450,8 @@ async fn a_failing_replica_is_taken_out_and_probed_back_in() {
 #[tokio::test]
 async fn one_failing_replica_alone_is_asked_all_the_same() {
     let tasks = Tasks::new();
-    let failing = Upstream::http1(&tasks, |_| async {
-        Response::builder().status(500).body(full("no")).unwrap()
-    })
-    .await;
+    let failing =
+        Upstream::http1(&tasks, |_| async { Response::builder().status(500).body(full("no")).unwrap() }).await;
     let config = GatewayConfig { failures_to_eject: 1, ..GatewayConfig::default() };
     let both = ["a", "b"].map(|name| Backend { replica: name.into(), weight: 1, ..backend(failing.address) });
     let house = House::open(&tasks, open(both.to_vec()), config).await;

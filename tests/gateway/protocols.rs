@@ -416,7 +416,10 @@ async fn the_merged_server_answers_grpc_calls_that_concern_no_model() {
     let response = client.send_request(post(metadata, "localhost", "application/grpc", empty)).await.unwrap();
     let message = response.into_body().collect().await.unwrap().to_bytes();
     assert!(message[5..].starts_with(b"\x0a\x0ckserve-local"), "{message:?}");
-    assert_eq!(house.client().await.ask(format!("GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.json()["name"], "kserve-local");
+    assert_eq!(
+        house.client().await.ask(format!("GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.json()["name"],
+        "kserve-local"
+    );
     assert_eq!(upstream.requests(), 0);
 }
 
@@ -453,8 +456,11 @@ async fn trace_headers_and_request_ids_pass_and_a_missing_id_is_given() {
     let house = House::before(&tasks, &upstream).await;
     let mut client = house.client().await;
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    let seen = client.ask(format!("{GET}traceparent: {trace}\r\ntracestate: a=b\r\nX-Request-Id: mine\r\n\r\n")).await.body;
-    for line in [format!(r#"["traceparent","{trace}"]"#), r#"["tracestate","a=b"]"#.into(), r#"["x-request-id","mine"]"#.into()] {
+    let seen =
+        client.ask(format!("{GET}traceparent: {trace}\r\ntracestate: a=b\r\nX-Request-Id: mine\r\n\r\n")).await.body;
+    for line in
+        [format!(r#"["traceparent","{trace}"]"#), r#"["tracestate","a=b"]"#.into(), r#"["x-request-id","mine"]"#.into()]
+    {
         assert!(seen.contains(&line), "{seen}");
     }
     let mut ids = std::collections::BTreeSet::new();
