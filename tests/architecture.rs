@@ -40,7 +40,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("saphyr_parser", &["manifest/yaml"]),
     ("bollard", &["engine/docker"]),
     ("object_store", &["storage/object.rs"]),
-    ("reqwest", &["storage/", "probe/http.rs", "cli/"]),
+    ("reqwest", &["storage/", "probe/http.rs", "daemon/scrape.rs", "cli/"]),
     ("notify", &["source/watch.rs"]),
     ("axum", &["kubeapi/"]),
     ("prometheus_client", &["telemetry/metrics.rs"]),

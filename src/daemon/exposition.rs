@@ -30,7 +30,7 @@ pub(super) struct Exposition {
     pub(super) loader: Loader,
     pub(super) gateway: Arc<Metrics>,
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
-    pub(super) client: reqwest::Client,
+    pub(super) client: super::scrape::Client,
 }
 
 impl Exposition {

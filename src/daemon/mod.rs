@@ -188,7 +188,7 @@ impl Daemon {
             loader: loader.clone(),
             gateway: gateway.metrics(),
             routes: served_routes,
-            client: reqwest::Client::builder().no_proxy().build().unwrap_or_default(),
+            client: scrape::client(),
         });
         let ready_store = store.clone();
         let state = ApiState {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use reqwest::Client;
+pub(super) use reqwest::Client;
 
 use crate::plan::routes::{RouteTable, Scrape};
 use crate::telemetry::runtime_metrics::Scraped;
@@ -16,6 +16,11 @@ const AT_ONCE: usize = 32;
 const MAX_BYTES: usize = 2 << 20;
 /// Most replicas asked.
 const MAX_REPLICAS: usize = 500;
+
+/// Makes the client all scrapes share.
+pub(super) fn client() -> Client {
+    Client::builder().no_proxy().build().unwrap_or_default()
+}
 
 /// Returns what every replica shows that shows anything in time.
 pub(super) async fn scrape_all(client: &Client, table: &RouteTable) -> Vec<Scraped> {

@@ -138,21 +138,34 @@ impl Balancer {
         tried: &[ReplicaName],
         patience: Patience,
     ) -> Result<(Backend, Option<Slot>), NoPlace> {
+        if let Some(place) = self.acquire_now(key, backends, tried)? {
+            return Ok(place);
+        }
+        let queue = self.queue(key);
+        let _place = Waiting::join(&queue, patience.max_waiting)?;
+        let wait = self.wait(&queue, current, tried);
+        tokio::time::timeout(patience.timeout, wait).await.unwrap_or(Err(NoPlace::TooLong))
+    }
+
+    /// Takes a place if there is one and nobody waits for it.
+    pub(crate) fn acquire_now(
+        self: &Arc<Self>,
+        key: &ComponentKey,
+        backends: &[Backend],
+        tried: &[ReplicaName],
+    ) -> Result<Option<(Backend, Option<Slot>)>, NoPlace> {
         if let [one] = backends
             && one.concurrency.is_none()
         {
             let usable = one.weight > 0 && !tried.contains(&one.replica);
-            return if usable { Ok((one.clone(), None)) } else { Err(NoPlace::Nobody) };
+            return if usable { Ok(Some((one.clone(), None))) } else { Err(NoPlace::Nobody) };
         }
         let queue = self.queue(key);
-        if *queue.waiting.lock().unwrap_or_else(PoisonError::into_inner) == 0
-            && let Some(taken) = self.try_take(backends, tried, &queue)?
-        {
-            return Ok((taken.0, Some(taken.1)));
+        if *queue.waiting.lock().unwrap_or_else(PoisonError::into_inner) > 0 {
+            return Ok(None);
         }
-        let _place = Waiting::join(&queue, patience.max_waiting)?;
-        let wait = self.wait(&queue, current, tried);
-        tokio::time::timeout(patience.timeout, wait).await.unwrap_or(Err(NoPlace::TooLong))
+        let taken = self.try_take(backends, tried, &queue)?;
+        Ok(taken.map(|(backend, slot)| (backend, Some(slot))))
     }
 
     async fn wait(

@@ -113,6 +113,11 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
+        self.client.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if std::thread::panicking() {
+            // Another flight takes the apology to the client, and is counted.
+            return self.metrics.forget();
+        }
         let took = self.started.elapsed();
         self.metrics.end(self.status.map_or(0, |status| usize::from(status.as_u16() / 100)), took);
         if let Some(entry) = &self.entry {
@@ -120,6 +125,5 @@ impl Drop for Flight {
             let status = self.status.map(|status| status.as_u16());
             entry.end(End { client, status, broken: self.client.is_broken(), took });
         }
-        self.client.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -66,6 +66,9 @@ struct Endpoint {
     protocol: UpstreamProtocol,
 }
 
+/// A replica, and the place at it if those are counted.
+type Place = (Backend, Option<Slot>);
+
 /// What came of one try.
 enum Attempt {
     Answered(Response<Incoming>, Sender),
@@ -77,20 +80,19 @@ impl Exchange<'_> {
     /// Forwards the request and relays the answer.
     pub(crate) async fn run(
         mut self,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
         mut front: Front,
     ) -> Refused<Response<AnswerBody>> {
         let upgrade = headers::wanted_upgrade(request.headers())
             .filter(|_| request.version() == Version::HTTP_11)
-            .map(|protocol| Upgrade { protocol, client: hyper::upgrade::on(&mut request) });
+            .map(|protocol| Upgrade { protocol, client: hyper::upgrade::on(&mut *request) });
         let path = self.forwarded_path(request.uri())?;
-        let mut place = tokio::select! {
-            biased;
-            place = self.place(&[]) => place?,
-            // Never ends; what it has read is kept.
-            never = read_ahead(request.body_mut(), &mut front, self.worker.config.read_ahead) => match never {},
+        // What seldom happens is boxed, here and below: its room would have to be made for every request.
+        let mut place = match self.place_now()? {
+            Some(place) => place,
+            None => Box::pin(self.wait_for_place(&mut request, &mut front)).await?,
         };
-        let mut outgoing = self.prepare(request, front, upgrade.as_ref());
+        let mut outgoing = self.prepare(*request, front, upgrade.as_ref());
         let progress = outgoing.body().progress();
         let mut tried: Vec<ReplicaName> = Vec::new();
         loop {
@@ -113,27 +115,44 @@ impl Exchange<'_> {
                     outgoing = request;
                     tried.push(backend.replica);
                     // When every replica was tried, what the last one said is most to the point.
-                    place = self.place(&tried).await.map_err(|_| why)?;
+                    place = Box::pin(self.place(&tried)).await.map_err(|_| why)?;
                 }
             }
         }
     }
 
-    /// Finds a replica with room.
-    async fn place(&self, tried: &[ReplicaName]) -> Refused<(Backend, Option<Slot>)> {
-        // The target was looked up a moment ago; only what waits must look again.
-        let known = if tried.is_empty() { Ok(Arc::clone(&self.target.service)) } else { self.service() };
-        let (known, waited) = self.awake(known?).await?;
+    /// Finds a replica with room, if there is one. The target was looked up a moment ago and is as it is now.
+    fn place_now(&self) -> Refused<Option<Place>> {
+        if self.held_in(&self.target.service).is_some() {
+            return Ok(None);
+        }
+        let backends = self.backends(&self.target.service)?;
+        match &*backends {
+            [one] if one.concurrency.is_none() && one.weight > 0 => Ok(Some((one.clone(), None))),
+            several => {
+                let key = self.key();
+                let place = self.worker.balancer.acquire_now(&key, several, &[]);
+                place.map_err(|none| Box::new(no_place(none, &key)))
+            }
+        }
+    }
+
+    /// Waits for a replica with room, for as long as the client does.
+    async fn wait_for_place(&self, request: &mut Request<Incoming>, front: &mut Front) -> Refused<Place> {
+        tokio::select! {
+            biased;
+            place = self.place(&[]) => place,
+            // Never ends; what it has read is kept.
+            never = read_ahead(request.body_mut(), front, self.worker.config.read_ahead) => match never {},
+        }
+    }
+
+    /// Finds a replica with room that was not tried yet, and waits for one.
+    async fn place(&self, tried: &[ReplicaName]) -> Refused<Place> {
+        let (known, waited) = self.awake(self.service()?).await?;
         // Whatever was tried before it woke is not what there is now.
         let tried = if waited { &[] } else { tried };
         let backends = self.backends(&known)?;
-        if let [one] = &*backends
-            && one.concurrency.is_none()
-            && one.weight > 0
-            && tried.is_empty()
-        {
-            return Ok((one.clone(), None));
-        }
         let key = self.key();
         let config = &self.worker.config;
         let patience = match waited {
@@ -282,9 +301,13 @@ impl Exchange<'_> {
         self.address(&mut request, endpoint, path)?;
         let mut why = None;
         for _ in 0..MAX_RESENDS {
-            let mut sender = match self.worker.pool.sender(endpoint.address, endpoint.protocol).await {
-                Ok(sender) => sender,
-                Err(error) => return Ok(Attempt::Unsent(request, self.no_connection(&error))),
+            let Endpoint { address, protocol } = endpoint;
+            let mut sender = match self.worker.pool.ready(address, protocol) {
+                Some(sender) => sender,
+                None => match Box::pin(self.worker.pool.connect(address, protocol)).await {
+                    Ok(sender) => sender,
+                    Err(error) => return Ok(Attempt::Unsent(request, self.no_connection(&error))),
+                },
             };
             let limits = self.limits();
             match in_time(sender.send(request), limits, progress).await {
@@ -459,26 +482,38 @@ struct Limits {
 async fn in_time<F: Future>(answer: F, limits: Limits, progress: Option<&Progress>) -> Option<F::Output> {
     let Some(limit) = limits.answer else { return Some(answer.await) };
     let mut answer = pin!(answer);
-    let mut since = Instant::now();
-    if let Some(progress) = progress {
-        let mut pieces = 0;
-        while progress.finished().is_none() {
-            tokio::select! {
-                // Losing the wait for the body loses nothing, it can be asked again.
-                output = &mut answer => return Some(output),
-                () = progress.finishing() => {}
-                () = tokio::time::sleep(limit.max(limits.stall)) => {
-                    let now = progress.pieces();
-                    if now == pieces {
-                        return None;
-                    }
-                    pieces = now;
+    let mut timer = pin!(tokio::time::sleep(limit.max(limits.stall)));
+    let mut pieces = 0;
+    let mut follow = progress.filter(|progress| progress.finished().is_none());
+    if follow.is_none() {
+        timer.as_mut().reset(Instant::now() + limit);
+    }
+    loop {
+        let finishing = async {
+            match follow {
+                Some(progress) => progress.finishing().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Losing the wait for the body loses nothing, it can be asked again; the timer goes on.
+            output = &mut answer => return Some(output),
+            () = finishing => {}
+            () = &mut timer => {
+                let now = follow.map_or(0, Progress::pieces);
+                if now == pieces {
+                    return None;
                 }
+                pieces = now;
+                timer.as_mut().reset(Instant::now() + limit.max(limits.stall));
             }
         }
-        since = progress.finished().unwrap_or(since);
+        if let Some(finished) = follow.and_then(Progress::finished) {
+            follow = None;
+            pieces = 0;
+            timer.as_mut().reset(finished + limit);
+        }
     }
-    tokio::time::timeout_at(since + limit, answer).await.ok()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -56,7 +56,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn held_in<'s>(&self, service: &'s ServiceRoute) -> Option<&'s Hold> {
+    pub(super) fn held_in<'s>(&self, service: &'s ServiceRoute) -> Option<&'s Hold> {
         match service.components.get(&self.target.component).map(|route| &route.state) {
             Some(RouteState::Held(hold)) => Some(hold),
             _ => None,

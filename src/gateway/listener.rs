@@ -187,12 +187,9 @@ fn begin(worker: &Arc<Worker>, arrival: Arrival) {
     let (worker, cut) = (Arc::clone(worker), worker.ending.cut.clone());
     let tasks = worker.tasks.clone();
     tasks.spawn_short(async move {
-        let serving = serve(worker, socket, client);
-        #[cfg(test)]
-        assert!(std::mem::size_of_val(&serving) < 64 << 10, "{}", std::mem::size_of_val(&serving));
         tokio::select! {
             // Losing the connection closes it, and with it everything done for it.
-            () = serving => {}
+            () = serve(worker, socket, client) => {}
             () = cut.cancelled() => {}
         }
     });
@@ -287,7 +284,7 @@ async fn serve_http1(
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
         // Boxed: hyper keeps room for this future on every connection, idle ones included.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, request).await) })
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
     });
     // The guard keeps the time; hyper's own timer would also end connections that are merely idle.
     let connection = http1::Builder::new()
@@ -326,7 +323,8 @@ async fn serve_http2(
         .keep_alive_timeout(worker.config.header_timeout);
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
-        async move { Ok::<_, std::convert::Infallible>(worker.answer(client, request).await) }
+        // Boxed: it is moved into a task of its own, through several hands.
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
     });
     let connection = builder.serve_connection(TokioIo::new(guard), service);
     let mut connection = std::pin::pin!(connection);

@@ -25,7 +25,8 @@ use super::config::GatewayConfig;
 use super::executor::TaskExecutor;
 use super::metrics::Metrics;
 
-type Shared = Arc<tokio::sync::Mutex<Option<http2::SendRequest<RequestBody>>>>;
+/// One connection to an address, or the place where it is being made.
+type Shared = Arc<tokio::sync::Mutex<()>>;
 
 /// Connections of one worker.
 #[derive(Debug)]
@@ -34,7 +35,9 @@ pub(crate) struct Pool {
     tasks: Tasks,
     metrics: Arc<Metrics>,
     idle: Mutex<HashMap<SocketAddr, Vec<Idle>>>,
-    shared: Mutex<HashMap<SocketAddr, Shared>>,
+    shared: Mutex<HashMap<SocketAddr, http2::SendRequest<RequestBody>>>,
+    /// Who makes a shared connection; the others wait for that.
+    making: Mutex<HashMap<SocketAddr, Shared>>,
 }
 
 #[derive(Debug)]
@@ -86,20 +89,32 @@ pub(crate) enum ConnectError {
 
 impl Pool {
     pub(crate) fn new(config: GatewayConfig, tasks: Tasks, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { config, tasks, metrics, idle: Mutex::default(), shared: Mutex::default() })
+        Arc::new(Self {
+            config,
+            tasks,
+            metrics,
+            idle: Mutex::default(),
+            shared: Mutex::default(),
+            making: Mutex::default(),
+        })
     }
 
-    /// Returns a connection to a backend, made if there is no idle one.
-    pub(crate) async fn sender(
+    /// Returns a connection to a backend if there is one.
+    pub(crate) fn ready(self: &Arc<Self>, address: SocketAddr, protocol: UpstreamProtocol) -> Option<Sender> {
+        match protocol {
+            UpstreamProtocol::Http1 => self.take_idle(address).map(|sender| self.checkout(sender, address)),
+            UpstreamProtocol::H2c => self.take_shared(address).map(Sender::H2c),
+        }
+    }
+
+    /// Makes a connection to a backend, or waits for the shared one that somebody makes.
+    pub(crate) async fn connect(
         self: &Arc<Self>,
         address: SocketAddr,
         protocol: UpstreamProtocol,
     ) -> Result<Sender, ConnectError> {
         match protocol {
-            UpstreamProtocol::Http1 => match self.take_idle(address) {
-                Some(sender) => Ok(self.checkout(sender, address)),
-                None => Ok(self.checkout(self.connect_http1(address).await?, address)),
-            },
+            UpstreamProtocol::Http1 => Ok(self.checkout(self.connect_http1(address).await?, address)),
             UpstreamProtocol::H2c => Ok(Sender::H2c(self.share_h2c(address).await?)),
         }
     }
@@ -141,12 +156,12 @@ impl Pool {
             stack.retain(|one| self.is_fresh(one, now));
             !stack.is_empty()
         });
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        // A lock that is held is being connected: keep.
-        shared.retain(|_, one| one.try_lock().map_or(true, |one| one.as_ref().is_some_and(|one| !one.is_closed())));
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, sender| !sender.is_closed());
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        making.retain(|_, one| Arc::strong_count(one) > 1);
     }
 
-    async fn connect(&self, address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    async fn dial(&self, address: SocketAddr) -> Result<TcpStream, ConnectError> {
         self.metrics.upstream_connects.fetch_add(1, Ordering::Relaxed);
         let stream = tokio::time::timeout(self.config.connect_timeout, TcpStream::connect(address))
             .await
@@ -157,7 +172,7 @@ impl Pool {
     }
 
     async fn connect_http1(&self, address: SocketAddr) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
-        let stream = self.connect(address).await?;
+        let stream = self.dial(address).await?;
         let (sender, connection) = http1::Builder::new()
             .max_headers(self.config.max_header_count * 2)
             .handshake(TokioIo::new(stream))
@@ -172,20 +187,25 @@ impl Pool {
         Ok(sender)
     }
 
-    /// One connection per address, whoever comes first makes it and the others wait for that.
+    fn take_shared(&self, address: SocketAddr) -> Option<http2::SendRequest<RequestBody>> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.get(&address).filter(|sender| !sender.is_closed()).cloned()
+    }
+
+    /// One connection per address: whoever comes first makes it and the others wait for that.
     async fn share_h2c(&self, address: SocketAddr) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-        let shared = Arc::clone(self.shared.lock().unwrap_or_else(PoisonError::into_inner).entry(address).or_default());
-        let mut known = shared.lock().await;
-        if let Some(sender) = known.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+        let making = Arc::clone(self.making.lock().unwrap_or_else(PoisonError::into_inner).entry(address).or_default());
+        let _mine = making.lock().await;
+        if let Some(sender) = self.take_shared(address) {
+            return Ok(sender);
         }
         let sender = self.connect_h2c(address).await?;
-        *known = Some(sender.clone());
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).insert(address, sender.clone());
         Ok(sender)
     }
 
     async fn connect_h2c(&self, address: SocketAddr) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
-        let stream = self.connect(address).await?;
+        let stream = self.dial(address).await?;
         let (sender, connection) = http2::Builder::new(TaskExecutor(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)

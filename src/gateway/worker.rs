@@ -63,7 +63,7 @@ impl Worker {
     pub(crate) async fn answer(
         self: Arc<Self>,
         client: Arc<Client>,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
     ) -> Response<AnswerBody> {
         let grpc = is_grpc(request.headers());
         let last = ends_connection(&request);
@@ -127,7 +127,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    async fn run(mut self, client: Arc<Client>, request: Request<Incoming>) -> Response<AnswerBody> {
+    async fn run(mut self, client: Arc<Client>, request: Box<Request<Incoming>>) -> Response<AnswerBody> {
         let mut flight = Flight::begin(Arc::clone(&client), Arc::clone(&self.worker.unrouted));
         if let Some(log) = &self.worker.access_log {
             flight.write_down(Entry::new(log, &request));
@@ -144,7 +144,7 @@ impl Walk<'_> {
         }
     }
 
-    async fn steps(&mut self, request: Request<Incoming>) -> Result<Response<AnswerBody>, Box<Refusal>> {
+    async fn steps(&mut self, mut request: Box<Request<Incoming>>) -> Result<Response<AnswerBody>, Box<Refusal>> {
         #[cfg(test)]
         assert!(request.method() != super::panic_tests::PANIC, "asked to panic by a test");
         if let Some(refusal) = guard::refusal_of(&request) {
@@ -152,7 +152,6 @@ impl Walk<'_> {
         }
         check(&request)?;
         let host = host_of(&request)?;
-        let mut request = request;
         let mut front = Front::new();
         let look = |desks: &Desks, route: Route| (desks.of(&route), route);
         let found = {
@@ -162,7 +161,7 @@ impl Walk<'_> {
         };
         let (desk, route) = match found {
             (_, Route::Ask(question)) => {
-                let model = self.ask(question, request.body_mut(), &mut front).await?;
+                let model = Box::pin(self.ask(question, request.body_mut(), &mut front)).await?;
                 self.worker.with_desks(|desks| look(desks, desks.index.by_model(&model, request.uri().path())))
             }
             found => found,

@@ -420,8 +420,8 @@ async fn a_failing_replica_is_taken_out_and_probed_back_in() {
     let good = Backend { replica: "good".into(), weight: 1, ..backend(healthy.address) };
     let config = GatewayConfig {
         failures_to_eject: 3,
-        eject_pause: Duration::from_millis(300),
-        max_eject_pause: Duration::from_millis(300),
+        eject_pause: Duration::from_millis(1500),
+        max_eject_pause: Duration::from_millis(1500),
         ..GatewayConfig::default()
     };
     let house = House::open(&tasks, open(vec![bad, good]), config).await;
