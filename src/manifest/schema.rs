@@ -1,7 +1,7 @@
 //! What may be written, as schemas: read off the very types that manifests are decoded into.
 //!
 //! A type is deserialized from nothing, by a deserializer that answers every question with an empty value and notes what
-//! was asked. So a schema cannot disagree with what [`decode`](super::decode) accepts. A field whose type refuses the empty
+//! was asked. So a schema cannot disagree with what [`decode`](fn@super::decode) accepts. A field whose type refuses the empty
 //! value is noted, left out, and the rest is read again.
 
 use std::cell::RefCell;
