@@ -83,7 +83,7 @@ fn document(sources: &[Source]) -> Value {
     let files = sources.iter().map(|source| {
         let valid = source.decoded.objects.iter().filter(|found| is_valid(source, &found.object));
         let objects: Vec<Value> = valid.map(|found| object(&found.object)).collect();
-        let diagnostics: Vec<Value> = source.decoded.diagnostics.iter().map(diagnostic).collect();
+        let diagnostics: Vec<Value> = source.decoded.diagnostics.iter().map(Diagnostic::to_value).collect();
         json!({"file": source.name, "valid": !source.has_errors(), "objects": objects, "diagnostics": diagnostics})
     });
     json!({"files": files.collect::<Vec<_>>()})
@@ -91,16 +91,4 @@ fn document(sources: &[Source]) -> Value {
 
 fn object(object: &Object) -> Value {
     json!({"kind": object.key.kind.as_str(), "namespace": object.key.namespace, "name": object.key.name})
-}
-
-fn diagnostic(diagnostic: &Diagnostic) -> Value {
-    json!({
-        "severity": diagnostic.severity.to_string(),
-        "line": diagnostic.position.map(|position| position.line),
-        "column": diagnostic.position.map(|position| position.column),
-        "field": diagnostic.field,
-        "object": diagnostic.object.as_ref().map(ToString::to_string),
-        "message": diagnostic.message,
-        "help": diagnostic.help,
-    })
 }

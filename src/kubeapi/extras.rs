@@ -20,20 +20,8 @@ pub async fn problems(State(api): State<Arc<Api>>) -> Response {
 fn file(problems: &FileProblems) -> Value {
     json!({
         "path": problems.path,
-        "diagnostics": problems.diagnostics.iter().map(diagnostic).collect::<Vec<_>>(),
+        "diagnostics": problems.diagnostics.iter().map(Diagnostic::to_value).collect::<Vec<_>>(),
         "kept": problems.kept.iter().map(ToString::to_string).collect::<Vec<_>>(),
-    })
-}
-
-fn diagnostic(diagnostic: &Diagnostic) -> Value {
-    json!({
-        "severity": diagnostic.severity.to_string(),
-        "line": diagnostic.position.map(|position| position.line),
-        "column": diagnostic.position.map(|position| position.column),
-        "field": diagnostic.field,
-        "object": diagnostic.object.as_ref().map(ToString::to_string),
-        "message": diagnostic.message,
-        "help": diagnostic.help,
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::{Value, json};
+
 use crate::api::{Kind, ObjectKey};
 
 /// How bad it is.
@@ -85,6 +87,19 @@ pub struct Diagnostic {
 const MAX_SOURCE_WIDTH: usize = 160;
 
 impl Diagnostic {
+    /// Returns it as JSON, as `validate -o json` and the API show it.
+    pub fn to_value(&self) -> Value {
+        json!({
+            "severity": self.severity.to_string(),
+            "line": self.position.map(|position| position.line),
+            "column": self.position.map(|position| position.column),
+            "field": self.field,
+            "object": self.object.as_ref().map(ToString::to_string),
+            "message": self.message,
+            "help": self.help,
+        })
+    }
+
     /// Whether the object cannot be taken because of it.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
