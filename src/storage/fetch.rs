@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
 use super::cache::{RecordedFile, hex};
+use super::nearby;
 use super::piece::{Piece, Ranges, Sink, blocking, pieces_of, read_blocks, read_piece};
 use super::pull::{Progress, PullConfig};
 use super::resume::{Finished, ResumeLog};
@@ -143,6 +144,16 @@ impl<'a> Download<'a> {
 
     /// Brings one piece to disk, from an earlier download or from the source.
     async fn piece(&self, piece: Piece) -> Result<(), PullError> {
+        let remote = self.fetch.files[piece.file].clone();
+        if remote.nearby.is_some() {
+            let target = self.target(piece);
+            let taken = blocking(move || nearby::take(&remote, &target)).await;
+            if let Some((sha, size)) = taken.map_err(|error| self.disk_error(error))? {
+                self.advance(size);
+                self.finished(piece, sha, size);
+                return Ok(());
+            }
+        }
         if let Some(&crc) = self.recorded.get(&(piece.file, piece.index)) {
             let (path, stated) = (self.target(piece), self.fetch.files[piece.file].size);
             let read = blocking(move || read_piece(&path, piece, piece.length.or(stated))).await;

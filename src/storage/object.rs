@@ -171,6 +171,7 @@ impl ObjectSource {
             size: Some(meta.size),
             etag: meta.e_tag.as_deref().filter(|etag| !etag.starts_with("W/")).map(quoted),
             sha256: None,
+            nearby: None,
         }
     }
 
@@ -355,7 +356,8 @@ impl Connector {
         config: &PullConfig,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, SourceError> {
-        let wish = ClientWish { url, follow: true, verify_tls, authorities, stall: config.stall_timeout };
+        let wish =
+            ClientWish { url, follow: true, verify_tls, authorities, identity: None, stall: config.stall_timeout };
         let client = reach::client(&config.reach, wish, environment)
             .map_err(|error| SourceError::Invalid(format!("`{url}` cannot be reached: {error}")))?;
         Ok(Self { client, policy: config.reach.clone() })

@@ -100,7 +100,7 @@ mod tests {
 
     fn file(path: &str, etag: Option<&str>) -> RemoteFile {
         let etag = etag.map(str::to_owned);
-        RemoteFile { path: path.into(), key: path.to_owned(), size: Some(100), etag, sha256: None }
+        RemoteFile { path: path.into(), key: path.to_owned(), size: Some(100), etag, sha256: None, nearby: None }
     }
 
     #[test]

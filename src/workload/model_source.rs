@@ -79,9 +79,9 @@ fn overlaps(a: &str, b: &str) -> bool {
 
 fn check(uri: &StorageUri, field: &str) -> Result<(), ResolveError> {
     match uri {
-        StorageUri::Unsupported { scheme, .. } => {
-            Err(ResolveError::invalid(field, format!("`{scheme}` models are not pulled yet")).with_help(
-                "s3://, gs://, http://, https://, pvc://, file:// and absolute paths are; a local copy can be named with file://",
+        uri if !uri.is_fetched() => {
+            Err(ResolveError::invalid(field, format!("`{uri}` is not fetched yet")).with_help(
+                "s3://, gs://, hf://, http://, https://, pvc://, file:// and absolute paths are; a local copy can be named with file://",
             ))
         }
         StorageUri::Local(path) if !path.starts_with('/') => {
