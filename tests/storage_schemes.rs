@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A cache and a puller with an environment.
 pub(crate) struct Bench {
-    pub(crate) folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub(crate) puller: Puller,
 }
 
@@ -31,7 +31,7 @@ impl Bench {
     pub(crate) fn new(environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let puller = Self::puller(folder.path(), environment);
-        Self { folder, puller }
+        Self { _folder: folder, puller }
     }
 
     fn puller(folder: &std::path::Path, environment: &[(&str, &str)]) -> Puller {

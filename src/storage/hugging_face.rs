@@ -1,16 +1,14 @@
 //! `hf://owner/model[:revision]`: a repository of the Hugging Face hub, or of a mirror (`HF_ENDPOINT`).
 //!
 //! The hub is asked once which commit the revision is and which files it has; everything is then read from that commit, so
-//! that versions never mix. Files in large-file storage come with their SHA-256, which is checked. Files that the user's
+//! that versions never mix. The hub states a digest of every file (SHA-256 of large ones, git's own of others), which is checked. Files that the user's
 //! own Hugging Face cache has already are linked from there, not fetched. With `HF_HUB_OFFLINE=1` the hub is not asked at
 //! all: the model is what the cache has.
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use camino::Utf8PathBuf;
-use futures::stream::BoxStream;
 use reqwest::StatusCode;
 use reqwest::header::{self, HeaderMap};
 use serde::Deserialize;
@@ -19,7 +17,7 @@ use url::Url;
 use super::hugging_face_cache::HubCache;
 use super::pull::PullConfig;
 use super::web::{self, Web, Wish, below, secret_header};
-use super::{ModelSource, Nearby, RemoteFile, RemoteManifest, SourceError, Unpack};
+use super::{DigestKind, ModelSource, Nearby, Reading, RemoteFile, RemoteManifest, SourceError, StatedDigest, Unpack};
 
 type Environment = BTreeMap<String, String>;
 
@@ -124,11 +122,11 @@ impl HuggingFaceSource {
     }
 
     fn file(&self, commit: &str, sibling: Sibling) -> RemoteFile {
-        let (size, sha256) = match sibling.lfs {
-            Some(lfs) => (Some(lfs.size), Some(lfs.sha256)),
-            None => (sibling.size, None),
+        let (size, kind, identity) = match sibling.lfs {
+            Some(lfs) => (Some(lfs.size), DigestKind::Sha256, Some(lfs.sha256)),
+            None => (sibling.size, DigestKind::GitBlob, sibling.blob_id),
         };
-        let identity = sha256.clone().or(sibling.blob_id);
+        let digest = identity.as_deref().and_then(|hex| StatedDigest::from_hex(kind, hex));
         let nearby = identity.as_deref().and_then(|id| self.cache.as_ref()?.blob(id, size)).map(Nearby::Theirs);
         RemoteFile {
             path: sibling.rfilename.clone().into(),
@@ -136,7 +134,8 @@ impl HuggingFaceSource {
             size,
             // A file of a commit is what it is; what it is called there tells versions apart.
             etag: identity.map(|id| format!("\"{id}\"")),
-            sha256,
+            digests: digest.into_iter().collect(),
+            version: Some(commit.to_owned()),
             nearby,
         }
     }
@@ -153,7 +152,7 @@ impl HuggingFaceSource {
         let files = cache.snapshot(&self.revision).filter(|files| !files.is_empty()).ok_or_else(missing)?;
         let file = |(path, size): (Utf8PathBuf, u64)| {
             let nearby = Some(Nearby::Theirs(cache.snapshot_file(&self.revision, &path)?));
-            Some(RemoteFile { key: path.to_string(), path, size: Some(size), etag: None, sha256: None, nearby })
+            Some(RemoteFile { key: path.to_string(), path, size: Some(size), nearby, ..RemoteFile::default() })
         };
         Ok(RemoteManifest { files: files.into_iter().filter_map(file).collect(), unpack: Unpack::Keep })
     }
@@ -177,12 +176,7 @@ impl ModelSource for HuggingFaceSource {
         Ok(RemoteManifest { files, unpack: Unpack::Keep })
     }
 
-    async fn read(
-        &self,
-        file: &RemoteFile,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError> {
+    async fn read(&self, file: &RemoteFile, offset: u64, length: Option<u64>) -> Result<Reading, SourceError> {
         if self.offline {
             let message = format!("`{}` is not in the Hugging Face cache any more", file.path);
             return Err(SourceError::NotFound(message));

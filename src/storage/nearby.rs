@@ -5,12 +5,17 @@ use std::io;
 
 use camino::Utf8Path;
 
-use super::cache::hex;
-use super::piece::read_blocks;
+use super::digest::DigestKind;
+use super::piece::{Landed, Piece, read_piece};
 use super::{Nearby, RemoteFile};
 
-/// Puts the file into its place and returns its digest and size; none when it is not what the source states. Blocking.
-pub(super) fn take(remote: &RemoteFile, target: &Utf8Path) -> io::Result<Option<(String, u64)>> {
+/// Puts the file into its place; none when it is not what the source states. Blocking.
+pub(super) fn take(
+    remote: &RemoteFile,
+    target: &Utf8Path,
+    piece: Piece,
+    wanted: Vec<DigestKind>,
+) -> io::Result<Option<Landed>> {
     let placed = match &remote.nearby {
         None => return Ok(None),
         Some(Nearby::Ours(path)) => fs::rename(path, target),
@@ -23,17 +28,14 @@ pub(super) fn take(remote: &RemoteFile, target: &Utf8Path) -> io::Result<Option<
         }
         placed => placed?,
     }
-    let size = fs::metadata(target)?.len();
-    let mut sha = <sha2::Sha256 as sha2::Digest>::new();
-    read_blocks(target, 0, size, |block| sha2::Digest::update(&mut sha, block))?;
-    let sha = hex(&sha2::Digest::finalize(sha));
-    let differs = remote.size.is_some_and(|stated| stated != size)
-        || remote.sha256.as_ref().is_some_and(|stated| !stated.eq_ignore_ascii_case(&sha));
+    let landed = read_piece(target, piece, None, wanted)?;
+    let differs = remote.size.is_some_and(|stated| stated != landed.size)
+        || landed.computed.contradicts(&remote.digests).is_some();
     if differs {
         fs::remove_file(target)?;
         return Ok(None);
     }
-    Ok(Some((sha, size)))
+    Ok(Some(landed))
 }
 
 fn link(path: &Utf8Path, target: &Utf8Path) -> io::Result<()> {
@@ -48,11 +50,24 @@ mod tests {
 
     use camino::Utf8PathBuf;
 
+    use super::super::StatedDigest;
+    use super::super::piece::{Ranges, pieces_of};
     use super::*;
 
     fn remote(nearby: Nearby, size: u64, sha256: Option<&str>) -> RemoteFile {
-        let sha256 = sha256.map(str::to_owned);
-        RemoteFile { path: "m".into(), key: String::new(), size: Some(size), etag: None, sha256, nearby: Some(nearby) }
+        let stated = sha256.and_then(|hex| StatedDigest::from_hex(DigestKind::Sha256, hex));
+        RemoteFile {
+            path: "m".into(),
+            size: Some(size),
+            digests: stated.into_iter().collect(),
+            nearby: Some(nearby),
+            ..RemoteFile::default()
+        }
+    }
+
+    fn taken(remote: &RemoteFile, target: &Utf8Path) -> Option<u64> {
+        let piece = pieces_of(0, remote, 1, Ranges::No)[0];
+        take(remote, target, piece, vec![DigestKind::Sha256]).unwrap().map(|landed| landed.size)
     }
 
     #[test]
@@ -61,17 +76,16 @@ mod tests {
         let folder = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
         let (theirs, target) = (folder.join("blob"), folder.join("target"));
         fs::write(&theirs, "weights").unwrap();
-        let (sha, size) = take(&remote(Nearby::Theirs(theirs.clone()), 7, None), &target).unwrap().unwrap();
-        assert_eq!((sha.len(), size), (64, 7));
+        assert_eq!(taken(&remote(Nearby::Theirs(theirs.clone()), 7, None), &target), Some(7));
         assert_eq!(fs::metadata(&theirs).unwrap().nlink(), 2);
         fs::remove_file(&target).unwrap();
         for wrong in [remote(Nearby::Theirs(theirs.clone()), 8, None), {
             remote(Nearby::Theirs(theirs.clone()), 7, Some(&"0".repeat(64)))
         }] {
-            assert_eq!(take(&wrong, &target).unwrap(), None);
+            assert_eq!(taken(&wrong, &target), None);
             assert!(!target.exists());
         }
-        assert_eq!(take(&remote(Nearby::Theirs(folder.join("gone")), 7, None), &target).unwrap(), None);
+        assert_eq!(taken(&remote(Nearby::Theirs(folder.join("gone")), 7, None), &target), None);
         assert_eq!(fs::read(&theirs).unwrap(), b"weights");
     }
 
@@ -80,7 +94,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
         fs::write(folder.join("made"), "x").unwrap();
-        assert!(take(&remote(Nearby::Ours(folder.join("made")), 1, None), &folder.join("target")).unwrap().is_some());
+        assert_eq!(taken(&remote(Nearby::Ours(folder.join("made")), 1, None), &folder.join("target")), Some(1));
         assert!(!folder.join("made").exists());
     }
 }

@@ -11,10 +11,11 @@ use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::SourceError;
+use super::digest;
 use super::http;
 use super::pull::PullConfig;
 use super::reach::{self, ClientWish, MOST_REDIRECTS, ReachPolicy, Unreachable};
+use super::{Reading, SourceError};
 
 /// Longest answer that is read whole, in bytes: listings of large repositories take a few megabytes.
 const LONGEST_ANSWER: usize = 64 << 20;
@@ -173,7 +174,7 @@ impl Web {
         resource: &str,
         offset: u64,
         length: Option<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError> {
+    ) -> Result<Reading, SourceError> {
         let range = match length {
             None if offset == 0 => None,
             None => Some(format!("bytes={offset}-")),
@@ -195,7 +196,8 @@ impl Web {
             StatusCode::OK => {}
             status => return Err(self.refused(status, resource)),
         }
-        Ok(self.stream(response, resource))
+        let digests = digest::from_headers(response.headers());
+        Ok(Reading { bytes: self.stream(response, resource), digests })
     }
 
     /// Returns the body as it comes.

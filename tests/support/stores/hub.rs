@@ -10,7 +10,7 @@ use axum::response::Response;
 use axum::routing::get;
 use serde_json::json;
 
-use super::{Files, Server, bytes, json as answer, sha256};
+use super::{Files, Server, bytes, git_blob, json as answer, sha256};
 
 /// What the hub has: `owner/model`, its commit by revision, its files by commit.
 #[derive(Clone, Default)]
@@ -77,7 +77,7 @@ async fn info(
         .iter()
         .map(|(path, body)| {
             let sha = sha256(body);
-            let mut sibling = json!({ "rfilename": path, "size": body.len(), "blobId": &sha[..40] });
+            let mut sibling = json!({ "rfilename": path, "size": body.len(), "blobId": git_blob(body) });
             if is_large(body) {
                 sibling["lfs"] = json!({ "sha256": sha, "size": body.len(), "pointerSize": 130 });
             }

@@ -1,7 +1,5 @@
 //! Small servers that speak the APIs of model stores as the real ones do, as far as downloads see it.
 
-#![expect(dead_code, reason = "each test uses its own part")]
-
 pub(crate) mod hub;
 
 use std::collections::BTreeMap;
@@ -106,4 +104,11 @@ pub(crate) fn json(status: StatusCode, value: &serde_json::Value) -> Response {
 pub(crate) fn sha256(body: &[u8]) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Git's name of a file.
+pub(crate) fn git_blob(body: &[u8]) -> String {
+    use sha1::{Digest, Sha1};
+    let digest = Sha1::new_with_prefix(format!("blob {}\0", body.len())).chain_update(body).finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
