@@ -355,6 +355,7 @@ mod tests {
         let mut noise = vec![0x80, 3, 0, 1, 0, 0, 0, 18, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         noise.extend([0x42; 8]);
         assert_eq!(decode(&noise), Err(SpdyError::Damaged));
-        assert_eq!(decode(b"GET / HT"), Ok(None));
+        assert_eq!(decode(b"GET / HT"), Err(SpdyError::TooLarge(0x0020_4854)));
+        assert_eq!(decode(&[0, 0, 0, 1, 0, 0, 0, 9, 1]), Ok(None));
     }
 }
