@@ -12,6 +12,7 @@ use super::backoff;
 use super::ledger::Learned;
 use super::planner::Plan;
 use super::routes::ReplicaName;
+use super::scale::{Load, Scales};
 use super::sleep::Rest;
 use super::world::{ExitFact, Now};
 use crate::api::ServiceKey;
@@ -40,6 +41,8 @@ pub struct Memory {
     pub queue: BTreeMap<ReplicaName, Queued>,
     /// The last decision about the room of each service.
     pub explanations: BTreeMap<ServiceKey, Explanation>,
+    /// Of revisions whose replicas follow their load.
+    pub scales: Scales,
     /// Since when a component is being started, for its load time.
     pub begun: BTreeMap<ComponentKey, Duration>,
 }
@@ -280,6 +283,11 @@ impl Memory {
         activity.last = activity.last.max(Some(last));
     }
 
+    /// Notes what was asked of components in the last second. Returns true when other numbers of replicas are wanted.
+    pub fn note_loads(&mut self, loads: &BTreeMap<ComponentKey, Load>, now: Now) -> bool {
+        self.scales.measured(loads, now)
+    }
+
     /// Notes that a container is being started again after it had ended: what is known of its checks is over. Restarts
     /// are not counted here but when they are seen to have worked.
     pub fn note_restart(&mut self, name: &str) {
@@ -370,6 +378,7 @@ impl Memory {
         }
         self.note_rests(plan, now);
         self.note_room(plan);
+        self.scales.note(&plan.standings, now);
         let mut news = false;
         for (component, revision) in &plan.rolled_out {
             news |= self.rolled_out(component, *revision);

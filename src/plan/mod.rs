@@ -31,6 +31,7 @@ pub mod rollout;
 mod room_words;
 pub mod routes;
 pub mod said;
+pub mod scale;
 pub mod sleep;
 pub mod split;
 pub mod status;

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::Clock;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
+use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
 use super::{observe, said};
@@ -108,6 +109,7 @@ pub struct Driver {
     /// Counts what we did to containers, so that an older list does not undo what we know.
     serial: u64,
     touched: HashMap<String, u64>,
+    load: LoadMeter,
     listing: bool,
     list_again: bool,
     last_list: Duration,
@@ -155,6 +157,7 @@ impl Driver {
             desired_version: None,
             serial: 0,
             touched: HashMap::new(),
+            load: LoadMeter::default(),
             listing: false,
             list_again: true,
             last_list: Duration::ZERO,
@@ -182,6 +185,8 @@ impl Driver {
             self.ask_for_list();
             self.ask_for_measure();
             let timer = tokio::time::Instant::from_std(self.parts.clock.at(wake));
+            let tick = self.parts.clock.now().tick;
+            let measure = self.load.due(&self.world, tick).map(|at| self.parts.clock.at(at).into());
             let urgency = tokio::select! {
                 // The loop ends; effects under way are ended by their own tokens.
                 () = cancel.cancelled() => break,
@@ -208,6 +213,8 @@ impl Driver {
                 }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
+                // The same.
+                () = until(measure) => self.measure_load(),
             };
             let tick = self.parts.clock.now().tick;
             match urgency {
@@ -218,6 +225,13 @@ impl Driver {
             }
         }
         debug!("driver ended");
+    }
+
+    /// Takes up what was asked in the last second, where replicas follow it.
+    fn measure_load(&mut self) -> Urgency {
+        let now = self.parts.clock.now();
+        let Some(loads) = self.load.measure(&self.parts.board, &self.world, now.tick) else { return Urgency::Never };
+        if self.world.memory.note_loads(&loads, now) { Urgency::Now } else { Urgency::Never }
     }
 
     /// Resolves what is desired when it changed.
@@ -816,5 +830,13 @@ impl Driver {
             }
             _ => false,
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -214,11 +214,11 @@ fn footprints_are_estimated_from_the_files_then_measured_and_remembered() {
     sim.run(5.0);
     assert_eq!(awake(&sim), ["wine"], "two estimates do not fit together");
     let used = Used { memory: 300 * MIB, peak: 400 * MIB, ..Used::default() };
-    sim.measure(&used);
+    sim.use_memory(&used);
     sim.ask("iris");
     sim.run(10.0);
     assert_eq!(awake(&sim), ["iris", "wine"], "wine was measured and takes less than was thought");
-    sim.measure(&used);
+    sim.use_memory(&used);
     sim.restart_daemon(Orders::Dropped, Ledger::Kept);
     let notes = &sim.world.memory.revisions[&predictor("iris")].known;
     assert_eq!(notes[&1].learned.peak, 400 * MIB, "and that is not forgotten");
