@@ -10,7 +10,7 @@
 //! Where hard links cannot be made (some network and removable file systems) models keep files of their own.
 //!
 //! **Invariant:** a blob is whole when it gets its name: its bytes are on disk and were digested. Blobs are never written
-//! to; whoever needs to write has a copy (`docs/decisions/0016-hard-links-to-blobs.md`).
+//! to; whoever needs to write has a copy (`docs/decisions/0019-hard-links-to-blobs.md`).
 
 use std::fs;
 use std::io;
