@@ -62,7 +62,8 @@ impl Bench {
         self.origin.put(&format!("/bucket/{name}/weights"), Object::new(vec![name.as_bytes()[0]; size]));
         let model = self.pull(name).await;
         let folder = model.path.parent().unwrap();
-        let then = SystemTime::now() - Duration::from_secs(ago);
+        // What is not said long ago happened in this order, before anything real.
+        let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000 - ago);
         for file in ["model.json", "used"] {
             let file = fs::File::options().create(true).append(true).open(folder.join(file)).unwrap();
             file.set_modified(then).unwrap();

@@ -88,11 +88,8 @@ impl Blobs {
 
     /// Makes a file of a model that was published earlier a blob. It is replaced by nothing: it may be mounted.
     pub(super) fn adopt(&self, file: &Utf8Path, sha256: &str, size: u64) -> io::Result<()> {
-        let meta = match fs::symlink_metadata(file) {
-            Ok(meta) => meta,
-            // Not there, or not to be read: nothing to adopt.
-            Err(_) => return Ok(()),
-        };
+        // Not there, or not to be read: nothing to adopt.
+        let Ok(meta) = fs::symlink_metadata(file) else { return Ok(()) };
         if meta.is_file() && meta.len() == size && meta.nlink() == 1 && self.find(sha256, size).is_none() {
             self.share(file, sha256)?;
         }
