@@ -117,6 +117,8 @@ pub struct Settings {
     pub gateway: GatewayConfig,
     /// The user's environment.
     pub environment: Environment,
+    /// The file as it was read.
+    pub file: FileConfig,
     /// How logs look; used by `serve`.
     pub log_format: LogFormat,
 }
@@ -157,6 +159,7 @@ impl Settings {
     /// A value that cannot be used, with where it came from.
     pub fn load(home: Home, flags: &Flags, environment: Environment) -> Result<Self, ConfigError> {
         let file = read_file(&home)?;
+        let as_read = file.clone();
         let variable = |name: &str| environment.get(&format!("KSERVE_LOCAL_{name}")).cloned().filter(|v| !v.is_empty());
         let pick = |flag: &Option<String>, flag_name: &str, name: &str, key: Option<String>, key_name: &str| {
             let from_flag = flag.clone().map(|value| (flag_name.to_owned(), value));
@@ -186,6 +189,7 @@ impl Settings {
             scale_to_zero_grace: Duration::from_secs(file.scale_to_zero_grace_seconds.unwrap_or(30)),
             gateway: checked(file.gateway)?,
             environment,
+            file: as_read,
             log_format: LogFormat::default(),
             home,
         })
