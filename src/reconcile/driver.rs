@@ -12,6 +12,8 @@ use tracing::{debug, info, warn};
 use super::Clock;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
+use super::load::LoadMeter;
+use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
 use super::{observe, said};
 use crate::api::{ServiceKey, StorageUri};
@@ -19,6 +21,7 @@ use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
 use crate::home::write_atomically;
 use crate::plan::action::{ProbeKind, ProbeOrder};
+use crate::plan::ledger::Machine;
 use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
@@ -61,6 +64,8 @@ pub struct DriverParts {
     pub store: Store,
     /// Effects.
     pub executor: Executor,
+    /// Memory and GPUs.
+    pub meter: Meter,
     /// Models that are here.
     pub cache: Cache,
     /// Requests in flight.
@@ -92,6 +97,7 @@ enum Fact {
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
     Probed { order: Box<ProbeOrder>, result: Result<(), String> },
     LastWords { name: String, lines: Vec<String> },
+    Measured(Measured),
 }
 
 /// Owns the world.
@@ -105,15 +111,19 @@ pub struct Driver {
     /// Counts what we did to containers, so that an older list does not undo what we know.
     serial: u64,
     touched: HashMap<String, u64>,
+    load: LoadMeter,
     listing: bool,
     list_again: bool,
     last_list: Duration,
+    /// When the list was asked for that is under way or was the last.
+    asked_at: Duration,
     last_check_again: Duration,
     model_progress: HashMap<StorageUri, watch::Receiver<Progress>>,
     image_progress: HashMap<String, watch::Receiver<PullProgress>>,
     image_failures: HashMap<String, u32>,
     model_failures: HashMap<StorageUri, u32>,
     saved_revisions: BTreeMap<ComponentKey, Revisions>,
+    rounds: Rounds,
     /// Whether what revisions are made from is to be saved.
     sources_changed: bool,
 }
@@ -138,7 +148,8 @@ impl Driver {
         let Ledger { revisions, sources } = ledger;
         let memory = Memory { revisions: revisions.clone(), sources, ..Memory::default() };
         let instance = parts.executor.instance.clone();
-        let world = World { instance, memory, config: config.plan, ..World::default() };
+        let machine = Machine { pending: true, ..Machine::default() };
+        let world = World { instance, memory, machine, config: config.plan, ..World::default() };
         Self {
             resolver: Resolver::new(config.workload),
             parts,
@@ -148,15 +159,18 @@ impl Driver {
             desired_version: None,
             serial: 0,
             touched: HashMap::new(),
+            load: LoadMeter::default(),
             listing: false,
             list_again: true,
             last_list: Duration::ZERO,
+            asked_at: Duration::ZERO,
             last_check_again: Duration::ZERO,
             model_progress: HashMap::new(),
             image_progress: HashMap::new(),
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
             saved_revisions: revisions,
+            rounds: Rounds::default(),
             sources_changed: false,
         }
     }
@@ -172,7 +186,10 @@ impl Driver {
         let mut wake = Duration::ZERO;
         loop {
             self.ask_for_list();
+            self.ask_for_measure();
             let timer = tokio::time::Instant::from_std(self.parts.clock.at(wake));
+            let tick = self.parts.clock.now().tick;
+            let measure = self.load.due(&self.world, tick).map(|at| self.parts.clock.at(at).into());
             let urgency = tokio::select! {
                 // The loop ends; effects under way are ended by their own tokens.
                 () = cancel.cancelled() => break,
@@ -204,6 +221,8 @@ impl Driver {
                 }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
+                // The same.
+                () = until(measure) => self.measure_load(),
             };
             let tick = self.parts.clock.now().tick;
             match urgency {
@@ -223,6 +242,13 @@ impl Driver {
         self.desired_version = None;
         self.take_desired(snapshot);
         Urgency::Now
+    }
+
+    /// Takes up what was asked in the last second, where replicas follow it.
+    fn measure_load(&mut self) -> Urgency {
+        let now = self.parts.clock.now();
+        let Some(loads) = self.load.measure(&self.parts.board, &self.world, now.tick) else { return Urgency::Never };
+        if self.world.memory.note_loads(&loads, now) { Urgency::Now } else { Urgency::Never }
     }
 
     /// Resolves what is desired when it changed.
@@ -358,6 +384,10 @@ impl Driver {
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
             Fact::Container { action, result } => self.take_container(&action, result),
             Fact::Probed { order, result } => self.take_probe(&order, result),
+            Fact::Measured(measured) => match self.rounds.end(&mut self.world, measured) {
+                true => Urgency::Now,
+                false => Urgency::Never,
+            },
             Fact::LastWords { name, lines } => {
                 if let Some(memory) = self.world.memory.containers.get_mut(&name) {
                     memory.last_words = lines;
@@ -389,6 +419,7 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.listed_at = Some(self.asked_at);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
         let mut fresh = Vec::new();
@@ -436,6 +467,10 @@ impl Driver {
                 self.world.memory.note_running(&fact.name, now);
             }
             FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                if exit.out_of_memory {
+                    let used = self.world.used.get(&fact.name).map_or(0, |used| used.peak);
+                    self.world.memory.note_memory_death(&fact, used);
+                }
                 self.fetch_last_words(&fact);
             }
             _ => {}
@@ -617,12 +652,24 @@ impl Driver {
             return;
         }
         self.listing = true;
+        self.asked_at = tick;
         self.list_again = false;
         let (engine, sender, asked) = (Arc::clone(&self.parts.executor.engine), self.sender.clone(), self.serial);
         self.parts.tasks.spawn_droppable("list", async move {
             let result = engine.list().await;
             // The driver is gone: nobody needs the list.
             let _ = sender.send(Fact::Listed { asked, result }).await;
+        });
+    }
+
+    /// Measures the machine, once at a time.
+    fn ask_for_measure(&mut self) {
+        let Some(containers) = self.rounds.begin(&self.world, self.parts.clock.now().tick) else { return };
+        let (meter, sender) = (self.parts.meter.clone(), self.sender.clone());
+        self.parts.tasks.spawn_droppable("measure", async move {
+            let measured = meter.measure(containers).await;
+            // The driver is gone: nobody needs the numbers.
+            let _ = sender.send(Fact::Measured(measured)).await;
         });
     }
 
@@ -645,7 +692,8 @@ impl Driver {
             (true, false) => RELIST,
             (false, false) => RELIST_DOWN,
         };
-        wake.unwrap_or(Duration::MAX).min(now.tick + rest)
+        let measure = self.rounds.next(&self.world);
+        wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
     }
 
     /// Reads the notice board.
@@ -799,5 +847,13 @@ impl Driver {
             }
             _ => false,
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -6,6 +6,8 @@ pub mod clock;
 pub mod desired;
 pub mod driver;
 pub mod execute;
+mod load;
+pub mod measure;
 pub mod mounts;
 pub mod observe;
 pub mod revisions;

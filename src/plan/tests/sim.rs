@@ -11,14 +11,17 @@ use jiff::{SignedDuration, Timestamp};
 use super::sample;
 use crate::api::{ComponentKind, InferenceServiceStatus};
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeKind, ProbeOrder};
+use crate::plan::ledger::{Amount, Used};
 use crate::plan::record::ReplicaRecord;
 use crate::plan::routes::{Backend, RouteState};
+use crate::plan::scale::{Load, MEASURE_EVERY};
 use crate::plan::sleep::Rest;
 use crate::plan::world::{
     ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
     ResolvedWorkload,
 };
 use crate::plan::{Action, ActionKey, Memory, Now, Plan, World, plan};
+use crate::workload::ComponentKey;
 
 /// The machine.
 pub(super) struct Sim {
@@ -42,6 +45,8 @@ pub(super) struct Sim {
     pub(super) sick: BTreeSet<String>,
     /// How many requests each replica has.
     pub(super) leases: BTreeMap<String, u64>,
+    /// How many requests wait at the limit of each service's replicas.
+    pub(super) queued: BTreeMap<String, u64>,
     /// How many requests wait for each service.
     pub(super) waiting: BTreeMap<String, u64>,
     /// What was applied so far, by fingerprint.
@@ -51,6 +56,7 @@ pub(super) struct Sim {
     /// Requests that waited in vain.
     pub(super) refused: u64,
     clock: Duration,
+    measured: Duration,
     boot: Duration,
     wall_offset: SignedDuration,
     runs: HashMap<String, Duration>,
@@ -84,6 +90,11 @@ pub(super) struct Faults {
 struct Pending {
     at: Duration,
     action: Action,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "tests have few")]
+fn many(count: u64) -> f64 {
+    count as f64
 }
 
 /// How a container behaves: written into the image's name.
@@ -122,11 +133,13 @@ impl Sim {
             faults: Faults { stop_takes: Duration::from_millis(500), ..Faults::default() },
             sick: BTreeSet::new(),
             leases: BTreeMap::new(),
+            queued: BTreeMap::new(),
             waiting: BTreeMap::new(),
             made_from: BTreeMap::new(),
             answered: 0,
             refused: 0,
             clock: Duration::from_secs(1),
+            measured: Duration::ZERO,
             boot: Duration::ZERO,
             wall_offset: SignedDuration::ZERO,
             runs: HashMap::new(),
@@ -181,6 +194,7 @@ impl Sim {
                 return;
             }
             self.clock = self.clock.max(next);
+            self.measure();
             self.finish_due();
         }
     }
@@ -189,7 +203,27 @@ impl Sim {
         let timers = self.plan.wake_at.map(|at| at + self.boot).into_iter();
         let orders = self.pending.iter().map(|pending| pending.at);
         let ends = self.containers.values().filter_map(|fact| self.ends_at(fact));
-        timers.chain(orders).chain(ends).min().unwrap_or(Duration::MAX)
+        let measures = (!self.world.memory.scales.is_empty()).then(|| self.measured + MEASURE_EVERY);
+        timers.chain(orders).chain(ends).chain(measures).min().unwrap_or(Duration::MAX)
+    }
+
+    /// What was asked since the last second, when somebody wants to know.
+    fn measure(&mut self) {
+        if self.clock < self.measured + MEASURE_EVERY {
+            return;
+        }
+        self.measured = self.clock;
+        let mut loads: BTreeMap<ComponentKey, Load> = BTreeMap::new();
+        for fact in self.world.containers.values().filter(|fact| fact.is_running()) {
+            let concurrency = self.leases.get(fact.replica.as_ref()).copied().map_or(0.0, many);
+            let load = loads.entry(fact.component.clone()).or_default();
+            load.revisions.entry(fact.revision).or_default().concurrency += concurrency;
+        }
+        for (component, load) in &mut loads {
+            load.queued = self.queued.get(&component.service.name).copied().map_or(0.0, many);
+        }
+        let now = self.now();
+        self.world.memory.note_loads(&loads, now);
     }
 
     fn ends_at(&self, fact: &ContainerFact) -> Option<Duration> {
@@ -237,6 +271,7 @@ impl Sim {
             self.world.engine = EngineState::Up;
             let index = self.faults.stale.min(self.lists.len() - 1);
             self.world.containers = self.lists[index].clone();
+            self.world.listed_at = Some(now.tick);
         }
         let facts: Vec<ContainerFact> = self.world.containers.values().cloned().collect();
         for fact in &facts {
@@ -244,6 +279,9 @@ impl Sim {
             match &fact.state {
                 FactState::Running { .. } => self.world.memory.note_running(&fact.name, now),
                 FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                    if exit.out_of_memory {
+                        self.world.memory.note_memory_death(fact, 0);
+                    }
                     let memory = self.world.memory.containers.get_mut(&fact.name).unwrap();
                     memory.last_words = vec!["loading".to_owned(), "ValueError: no model".to_owned()];
                 }
@@ -477,6 +515,7 @@ impl Sim {
             image: spec.image.clone(),
             state: FactState::Created,
             reach: if order.join.is_none() { FactReach::Address(address) } else { FactReach::None },
+            gpus: order.gpus.clone(),
             created_at: Some(self.now().wall),
             record: Arc::new(ReplicaRecord::of(workload)),
         };
@@ -531,9 +570,12 @@ impl Sim {
         self.world.images.clear();
         self.world.models.retain(|_, state| matches!(state, ModelState::Present { .. }));
         self.world.containers.clear();
+        self.world.used.clear();
+        self.world.listed_at = None;
         self.world.engine = EngineState::Unknown;
         self.lists.clear();
         self.leases.clear();
+        self.queued.clear();
         self.waiting.clear();
         self.boot = self.clock;
         // The folder and the engine have not been read yet: a pass in between must do nothing.
@@ -551,6 +593,13 @@ impl Sim {
         }
         let early = plan(&self.world, self.now());
         assert!(early.actions.iter().all(|action| !action.needs_engine()), "{:#?}", early.actions);
+    }
+
+    /// Measures that everything that runs uses this.
+    pub(super) fn use_memory(&mut self, used: &Used) {
+        self.world.used = self.running().into_iter().map(|name| (name, used.clone())).collect();
+        self.world.learn_footprints();
+        self.saved.revisions.clone_from(&self.world.memory.revisions);
     }
 
     /// Moves the wall clock.
@@ -582,6 +631,7 @@ impl Sim {
         for action in &next.actions {
             self.check_stop(action);
         }
+        self.check_budget();
         self.check_routes(next);
     }
 
@@ -595,6 +645,24 @@ impl Sim {
         let since = self.world.memory.draining.get(fact.replica.as_ref()).copied();
         let deadline = self.world.config.drain_deadline;
         assert!(since.is_some_and(|since| since + deadline <= self.now().tick), "{action} with {leases} leases");
+    }
+
+    /// What runs in truth never asks for more than there is, whatever got lost on the way.
+    fn check_budget(&self) {
+        let Some(Amount::Bytes(budget)) = self.world.config.memory.budget else { return };
+        // A list that is old shows as gone what is not; nobody can count right then.
+        if self.faults.stale > 0 {
+            return;
+        }
+        let request = |fact: &&ContainerFact| {
+            let made_from = self.made_from.get(&fact.fingerprint)?;
+            let specs = &made_from.workload.containers;
+            specs.iter().find(|spec| spec.name == fact.container)?.resources.memory_request
+        };
+        let running = self.containers.values().filter(|fact| fact.is_running());
+        let held: u64 = running.clone().filter_map(|fact| request(&fact)).sum();
+        let names: Vec<&String> = running.map(|fact| &fact.name).collect();
+        assert!(held <= budget, "{held} of {budget} are held by {names:?}");
     }
 
     fn check_routes(&self, next: &Plan) {
