@@ -1,5 +1,6 @@
 //! kserve-local under a service manager: sockets it keeps open, what it is told, and the verbs that install it.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 #![expect(clippy::disallowed_methods, reason = "another process is looked at from outside, on the wall clock")]
 
 use std::fs;

@@ -58,7 +58,7 @@ pub(super) async fn stop_models(home: &Utf8Path) -> Result<usize> {
         return Ok(0);
     }
     let settings = Settings::load(Home::new(home), &Flags::default(), serve::environment());
-    Ok(daemon::stop_models(&settings.map_err(serve::bad_setting)?).await.map_err(serve::cannot_start)?)
+    daemon::stop_models(&settings.map_err(serve::bad_setting)?).await.map_err(serve::cannot_start)
 }
 
 /// Returns the daemon that answers for this home.
