@@ -14,7 +14,7 @@ use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::revisions::Ledger;
-use super::{observe, said};
+use super::{access, observe, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
@@ -743,8 +743,9 @@ impl Driver {
                 let (progress, receiver) = watch::channel(Progress::default());
                 self.model_progress.insert(uri.clone(), receiver);
                 let cancel = tasks.token();
+                let access = access::of_model(&self.world, &uri);
                 tasks.spawn("pull-model", async move {
-                    let result = executor.pull_model(&uri, progress, cancel).await;
+                    let result = executor.pull_model(&uri, &access, progress, cancel).await;
                     done(Fact::Model { uri, result }).await;
                 });
             }
@@ -757,8 +758,9 @@ impl Driver {
             Action::PullImage { image } => {
                 let (progress, receiver) = watch::channel(PullProgress::default());
                 self.image_progress.insert(image.clone(), receiver);
+                let logins = access::of_image(&self.world, &image);
                 tasks.spawn_droppable("pull-image", async move {
-                    let result = executor.pull_image(&image, progress).await;
+                    let result = executor.pull_image(&image, &logins, progress).await;
                     done(Fact::ImagePulled { image, result }).await;
                 });
             }
