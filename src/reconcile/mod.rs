@@ -3,11 +3,13 @@
 //! **Invariant:** statuses and routes are published before anything is done; a pass never waits for an effect.
 
 mod access;
+mod claims;
 pub mod clock;
 pub mod desired;
 pub mod driver;
 pub mod execute;
 mod load;
+pub mod measure;
 pub mod mounts;
 pub mod observe;
 pub mod revisions;
