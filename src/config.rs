@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::GatewayConfig;
 use crate::home::Home;
 use crate::manifest::yaml;
+use crate::plan::world::SandboxConfig;
 use crate::telemetry::logs::LogFormat;
 
 /// The user's environment, read once.
@@ -57,6 +58,28 @@ pub struct FileConfig {
     pub scale_to_zero_grace_seconds: Option<u64>,
     /// Limits and deadlines of the data plane.
     pub gateway: GatewayConfig,
+    /// Containers that hold the network of a replica.
+    pub sandboxes: SandboxesConfig,
+}
+
+/// Containers that hold the network of a replica.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SandboxesConfig {
+    /// Whether there are any where they only save time; `true` by default.
+    pub enabled: Option<bool>,
+    /// How many services keep theirs while they sleep; 20 by default.
+    pub asleep: Option<usize>,
+}
+
+impl SandboxesConfig {
+    fn settings(&self) -> SandboxConfig {
+        let default = SandboxConfig::default();
+        SandboxConfig {
+            enabled: self.enabled.unwrap_or(default.enabled),
+            asleep: self.asleep.unwrap_or(default.asleep),
+        }
+    }
 }
 
 /// `ingress` of `inferenceservice-config`.
@@ -115,6 +138,8 @@ pub struct Settings {
     pub scale_to_zero_grace: Duration,
     /// Limits and deadlines of the data plane.
     pub gateway: GatewayConfig,
+    /// Containers that hold the network of a replica.
+    pub sandboxes: SandboxConfig,
     /// The user's environment.
     pub environment: Environment,
     /// How logs look; used by `serve`.
@@ -184,6 +209,7 @@ impl Settings {
             allowed_host_paths: file.allowed_host_paths,
             drain_deadline: Duration::from_secs(file.drain_seconds.unwrap_or(300)),
             scale_to_zero_grace: Duration::from_secs(file.scale_to_zero_grace_seconds.unwrap_or(30)),
+            sandboxes: file.sandboxes.settings(),
             gateway: checked(file.gateway)?,
             environment,
             log_format: LogFormat::default(),

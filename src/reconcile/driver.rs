@@ -13,7 +13,7 @@ use super::Clock;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
 use super::revisions::Ledger;
-use super::{observe, said};
+use super::{observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
@@ -372,6 +372,8 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.holds_networks = self.parts.executor.engine.holds_networks();
+        renames::follow(&mut self.world, &containers);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
         let mut fresh = Vec::new();
@@ -777,9 +779,11 @@ impl Driver {
                 self.world.memory.note_stop(name);
                 false
             }
-            Action::Remove { name, replica, .. } => {
-                !self.world.containers.values().any(|fact| fact.replica == *replica && fact.name != *name)
-            }
+            Action::Remove { name, replica, .. } => !self
+                .world
+                .containers
+                .values()
+                .any(|fact| fact.replica == *replica && fact.name != *name && !fact.is_sandbox()),
             _ => false,
         }
     }

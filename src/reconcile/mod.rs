@@ -8,6 +8,7 @@ pub mod driver;
 pub mod execute;
 pub mod mounts;
 pub mod observe;
+mod renames;
 pub mod revisions;
 pub mod said;
 
