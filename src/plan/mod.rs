@@ -25,6 +25,7 @@ pub mod rollout;
 pub mod routes;
 pub mod said;
 mod sandbox;
+pub mod scale;
 pub mod sleep;
 pub mod split;
 pub mod status;

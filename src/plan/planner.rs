@@ -9,6 +9,7 @@ use super::memory::LoadClock;
 use super::pods::PodView;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sandbox::{self, Sandboxes};
+use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
 use super::{retire, rollout, status};
@@ -38,6 +39,8 @@ pub struct Plan {
     pub draining: Vec<ReplicaName>,
     /// How the services that may sleep stand.
     pub rests: Vec<(ServiceKey, Rest)>,
+    /// Revisions whose replicas follow their load.
+    pub standings: Vec<Standing>,
     /// Components that are being started, and what that means for the clock of their load time.
     pub loads: Vec<(ComponentKey, LoadClock)>,
     /// When to plan again although nothing happened, in ticks.
