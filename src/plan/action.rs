@@ -110,6 +110,8 @@ pub struct CreateOrder {
     pub join: Option<String>,
     /// Whether its replica has a sandbox: what is joined then is that, by id.
     pub sandboxed: bool,
+    /// GPUs its replica was given, by UUID; none also when the engine is to choose.
+    pub gpus: Vec<String>,
 }
 
 /// Which container of a workload.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, ContainerPosition, CreateOrder};
+use super::admission;
 use super::backoff;
 use super::checks::checks;
 use super::planner::Draft;
@@ -63,6 +64,18 @@ pub enum Phase {
         message: String,
         /// Whether it is tried again.
         transient: bool,
+    },
+    /// It waits until there is room for it: others are going to sleep, or busy.
+    WaitingForRoom {
+        /// In words for a person, with numbers.
+        message: String,
+    },
+    /// There is no room for it and will be none by itself.
+    NoRoom {
+        /// In words for a person, with numbers.
+        message: String,
+        /// Whether it is GPUs that lack.
+        gpu: bool,
     },
     /// A container is being made or started.
     Creating,
@@ -129,7 +142,11 @@ impl Phase {
             Self::Asleep | Self::EngineUnknown => 30,
             // The engine, and its queue.
             Self::Creating => 120,
-            Self::PullingModel(..) | Self::PullingImage(..) | Self::Initializing(_) | Self::Loading { .. } => 600,
+            Self::PullingModel(..)
+            | Self::PullingImage(..)
+            | Self::WaitingForRoom { .. }
+            | Self::Initializing(_)
+            | Self::Loading { .. } => 600,
             _ => return None,
         };
         Some(Duration::from_secs(seconds))
@@ -138,7 +155,11 @@ impl Phase {
     /// Whether something went wrong, as opposed to being under way.
     pub fn is_failure(&self) -> bool {
         match self {
-            Self::ModelFailed { .. } | Self::ImageFailed { .. } | Self::Refused { .. } | Self::Gone => true,
+            Self::ModelFailed { .. }
+            | Self::ImageFailed { .. }
+            | Self::Refused { .. }
+            | Self::NoRoom { .. }
+            | Self::Gone => true,
             // The first end may be a passing fault; it is started again at once.
             Self::Crashed(_) => true,
             _ => false,
@@ -297,12 +318,17 @@ fn keep(
     join: Option<&str>,
 ) -> Kept {
     match replica.containers.get(container) {
-        Some(fact) => keep_running(draft, fact, position),
+        Some(fact) => keep_running(draft, replica, fact, position),
         None => Kept::Not(create(draft, replica, container, position, join)),
     }
 }
 
-pub(super) fn keep_running(draft: &mut Draft<'_>, fact: &ContainerFact, position: ContainerPosition) -> Kept {
+pub(super) fn keep_running(
+    draft: &mut Draft<'_>,
+    replica: &Replica<'_>,
+    fact: &ContainerFact,
+    position: ContainerPosition,
+) -> Kept {
     match &fact.state {
         // It is being stopped, or has not been seen since its start ended.
         FactState::Running { .. } if draft.is_busy(&fact.name) => Kept::Not(Phase::Creating),
@@ -313,11 +339,11 @@ pub(super) fn keep_running(draft: &mut Draft<'_>, fact: &ContainerFact, position
             }
             None => Kept::Running,
         },
-        FactState::Created => Kept::Not(start(draft, fact)),
+        FactState::Created => Kept::Not(start(draft, replica, fact)),
         FactState::Exited(exit) if matches!(position, ContainerPosition::Init(_)) && exit.code == 0 => Kept::Done,
         // We ended it ourselves, in order, and want it after all.
-        FactState::Exited(_) if draft.world.memory.was_stopped(&fact.name) => Kept::Not(start(draft, fact)),
-        FactState::Exited(exit) => Kept::Not(restart(draft, fact, exit)),
+        FactState::Exited(_) if draft.world.memory.was_stopped(&fact.name) => Kept::Not(start(draft, replica, fact)),
+        FactState::Exited(exit) => Kept::Not(restart(draft, replica, fact, exit)),
         FactState::Paused => Kept::Not(Phase::Paused),
         FactState::Removing => Kept::Not(Phase::Creating),
     }
@@ -339,7 +365,12 @@ pub(super) fn create(
     if let Some(phase) = refused(draft, &name) {
         return phase;
     }
+    let gpus = match admit(draft, replica, container) {
+        Ok(gpus) => gpus,
+        Err(phase) => return phase,
+    };
     draft.act(Action::Create(Box::new(CreateOrder {
+        gpus,
         name,
         replica: Arc::clone(&replica.name),
         revision: replica.revision,
@@ -353,8 +384,16 @@ pub(super) fn create(
     Phase::Creating
 }
 
-fn start(draft: &mut Draft<'_>, fact: &ContainerFact) -> Phase {
+/// Asks for room, which a sandbox takes none of.
+fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>, container: &str) -> Result<Vec<String>, Phase> {
+    if container == names::SANDBOX { Ok(Vec::new()) } else { admission::admit(draft, replica) }
+}
+
+fn start(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact) -> Phase {
     if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
+        return phase;
+    }
+    if let Err(phase) = admit(draft, replica, &fact.container) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });
@@ -372,12 +411,15 @@ fn refused(draft: &mut Draft<'_>, name: &str) -> Option<Phase> {
     Some(Phase::Refused { message })
 }
 
-fn restart(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> Phase {
+fn restart(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact, exit: &ExitFact) -> Phase {
     let (crash, is_due) = crashed(draft, fact, exit);
     if !is_due {
         return crash;
     }
     if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
+        return phase;
+    }
+    if let Err(phase) = admit(draft, replica, &fact.container) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });

@@ -77,7 +77,7 @@ pub(super) fn hold(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Option<Phase
         }
         // A network is kept by who holds it, paused or not.
         Some(sandbox) if sandbox.state == FactState::Paused => None,
-        Some(sandbox) => match keep_running(draft, sandbox, ContainerPosition::Sandbox) {
+        Some(sandbox) => match keep_running(draft, replica, sandbox, ContainerPosition::Sandbox) {
             Kept::Running | Kept::Done => None,
             Kept::Not(phase) => Some(phase),
         },

@@ -7,6 +7,7 @@ pub mod desired;
 pub mod driver;
 pub mod execute;
 mod load;
+pub mod measure;
 pub mod mounts;
 pub mod observe;
 mod renames;
