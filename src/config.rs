@@ -151,6 +151,8 @@ pub struct Settings {
     pub sandboxes: SandboxConfig,
     /// The user's environment.
     pub environment: Environment,
+    /// The file as it was read.
+    pub file: FileConfig,
     /// How logs look; used by `serve`.
     pub log_format: LogFormat,
 }
@@ -191,6 +193,7 @@ impl Settings {
     /// A value that cannot be used, with where it came from.
     pub fn load(home: Home, flags: &Flags, environment: Environment) -> Result<Self, ConfigError> {
         let file = read_file(&home)?;
+        let as_read = file.clone();
         let variable = |name: &str| environment.get(&format!("KSERVE_LOCAL_{name}")).cloned().filter(|v| !v.is_empty());
         let pick = |flag: &Option<String>, flag_name: &str, name: &str, key: Option<String>, key_name: &str| {
             let from_flag = flag.clone().map(|value| (flag_name.to_owned(), value));
@@ -222,6 +225,7 @@ impl Settings {
             memory: file.memory.checked(variable("MEMORY_BUDGET"))?,
             gateway: checked(file.gateway)?,
             environment,
+            file: as_read,
             log_format: LogFormat::default(),
             home,
         })

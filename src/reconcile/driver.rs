@@ -84,6 +84,8 @@ pub struct DriverParts {
     pub clock: Clock,
     /// Where revisions are kept.
     pub home: Home,
+    /// Settings that changed while the daemon runs.
+    pub reloads: watch::Receiver<DriverConfig>,
 }
 
 /// What comes back from an effect.
@@ -180,6 +182,7 @@ impl Driver {
         let mut changes = self.parts.executor.engine.changes();
         let board = self.parts.board.clone();
         let refused = Arc::clone(&self.parts.refused);
+        let mut reloads = self.parts.reloads.clone();
         let mut wake = Duration::ZERO;
         loop {
             self.ask_for_list();
@@ -211,6 +214,11 @@ impl Driver {
                 () = refused.notified() => {
                     self.check_again()
                 }
+                // Settings that lose their race are still marked and win the next one; whoever held them may be gone.
+                Ok(()) = reloads.changed() => {
+                    let config = reloads.borrow_and_update().clone();
+                    self.reconfigure(config, &store.borrow().clone())
+                }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
                 // The same.
@@ -225,6 +233,15 @@ impl Driver {
             }
         }
         debug!("driver ended");
+    }
+
+    /// Works by other settings from now on: everything is resolved again.
+    fn reconfigure(&mut self, config: DriverConfig, snapshot: &crate::store::Snapshot) -> Urgency {
+        self.world.config = config.plan;
+        self.resolver.reconfigure(config.workload);
+        self.desired_version = None;
+        self.take_desired(snapshot);
+        Urgency::Now
     }
 
     /// Takes up what was asked in the last second, where replicas follow it.
