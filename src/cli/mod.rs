@@ -26,6 +26,8 @@ pub mod output;
 pub mod predict;
 pub mod report;
 pub mod restart;
+pub mod run;
+pub mod run_report;
 pub mod runtimes;
 pub mod serve;
 pub mod service;
