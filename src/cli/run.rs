@@ -118,7 +118,7 @@ async fn on_throwaway_home(folder: &Utf8Path, objects: &[DecodedObject], args: &
     let log = home.state().join("daemon.log");
     logs::init_file(&log).context("could not start logging")?;
     let free = || Some("127.0.0.1:0".to_owned());
-    let flags = Flags { listen: free(), api_listen: free(), engine: args.engine.map(Into::into) };
+    let flags = Flags { listen: free(), api_listen: free(), engine: args.engine.map(Into::into), ..Flags::default() };
     let settings = Settings::load(home, &flags, serve::environment()).map_err(serve::bad_setting)?;
     let mut daemon = Daemon::start(settings, Inherited::default()).await.map_err(serve::cannot_start)?;
     let outcome = with_daemon(&mut daemon, folder, objects, args).await;

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report;
 use super::{
-    apply, completion, delete, demo, describe, down, events, get, home, kubeconfig, logs, man, predict, restart, run,
-    runtimes, serve, service, up, validate, version, wait,
+    apply, completion, delete, demo, describe, doctor, down, events, get, home, kubeconfig, logs, man, predict,
+    restart, run, runtimes, serve, service, up, validate, version, wait,
 };
 use crate::daemon::Inherited;
 
@@ -56,6 +56,7 @@ pub enum Command {
     Validate(validate::ValidateArgs),
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
+    Doctor(doctor::DoctorArgs),
     Kubeconfig(kubeconfig::KubeconfigArgs),
     Completion(completion::CompletionArgs),
     Man(man::ManArgs),
@@ -117,6 +118,7 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
         Command::Predict(args) => predict::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Validate(args) => validate::run(&home, args).await,
+        Command::Doctor(args) => doctor::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),
         Command::Man(args) => man::run(args),
         Command::Completion(args) => completion::run(args),
