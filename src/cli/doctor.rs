@@ -1,5 +1,7 @@
 //! `doctor`: looks at this machine and says what is wrong, why, and what mends it.
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::{Args, ValueEnum};
@@ -50,6 +52,7 @@ pub async fn run(home: &Utf8Path, args: DoctorArgs) -> Result<Exit> {
     })
 }
 
+/// Writing to a string cannot fail, so nobody looks.
 fn text(findings: &[Finding], verbose: bool) -> String {
     let mut text = String::new();
     let shown = |finding: &&Finding| verbose || finding.severity != Severity::Ok;
@@ -60,15 +63,15 @@ fn text(findings: &[Finding], verbose: bool) -> String {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        text.push_str(&format!("{word:<8} {:<14} {}\n", finding.id, finding.summary));
+        let _ = writeln!(text, "{word:<8} {:<14} {}", finding.id, finding.summary);
         for (label, words) in [("because", &finding.cause), ("fix", &finding.fix)] {
             if let Some(words) = words {
-                text.push_str(&format!("{:23} {label}: {words}\n", ""));
+                let _ = writeln!(text, "{:23} {label}: {words}", "");
             }
         }
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    text.push_str(&format!("{} checks, {errors} errors, {warnings} warnings\n", findings.len()));
+    let _ = writeln!(text, "{} checks, {errors} errors, {warnings} warnings", findings.len());
     text
 }

@@ -219,7 +219,7 @@ async fn wait_for(daemon: &Daemon, services: &BTreeSet<ObjectKey>, limit: Durati
         for key in services {
             let is_settled = settled.iter().any(|readiness| readiness.is_of(key));
             let status = snapshot.get(key).and_then(|stored| stored.status.clone());
-            let outcome = status.as_ref().and_then(|status| outcome(status)).filter(|_| !is_settled);
+            let outcome = status.as_ref().and_then(outcome).filter(|_| !is_settled);
             settled.extend(outcome.map(|outcome| Readiness::new(key, outcome, start.elapsed())));
         }
         if settled.len() == services.len() || settled.iter().any(|readiness| readiness.outcome != Outcome::Ready) {
