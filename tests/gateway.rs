@@ -14,6 +14,8 @@ mod interop;
 mod protocols;
 #[path = "support/raw.rs"]
 mod raw;
+#[path = "gateway/rest.rs"]
+mod rest;
 #[path = "support/upstream.rs"]
 mod upstream;
 

@@ -6,6 +6,7 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access_log::AccessLogFormat;
+use super::upload::Pace;
 
 /// Limits and deadlines of the data path: `gateway` in `config.yaml`. Every wait and every queue in this room ends by one
 /// of these. Times are written `500ms`, `15s`, `1m30s` or `1h`, sizes `65536` or `64Ki`.
@@ -21,10 +22,15 @@ pub struct GatewayConfig {
     /// own clients and servers.
     #[serde(with = "span")]
     pub idle_timeout: Duration,
+    /// An HTTP/1 connection with no request in flight gives its buffers back after this long; the next request makes new
+    /// ones. Default 1 s.
+    #[serde(with = "span")]
+    pub rest_after: Duration,
     /// A client that has bytes to send or to take and moves none for this long is cut off. Default 60 s.
     #[serde(with = "span")]
     pub stall_timeout: Duration,
-    /// Slowest upload over HTTP/1, in bytes a second, measured over `stall_timeout` of waiting for the client. Default 50;
+    /// Slowest upload, in bytes a second, measured over `stall_timeout` of waiting for the client. Streams
+    /// of gRPC may be silent. Default 50;
     /// 0 means that any byte will do.
     #[serde(with = "size")]
     pub min_upload_rate: usize,
@@ -102,6 +108,7 @@ impl Default for GatewayConfig {
             workers: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS),
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
+            rest_after: Duration::from_secs(1),
             stall_timeout: Duration::from_secs(60),
             min_upload_rate: 50,
             max_header_bytes: 64 << 10,
@@ -132,6 +139,12 @@ impl Default for GatewayConfig {
 }
 
 impl GatewayConfig {
+    /// Returns how fast a request's body must come.
+    pub(crate) fn pace(&self) -> Pace {
+        let bytes = self.min_upload_rate as u128 * self.stall_timeout.as_millis() / 1000;
+        Pace { bytes: usize::try_from(bytes).unwrap_or(usize::MAX).max(1), within: self.stall_timeout }
+    }
+
     /// Finds values with which nothing could be served.
     ///
     /// # Errors
@@ -141,6 +154,7 @@ impl GatewayConfig {
         let spans = [
             ("headerTimeout", self.header_timeout),
             ("idleTimeout", self.idle_timeout),
+            ("restAfter", self.rest_after),
             ("stallTimeout", self.stall_timeout),
             ("connectTimeout", self.connect_timeout),
             ("bodyIdleTimeout", self.body_idle_timeout),

@@ -1,10 +1,11 @@
 //! One request from its head to the last byte of its answer, for counting; and its client connection.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::{HeaderValue, StatusCode};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::access_log::{End, Entry};
@@ -22,6 +23,8 @@ pub(crate) struct Client {
     in_flight: AtomicUsize,
     /// Whether an answer on it could not be finished.
     broken: AtomicBool,
+    /// Its socket, while nobody reads from it.
+    resting: Mutex<Option<TcpStream>>,
     _place: Place,
     metrics: Arc<Metrics>,
 }
@@ -31,7 +34,18 @@ impl Client {
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let (in_flight, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { peer, ip, in_flight, broken, _place: place, metrics })
+        Arc::new(Self { peer, ip, in_flight, broken, resting: Mutex::default(), _place: place, metrics })
+    }
+
+    /// Puts the socket aside until the client says something.
+    pub(crate) fn rest(&self, socket: TcpStream) {
+        *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        self.metrics.rests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the socket that was put aside.
+    pub(crate) fn wake(&self) -> Option<TcpStream> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// An answer on it could not be finished.

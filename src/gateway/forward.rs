@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::plan::routes::{Backend, ReplicaName, RouteState, ServiceRoute};
 use crate::workload::{ComponentKey, UpstreamProtocol};
 
 use super::balance::{NoPlace, Patience, Slot};
-use super::body::{AnswerBody, Held, Progress, Relay, RequestBody};
+use super::body::{AnswerBody, BodyError, Held, Progress, Relay, RequestBody};
 use super::desk::Desk;
 use super::flight::Flight;
 use super::headers::{self, Origin};
@@ -239,7 +240,8 @@ impl Exchange<'_> {
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.headers.remove(header::EXPECT);
         parts.extensions.clear();
-        if parts.version == Version::HTTP_2 {
+        let version = parts.version;
+        if version == Version::HTTP_2 {
             headers::join_cookies(&mut parts.headers);
         }
         if trailers {
@@ -258,7 +260,9 @@ impl Exchange<'_> {
                 entry.id = parts.headers.get("x-request-id").cloned();
             }
         }
-        Request::from_parts(parts, RequestBody::new(front, body, metrics))
+        // Over HTTP/1 the guard sees to it. Calls of gRPC may be silent in the direction in which they stream.
+        let pace = (version == Version::HTTP_2 && !self.grpc).then(|| self.worker.config.pace());
+        Request::from_parts(parts, RequestBody::new(front, body, metrics, pace))
     }
 
     /// Puts the request into the form the protocol wants.
@@ -350,6 +354,11 @@ impl Exchange<'_> {
         tracing::debug!(service = %self.target.service.key, error = %chain(error), "backend did not answer");
         // Of what goes wrong while a request is sent, only a body that could not be read is the client's doing.
         if error.is_user() {
+            let cause = error.source().and_then(|cause| cause.downcast_ref());
+            if let Some(BodyError::TooSlow) = cause {
+                let message = "the request's body came too slowly";
+                return Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing());
+            }
             return Box::new(Refusal::bad_request("BrokenBody", "the request's body could not be read").closing());
         }
         let message = format!("{} ended the connection before it answered", self.key());

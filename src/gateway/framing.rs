@@ -259,7 +259,7 @@ fn incomplete(bytes: &[u8], line: usize, limits: HeadLimits) -> Result<Option<(u
 
 /// Returns the line without its end, and its length with it.
 fn next_line(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Fault> {
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+    let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
     match bytes[..end].split_last() {
         Some((b'\r', line)) => Ok(Some((line, end + 1))),
         _ => Err(Fault::Line),
@@ -299,10 +299,11 @@ fn header_line(line: &[u8], http_11: bool, facts: &mut Facts) -> Result<(), Faul
     if matches!(line[0], b' ' | b'\t') {
         return Err(Fault::Line);
     }
-    let colon = line.iter().position(|byte| *byte == b':').ok_or(Fault::Header)?;
+    let colon = memchr::memchr(b':', line).ok_or(Fault::Header)?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-    let allowed = |byte: &u8| *byte >= b' ' && *byte != 0x7f || *byte == b'\t';
-    if !is_token(name) || !value.iter().all(allowed) {
+    let forbidden = |byte: u8| byte < b' ' && byte != b'\t' || byte == 0x7f;
+    // Without a way out of the loop it is done for many bytes at once.
+    if !is_token(name) || value.iter().fold(false, |any, byte| any | forbidden(*byte)) {
         return Err(Fault::Header);
     }
     // Only five names matter; their lengths tell most others apart.
@@ -332,8 +333,24 @@ fn number(value: &[u8]) -> Option<u64> {
 }
 
 fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
+
+/// Bytes of names and methods (RFC 9110 §5.6.2).
+const TOKEN: [bool; 256] = {
+    let (mut table, marks) = ([false; 256], b"!#$%&'*+-.^_`|~");
+    let mut at = 0;
+    while at < 128 {
+        table[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 #[path = "framing_tests.rs"]

@@ -10,9 +10,6 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Removes what concerns one connection only, fields named by `Connection` included.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -22,18 +19,32 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        HTTP2_SETTINGS,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-    ] {
+    // One look at each name is cheaper than a search for each of these.
+    let mut found: [Option<HeaderName>; HOP_BY_HOP] = Default::default();
+    let mut seen = 0;
+    for name in headers.keys().filter(|name| is_hop_by_hop(name)) {
+        found[seen] = Some(name.clone());
+        seen += 1;
+    }
+    for name in found.into_iter().flatten() {
         headers.remove(name);
     }
+}
+
+/// As many as [`is_hop_by_hop`] knows.
+const HOP_BY_HOP: usize = 8;
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "te" | "upgrade"
+            | "keep-alive"
+            | "http2-settings"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+    )
 }
 
 /// `Host` and the body's length are never hop-by-hop, whoever says so.

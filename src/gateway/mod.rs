@@ -20,6 +20,7 @@ mod crew;
 mod desk;
 mod executor;
 mod flight;
+mod flood;
 mod forward;
 mod framing;
 #[cfg(any(fuzzing, test))]
@@ -28,12 +29,14 @@ mod guard;
 mod headers;
 mod hold;
 mod index;
+mod line;
 mod listener;
 mod metrics;
 mod peek;
 mod refusal;
 mod route;
 mod tunnel;
+mod upload;
 mod upstream;
 mod worker;
 
