@@ -202,6 +202,12 @@ fn every_field_of_upstreams_definitions_is_known() {
         ("inferenceservices", "v1beta1", "InferenceService"),
         ("servingruntimes", "v1alpha1", "ServingRuntime"),
         ("clusterservingruntimes", "v1alpha1", "ClusterServingRuntime"),
+        ("inferencegraphs", "v1alpha1", "InferenceGraph"),
+        ("trainedmodels", "v1alpha1", "TrainedModel"),
+        ("clusterstoragecontainers", "v1alpha1", "ClusterStorageContainer"),
+        ("localmodelcaches", "v1alpha1", "LocalModelCache"),
+        ("localmodelnamespacecaches", "v1alpha1", "LocalModelNamespaceCache"),
+        ("localmodelnodegroups", "v1alpha1", "LocalModelNodeGroup"),
     ];
     let mut told = BTreeSet::new();
     for (plural, version, kind) in crds {

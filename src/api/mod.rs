@@ -5,6 +5,7 @@
 
 pub mod component;
 pub mod condition;
+pub mod inference_graph;
 pub mod inference_service;
 pub mod meta;
 pub mod model_spec;
@@ -12,14 +13,19 @@ pub mod object;
 pub mod quantity;
 pub mod serving_runtime;
 pub mod status;
+pub mod storage_kinds;
 pub mod storage_uri;
+pub mod trained_model;
 
 pub use component::{ComponentKind, ComponentSpec};
 pub use condition::{Condition, ConditionStatus};
+pub use inference_graph::InferenceGraphSpec;
 pub use inference_service::InferenceServiceSpec;
 pub use meta::Metadata;
 pub use model_spec::{ModelFormat, ModelSpec, ProtocolVersion};
 pub use object::{Kind, Object, ObjectKey, ServiceKey, Typed};
 pub use serving_runtime::{ServingRuntimeSpec, SupportedModelFormat};
 pub use status::InferenceServiceStatus;
+pub use storage_kinds::{LocalModelCacheSpec, LocalModelNodeGroupSpec, StorageContainer, StorageContainerSpec};
 pub use storage_uri::StorageUri;
+pub use trained_model::TrainedModelSpec;

@@ -7,6 +7,7 @@ mod autoscaling;
 mod canary;
 mod component;
 mod ignored;
+mod kept;
 mod names;
 mod runtime;
 mod service;
@@ -24,6 +25,7 @@ use crate::api::{Kind, Metadata, Typed};
 /// Checks one object.
 pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value, report: &mut Report<'_>) {
     names::check(kind, metadata, report);
+    kept::check(kind, report);
     match typed {
         Typed::InferenceService(spec) => {
             service::check(metadata, spec, report);

@@ -10,9 +10,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
@@ -21,7 +19,7 @@ use super::names;
 use super::pull::PullConfig;
 use super::reach::{self, ClientWish, MOST_REDIRECTS, ReachPolicy, Unreachable};
 use super::unpack;
-use super::{ModelSource, RemoteFile, RemoteManifest, SourceError, Unpack};
+use super::{ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, Unpack, digest};
 use crate::api::storage_uri::redact;
 
 /// A file behind a URL.
@@ -45,7 +43,14 @@ impl HttpSource {
         let invalid = |problem: String| SourceError::Invalid(format!("`{shown}` cannot be fetched: {problem}"));
         let url = Url::parse(url).map_err(|error| invalid(error.to_string()))?;
         let authorities = authorities(environment).map_err(SourceError::Invalid)?;
-        let wish = ClientWish { url: &url, follow: false, verify_tls: true, authorities, stall: config.stall_timeout };
+        let wish = ClientWish {
+            url: &url,
+            follow: false,
+            verify_tls: true,
+            authorities,
+            identity: None,
+            stall: config.stall_timeout,
+        };
         let client = reach::client(&config.reach, wish, environment).map_err(|error| invalid(error.to_string()))?;
         let headers = headers_by_host(environment)?;
         Ok(Self { url, shown, client, policy: config.reach.clone(), headers })
@@ -169,16 +174,16 @@ impl ModelSource for HttpSource {
         if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
             self.check_type(&response, unpack)?;
         }
-        let file = RemoteFile { path, key: self.url.to_string(), size, etag, sha256: None };
+        let version = [header::ETAG, header::LAST_MODIFIED]
+            .into_iter()
+            .find_map(|name| text_of(response.headers(), name))
+            .map(str::to_owned);
+        let digests = digest::from_headers(response.headers());
+        let file = RemoteFile { path, key: self.url.to_string(), size, etag, digests, version, nearby: None };
         Ok(RemoteManifest { files: vec![file], unpack })
     }
 
-    async fn read(
-        &self,
-        file: &RemoteFile,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError> {
+    async fn read(&self, file: &RemoteFile, offset: u64, length: Option<u64>) -> Result<Reading, SourceError> {
         let range = match length {
             _ if offset == 0 && length.is_none() => None,
             None => Some(format!("bytes={offset}-")),
@@ -204,13 +209,14 @@ impl ModelSource for HttpSource {
         {
             return Err(SourceError::Changed(self.shown.clone()));
         }
+        let digests = digest::from_headers(response.headers());
         let shown = self.shown.clone();
         let stream = response.bytes_stream().map(move |bytes| {
             bytes.map_err(|error| {
                 SourceError::transient(format!("the connection to '{shown}' broke"), error.without_url())
             })
         });
-        Ok(stream.boxed())
+        Ok(Reading { bytes: stream.boxed(), digests })
     }
 
     fn supports_ranges(&self) -> bool {
@@ -218,18 +224,18 @@ impl ModelSource for HttpSource {
     }
 }
 
-struct ContentRange {
-    start: u64,
+pub(super) struct ContentRange {
+    pub(super) start: u64,
     size: Option<u64>,
 }
 
-fn content_range(response: &Response) -> Option<ContentRange> {
+pub(super) fn content_range(response: &Response) -> Option<ContentRange> {
     let (range, size) = text_of(response.headers(), header::CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
     let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok()).unwrap_or(0);
     Some(ContentRange { start, size: size.trim().parse().ok() })
 }
 
-fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+pub(super) fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
 }
 
