@@ -36,7 +36,6 @@ use kserve_local::workload::UpstreamProtocol;
 use tokio::net::TcpListener;
 
 // As the daemon has it.
-#[cfg(not(no_mi))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
