@@ -115,7 +115,7 @@ impl House {
     /// Waits until no request is in flight.
     async fn is_idle(&self) {
         let idle = async {
-            while self.board.of(REPLICA).in_flight > 0 {
+            while self.board.watch(REPLICA).in_flight > 0 {
                 self.board.became_idle().await;
             }
         };

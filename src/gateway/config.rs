@@ -322,4 +322,29 @@ mod tests {
         assert_eq!(none.check().unwrap_err(), "workers: 0 is not between 1 and 256");
         assert_eq!(GatewayConfig::default().check(), Ok(()));
     }
+
+    /// Every setting has a row in the documentation with the default it has, and every row is a setting.
+    #[test]
+    fn the_documentation_lists_every_setting_with_its_default() {
+        let page = include_str!("../../docs/data-plane.md");
+        let table = page.split("## Settings").nth(1).and_then(|rest| rest.split("\nFixed").next()).unwrap();
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+            .collect();
+        let written: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+        let known = serde_json::to_value(GatewayConfig::default()).unwrap();
+        for key in known.as_object().unwrap().keys() {
+            assert!(written.contains(&key.as_str()), "`{key}` is not in docs/data-plane.md");
+        }
+        for row in &rows {
+            assert!(known.get(row[0]).is_some(), "`{}` in docs/data-plane.md is no setting", row[0]);
+            if ["workers", "accessLogFile"].contains(&row[0]) {
+                continue;
+            }
+            let read: GatewayConfig = from_yaml(&format!("{}: {}\n", row[0], row[1])).unwrap();
+            assert_eq!(read, GatewayConfig::default(), "{row:?}");
+        }
+    }
 }

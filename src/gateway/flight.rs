@@ -1,8 +1,8 @@
 //! One request from its head to the last byte of its answer, for counting; and its client connection.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderValue, StatusCode};
 use tokio::net::TcpStream;

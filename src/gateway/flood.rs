@@ -52,7 +52,8 @@ impl Flood {
             bytes = &bytes[take..];
             if self.seen == HEAD {
                 self.seen = 0;
-                self.left = usize::from(self.head[0]) << 16 | usize::from(self.head[1]) << 8 | usize::from(self.head[2]);
+                self.left =
+                    usize::from(self.head[0]) << 16 | usize::from(self.head[1]) << 8 | usize::from(self.head[2]);
                 self.weigh(self.head[3], self.head[4]);
             }
         }

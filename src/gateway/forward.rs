@@ -10,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
@@ -58,6 +59,21 @@ pub(crate) struct Exchange<'a> {
 struct Upgrade {
     protocol: HeaderValue,
     client: OnUpgrade,
+    /// Asked for by an extended `CONNECT` of HTTP/2 (RFC 8441), where agreement is a 200.
+    extended: bool,
+}
+
+/// Finds what the client wants to change to. An extended `CONNECT` becomes the request that HTTP/1 has for it.
+fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<Upgrade> {
+    if let Some(protocol) = request.extensions().get::<Protocol>() {
+        let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
+        let client = hyper::upgrade::on(&mut *request);
+        *request.method_mut() = Method::GET;
+        headers::add_websocket_key(request.headers_mut());
+        return Some(Upgrade { protocol, client, extended: true });
+    }
+    let protocol = headers::wanted_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11)?;
+    Some(Upgrade { protocol, client: hyper::upgrade::on(request), extended: false })
 }
 
 /// Where and how a backend is spoken to for this request.
@@ -84,9 +100,7 @@ impl Exchange<'_> {
         mut request: Box<Request<Incoming>>,
         mut front: Front,
     ) -> Refused<Response<AnswerBody>> {
-        let upgrade = headers::wanted_upgrade(request.headers())
-            .filter(|_| request.version() == Version::HTTP_11)
-            .map(|protocol| Upgrade { protocol, client: hyper::upgrade::on(&mut *request) });
+        let upgrade = wanted_upgrade(&mut request);
         let path = self.forwarded_path(request.uri())?;
         // What seldom happens is boxed, here and below: its room would have to be made for every request.
         let mut place = match self.place_now()? {
@@ -388,6 +402,11 @@ impl Exchange<'_> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.change_protocol(response, held, upgrade);
         }
+        if response.status().is_success() && upgrade.is_some_and(|upgrade| upgrade.extended) {
+            // Over HTTP/2 this would say that the backend has agreed.
+            let message = format!("{} did not change the protocol", self.key());
+            return Err(Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "NotUpgraded", message)));
+        }
         let mut flight = self.flight.take().ok_or_else(|| self.unasked())?;
         flight.answered(response.status());
         let (mut parts, body) = response.into_parts();
@@ -427,8 +446,13 @@ impl Exchange<'_> {
         let (mut parts, _) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.extensions.clear();
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, agreed);
+        if upgrade.extended {
+            parts.status = StatusCode::OK;
+            parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        } else {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, agreed);
+        }
         Ok(Response::from_parts(parts, AnswerBody::Own(None, None)))
     }
 

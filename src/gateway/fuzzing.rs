@@ -81,7 +81,8 @@ mod tests {
     /// What fuzzing starts from, and what it once found.
     #[test]
     fn the_seeds_of_every_target_keep_its_promises() {
-        let targets: [(&str, fn(&[u8])); 3] = [
+        type Target = fn(&[u8]);
+        let targets: [(&str, Target); 3] = [
             ("route", |input| super::route(&String::from_utf8_lossy(input))),
             ("peek", super::peek),
             ("framing", super::framing),

@@ -1,5 +1,6 @@
 //! Header maps on their way through: hop-by-hop fields stop here, forwarding fields are ours.
 
+use base64::Engine as _;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::desk::Desk;
@@ -21,11 +22,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     // One look at each name is cheaper than a search for each of these.
     let mut found: [Option<HeaderName>; HOP_BY_HOP] = Default::default();
-    let mut seen = 0;
-    for name in headers.keys().filter(|name| is_hop_by_hop(name)) {
-        found[seen] = Some(name.clone());
-        seen += 1;
-    }
+    let names = headers.keys().filter(|name| is_hop_by_hop(name));
+    found.iter_mut().zip(names).for_each(|(place, name)| *place = Some(name.clone()));
     for name in found.into_iter().flatten() {
         headers.remove(name);
     }
@@ -64,6 +62,14 @@ pub(crate) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let upgrade = headers.get(header::UPGRADE)?;
     let refused = upgrade.as_bytes().is_empty() || upgrade.as_bytes().eq_ignore_ascii_case(b"h2c");
     (!refused && has_token(headers, &header::CONNECTION, "upgrade")).then(|| upgrade.clone())
+}
+
+/// Adds what HTTP/1 wants of the client of a WebSocket and HTTP/2 does not have: 16 random bytes in base64.
+pub(crate) fn add_websocket_key(headers: &mut HeaderMap) {
+    let key = base64::engine::general_purpose::STANDARD.encode(rand::random::<u128>().to_ne_bytes());
+    if let Ok(key) = HeaderValue::from_str(&key) {
+        headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    }
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {

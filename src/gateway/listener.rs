@@ -240,7 +240,9 @@ async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) 
                 }
             }
         }
-        Protocol::Http2 => tell(&client, Box::pin(serve_http2(worker, socket, first, Arc::clone(&client), drain)).await),
+        Protocol::Http2 => {
+            tell(&client, Box::pin(serve_http2(worker, socket, first, Arc::clone(&client), drain)).await)
+        }
     }
 }
 
@@ -321,9 +323,11 @@ async fn serve_http2(
     drain: CancellationToken,
 ) -> hyper::Result<()> {
     let guard = Guard::http2(socket, first, Arc::clone(&client), &worker.config);
-    let mut builder = http2::Builder::new(StreamExecutor { tasks: worker.tasks.clone(), stall: worker.config.stall_timeout });
+    let mut builder =
+        http2::Builder::new(StreamExecutor { tasks: worker.tasks.clone(), stall: worker.config.stall_timeout });
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(worker.config.max_streams)
         .max_header_list_size(u32::try_from(worker.config.max_header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)

@@ -8,6 +8,7 @@ pub mod driver;
 pub mod execute;
 mod load;
 pub mod mounts;
+mod notice;
 pub mod observe;
 pub mod revisions;
 pub mod said;
