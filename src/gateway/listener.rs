@@ -241,7 +241,7 @@ async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) 
             }
         }
         Protocol::Http2 => {
-            tell(&client, Box::pin(serve_http2(worker, socket, first, Arc::clone(&client), drain)).await)
+            tell(&client, Box::pin(serve_http2(worker, socket, first, Arc::clone(&client), drain)).await);
         }
     }
 }
