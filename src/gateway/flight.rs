@@ -21,6 +21,8 @@ pub(crate) struct Client {
     pub(crate) ip: HeaderValue,
     /// Requests in flight on it.
     in_flight: AtomicUsize,
+    /// Requests that we have begun to answer.
+    begun: AtomicUsize,
     /// Whether an answer on it could not be finished.
     broken: AtomicBool,
     /// Its socket, while nobody reads from it.
@@ -33,8 +35,8 @@ impl Client {
     pub(crate) fn new(peer: SocketAddr, place: Place, metrics: Arc<Metrics>) -> Arc<Self> {
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        let (in_flight, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { peer, ip, in_flight, broken, resting: Mutex::default(), _place: place, metrics })
+        let (in_flight, begun, broken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { peer, ip, in_flight, begun, broken, resting: Mutex::default(), _place: place, metrics })
     }
 
     /// Puts the socket aside until the client says something.
@@ -61,6 +63,16 @@ impl Client {
     /// Returns whether a request is in flight.
     pub(crate) fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// We begin to answer a request.
+    pub(crate) fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns how many requests we have begun to answer.
+    pub(crate) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Acquire)
     }
 }
 

@@ -77,6 +77,8 @@ pub(crate) enum Scan {
 pub(crate) struct Framing {
     state: State,
     limits: HeadLimits,
+    /// Complete heads so far.
+    heads: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,12 +109,12 @@ const MAX_TRAILERS: u16 = 16 << 10;
 
 impl Framing {
     pub(crate) fn new(limits: HeadLimits) -> Self {
-        Self { state: State::Head, limits }
+        Self { state: State::Head, limits, heads: 0 }
     }
 
     /// Reads nothing; for HTTP/2.
     pub(crate) fn opaque() -> Self {
-        Self { state: State::Opaque, limits: HeadLimits { bytes: 0, lines: 0, target: 0 } }
+        Self { state: State::Opaque, limits: HeadLimits { bytes: 0, lines: 0, target: 0 }, heads: 0 }
     }
 
     pub(crate) fn is_opaque(&self) -> bool {
@@ -122,6 +124,11 @@ impl Framing {
     /// Returns whether a new request would begin with the next byte.
     pub(crate) fn is_between(&self) -> bool {
         self.state == State::Head
+    }
+
+    /// Returns how many requests have begun.
+    pub(crate) fn heads(&self) -> usize {
+        self.heads
     }
 
     /// Reads on.
@@ -134,6 +141,7 @@ impl Framing {
                 State::Head => match read_head(rest, self.limits) {
                     Ok(Some((len, next))) => {
                         self.state = next;
+                        self.heads += 1;
                         at += len;
                     }
                     Ok(None) => return Scan::Upto(at),

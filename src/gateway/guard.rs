@@ -32,6 +32,8 @@ pub(crate) struct Guard {
     socket: Option<TcpStream>,
     client: Arc<Client>,
     framing: Framing,
+    /// Requests begun on this connection when this guard was made.
+    begun_before: usize,
     /// Only over HTTP/2.
     flood: Option<Box<Flood>>,
     /// Read, not yet passed on: an incomplete head, or what did not fit.
@@ -100,6 +102,7 @@ impl Guard {
         };
         Self {
             socket: Some(socket),
+            begun_before: client.begun(),
             client,
             framing,
             flood: None,
@@ -198,7 +201,7 @@ impl Guard {
         } else if !self.pending.is_empty() {
             self.limits.header
         } else if self.framing.is_between() || self.framing.is_opaque() {
-            if self.client.is_busy() {
+            if self.is_busy() {
                 self.reading.restart();
             }
             if self.may_rest() { self.limits.rest } else { self.limits.idle }
@@ -217,6 +220,11 @@ impl Guard {
             return Poll::Ready(Ok(()));
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether a request is in flight, or with hyper and not yet with us: hyper may look for more before it calls us.
+    fn is_busy(&self) -> bool {
+        self.client.is_busy() || self.framing.heads() > self.client.begun() - self.begun_before
     }
 
     /// Between two HTTP/1 requests, all said that was to be said.

@@ -66,6 +66,7 @@ impl Worker {
         client: Arc<Client>,
         request: Box<Request<Incoming>>,
     ) -> Response<AnswerBody> {
+        client.begin();
         let grpc = is_grpc(request.headers());
         let last = ends_connection(&request);
         let walk = Walk { worker: &self, flight: None, grpc };

@@ -10,9 +10,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::claims::ModelClaims;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
+use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
 use super::{notice, observe, said};
 use crate::api::{ServiceKey, StorageUri};
@@ -20,6 +22,7 @@ use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
 use crate::home::write_atomically;
 use crate::plan::action::{ProbeKind, ProbeOrder};
+use crate::plan::ledger::Machine;
 use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
@@ -46,6 +49,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const SOME_TIME: Duration = Duration::from_secs(1);
 /// Facts of what is still loading wait this long for company.
 const SOON: Duration = Duration::from_millis(5);
+/// Containers may still read a model this long after the time requests have to drain.
+const LINGER: Duration = Duration::from_secs(60);
 /// Statuses show the progress of pulls this often.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -64,6 +69,8 @@ pub struct DriverParts {
     pub store: Store,
     /// Effects.
     pub executor: Executor,
+    /// Memory and GPUs.
+    pub meter: Meter,
     /// Models that are here.
     pub cache: Cache,
     /// Requests in flight.
@@ -82,6 +89,8 @@ pub struct DriverParts {
     pub clock: Clock,
     /// Where revisions are kept.
     pub home: Home,
+    /// Settings that changed while the daemon runs.
+    pub reloads: watch::Receiver<DriverConfig>,
 }
 
 /// What comes back from an effect.
@@ -93,6 +102,7 @@ enum Fact {
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
     Probed { order: Box<ProbeOrder>, result: Result<(), String> },
     LastWords { name: String, lines: Vec<String> },
+    Measured(Measured),
 }
 
 /// Owns the world.
@@ -110,12 +120,16 @@ pub struct Driver {
     listing: bool,
     list_again: bool,
     last_list: Duration,
+    /// When the list was asked for that is under way or was the last.
+    asked_at: Duration,
     last_check_again: Duration,
     model_progress: HashMap<StorageUri, watch::Receiver<Progress>>,
     image_progress: HashMap<String, watch::Receiver<PullProgress>>,
     image_failures: HashMap<String, u32>,
     model_failures: HashMap<StorageUri, u32>,
+    claims: ModelClaims,
     saved_revisions: BTreeMap<ComponentKey, Revisions>,
+    rounds: Rounds,
     /// Whether what revisions are made from is to be saved.
     sources_changed: bool,
 }
@@ -142,7 +156,8 @@ impl Driver {
         let Ledger { revisions, sources } = ledger;
         let memory = Memory { revisions: revisions.clone(), sources, ..Memory::default() };
         let instance = parts.executor.instance.clone();
-        let world = World { instance, memory, config: config.plan, ..World::default() };
+        let machine = Machine { pending: true, ..Machine::default() };
+        let world = World { instance, memory, machine, config: config.plan, ..World::default() };
         Self {
             resolver: Resolver::new(config.workload),
             parts,
@@ -156,12 +171,15 @@ impl Driver {
             listing: false,
             list_again: true,
             last_list: Duration::ZERO,
+            asked_at: Duration::ZERO,
             last_check_again: Duration::ZERO,
             model_progress: HashMap::new(),
             image_progress: HashMap::new(),
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
+            claims: ModelClaims::default(),
             saved_revisions: revisions,
+            rounds: Rounds::default(),
             sources_changed: false,
         }
     }
@@ -173,9 +191,11 @@ impl Driver {
         let mut changes = self.parts.executor.engine.changes();
         let board = self.parts.board.clone();
         let refused = Arc::clone(&self.parts.refused);
+        let mut reloads = self.parts.reloads.clone();
         let mut wake = Duration::ZERO;
         loop {
             self.ask_for_list();
+            self.ask_for_measure();
             let timer = tokio::time::Instant::from_std(self.parts.clock.at(wake));
             let tick = self.parts.clock.now().tick;
             let measure = self.load.due(&self.world, tick).map(|at| self.parts.clock.at(at).into());
@@ -203,6 +223,11 @@ impl Driver {
                 () = refused.notified() => {
                     self.check_again()
                 }
+                // Settings that lose their race are still marked and win the next one; whoever held them may be gone.
+                Ok(()) = reloads.changed() => {
+                    let config = reloads.borrow_and_update().clone();
+                    self.reconfigure(config, &store.borrow().clone())
+                }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
                 // The same.
@@ -218,6 +243,15 @@ impl Driver {
             }
         }
         debug!("driver ended");
+    }
+
+    /// Works by other settings from now on: everything is resolved again.
+    fn reconfigure(&mut self, config: DriverConfig, snapshot: &crate::store::Snapshot) -> Urgency {
+        self.world.config = config.plan;
+        self.resolver.reconfigure(config.workload);
+        self.desired_version = None;
+        self.take_desired(snapshot);
+        Urgency::Now
     }
 
     /// Takes up what was asked in the last second, where replicas follow it.
@@ -324,7 +358,7 @@ impl Driver {
 
     /// Looks up the models that are wanted, and forgets those that are not.
     fn look_up_models(&mut self) {
-        let mut wanted = std::collections::HashSet::new();
+        let mut wanted = std::collections::BTreeSet::new();
         for service in self.world.services.values() {
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 wanted.extend(resolved.workload.models.iter().map(|model| model.uri.clone()));
@@ -333,6 +367,9 @@ impl Driver {
         let older = self.world.older.values().flat_map(BTreeMap::values);
         wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
         self.world.models.retain(|uri, _| wanted.contains(uri));
+        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
+        let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
+        self.claims.want(&self.parts.cache, owner, wanted.clone(), tick, linger);
         for uri in wanted {
             if matches!(self.world.models.get(&uri), None | Some(ModelState::Absent)) {
                 let state = match self.parts.cache.lookup(&uri) {
@@ -360,6 +397,10 @@ impl Driver {
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
             Fact::Container { action, result } => self.take_container(&action, result),
             Fact::Probed { order, result } => self.take_probe(&order, result),
+            Fact::Measured(measured) => match self.rounds.end(&mut self.world, measured) {
+                true => Urgency::Now,
+                false => Urgency::Never,
+            },
             Fact::LastWords { name, lines } => {
                 if let Some(memory) = self.world.memory.containers.get_mut(&name) {
                     memory.last_words = lines;
@@ -391,6 +432,7 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.listed_at = Some(self.asked_at);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
         let mut fresh = Vec::new();
@@ -438,6 +480,10 @@ impl Driver {
                 self.world.memory.note_running(&fact.name, now);
             }
             FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                if exit.out_of_memory {
+                    let used = self.world.used.get(&fact.name).map_or(0, |used| used.peak);
+                    self.world.memory.note_memory_death(&fact, used);
+                }
                 self.fetch_last_words(&fact);
             }
             _ => {}
@@ -619,12 +665,24 @@ impl Driver {
             return;
         }
         self.listing = true;
+        self.asked_at = tick;
         self.list_again = false;
         let (engine, sender, asked) = (Arc::clone(&self.parts.executor.engine), self.sender.clone(), self.serial);
         self.parts.tasks.spawn_droppable("list", async move {
             let result = engine.list().await;
             // The driver is gone: nobody needs the list.
             let _ = sender.send(Fact::Listed { asked, result }).await;
+        });
+    }
+
+    /// Measures the machine, once at a time.
+    fn ask_for_measure(&mut self) {
+        let Some(containers) = self.rounds.begin(&self.world, self.parts.clock.now().tick) else { return };
+        let (meter, sender) = (self.parts.meter.clone(), self.sender.clone());
+        self.parts.tasks.spawn_droppable("measure", async move {
+            let measured = meter.measure(containers).await;
+            // The driver is gone: nobody needs the numbers.
+            let _ = sender.send(Fact::Measured(measured)).await;
         });
     }
 
@@ -641,13 +699,17 @@ impl Driver {
             debug!(%action, "doing");
             self.dispatch(action);
         }
+        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
+        let over = self.claims.let_go(&self.parts.cache, owner, now.tick);
+        let wake = wake.into_iter().chain(over).min();
         let pulls = !self.model_progress.is_empty() || !self.image_progress.is_empty();
         let rest = match (self.world.engine == EngineState::Up, pulls) {
             (_, true) => PROGRESS,
             (true, false) => RELIST,
             (false, false) => RELIST_DOWN,
         };
-        wake.unwrap_or(Duration::MAX).min(now.tick + rest)
+        let measure = self.rounds.next(&self.world);
+        wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
     }
 
     fn note_progress(&mut self) {

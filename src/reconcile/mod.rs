@@ -2,11 +2,13 @@
 //!
 //! **Invariant:** statuses and routes are published before anything is done; a pass never waits for an effect.
 
+mod claims;
 pub mod clock;
 pub mod desired;
 pub mod driver;
 pub mod execute;
 mod load;
+pub mod measure;
 pub mod mounts;
 mod notice;
 pub mod observe;
