@@ -16,9 +16,10 @@ use bytes::{Buf, BytesMut};
 use http::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::config::GatewayConfig;
+use super::deadline::Deadline;
 use super::flight::Client;
 use super::flood::Flood;
 use super::framing::{Fault, Framing, HeadLimits, REFUSED_METHOD, Scan};
@@ -229,7 +230,7 @@ impl Guard {
 
     /// Between two HTTP/1 requests, all said that was to be said.
     fn may_rest(&self) -> bool {
-        self.limits.rest < self.limits.idle && self.framing.is_between() && self.writing.since.is_none()
+        self.limits.rest < self.limits.idle && self.framing.is_between() && !self.writing.runs()
     }
 
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -360,51 +361,6 @@ impl Drop for Guard {
             let _ = socket.set_zero_linger();
         } else if self.resting {
             self.client.rest(socket);
-        }
-    }
-}
-
-/// A time limit that costs a timer only while someone waits, and re-arms it only when it fires.
-#[derive(Debug)]
-struct Deadline {
-    since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Deadline {
-    fn new() -> Self {
-        Self { since: None, timer: None }
-    }
-
-    fn start(&mut self) {
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    fn restart(&mut self) {
-        self.since = Some(Instant::now());
-    }
-
-    fn since(&mut self, start: Instant) {
-        self.since = Some(start);
-    }
-
-    fn stop(&mut self) {
-        self.since = None;
-    }
-
-    /// Ready when `limit` has passed since the start.
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
-        let deadline = *self.since.get_or_insert_with(Instant::now) + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
         }
     }
 }

@@ -17,6 +17,7 @@ mod body;
 mod breaker;
 mod config;
 mod crew;
+mod deadline;
 mod desk;
 mod executor;
 mod flight;
