@@ -12,6 +12,7 @@ pub mod measure;
 pub mod mounts;
 mod notice;
 pub mod observe;
+mod renames;
 pub mod revisions;
 pub mod said;
 
