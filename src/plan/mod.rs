@@ -14,9 +14,11 @@
 pub mod action;
 pub mod backoff;
 mod checks;
+pub mod doze;
 pub mod memory;
 pub mod planner;
 pub mod pods;
+mod preload;
 mod prepare;
 pub mod record;
 pub mod replica;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::action::{Action, ContainerPosition, CreateOrder};
 use super::backoff;
 use super::checks::checks;
+use super::doze;
 use super::planner::Draft;
 use super::prepare::{prepare, without_engine};
 use super::record::ReplicaRecord;
@@ -77,6 +78,8 @@ pub enum Phase {
         /// Restarts so far.
         restarts: u32,
     },
+    /// It slept with its memory kept, and is being woken.
+    Waking,
     /// Nobody has asked for it lately: it does not run, and starts when somebody does.
     Asleep,
     /// It answers.
@@ -124,6 +127,8 @@ impl Phase {
         let seconds = match self {
             // It is woken by whoever waits, and the planner needs a moment.
             Self::Asleep | Self::EngineUnknown => 30,
+            // A server that is told to wake may have gigabytes to move.
+            Self::Waking => 120,
             // The engine, and its queue.
             Self::Creating => 120,
             Self::PullingModel(..) | Self::PullingImage(..) | Self::Initializing(_) | Self::Loading { .. } => 600,
@@ -271,7 +276,8 @@ fn keep(
     };
     match &fact.state {
         // It is being stopped, or has not been seen since its start ended.
-        FactState::Running { .. } if draft.is_busy(&fact.name) => Kept::Not(Phase::Creating),
+        FactState::Running { .. } if draft.is_busy(&fact.name) => Kept::Not(under_way(draft, fact)),
+        FactState::Running { .. } | FactState::Paused if let Some(phase) = doze::rouse(draft, fact) => Kept::Not(phase),
         FactState::Running { .. } => match unhealthy(draft, fact) {
             Some(why) => {
                 stop(draft, fact, why.clone());
@@ -324,6 +330,14 @@ fn start(draft: &mut Draft<'_>, fact: &ContainerFact) -> Phase {
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });
     Phase::Creating
+}
+
+/// What is being done to a container that runs.
+fn under_way(draft: &Draft<'_>, fact: &ContainerFact) -> Phase {
+    match draft.world.memory.dozing(&fact.component, &fact.name) {
+        Some(dozing) if dozing.id == fact.id => Phase::Waking,
+        _ => Phase::Creating,
+    }
 }
 
 /// Says so when the engine refused lately and it is too early to try again.

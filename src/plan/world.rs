@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::memory::Memory;
 use super::record::ReplicaRecord;
@@ -77,6 +78,8 @@ impl World {
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
+        memory.tidy_dozing(containers);
+        memory.preloaded.retain(|key| services.contains_key(key));
         let inhabited: HashSet<&ComponentKey> = containers.values().map(|fact| &fact.component).collect();
         let before = memory.revisions.len();
         memory.revisions.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
@@ -106,6 +109,8 @@ pub struct PlanConfig {
     /// Besides the window, the time nobody must have asked before a service that may sleep does
     /// (`scale-to-zero-grace-period`).
     pub scale_to_zero_grace: Duration,
+    /// Of the hours in which services are kept warm: the machine's own.
+    pub time_zone: TimeZone,
 }
 
 impl Default for PlanConfig {
@@ -117,6 +122,7 @@ impl Default for PlanConfig {
             drain_deadline: Duration::from_secs(300),
             default_mode: "Knative".to_owned(),
             scale_to_zero_grace: Duration::from_secs(30),
+            time_zone: TimeZone::UTC,
         }
     }
 }
