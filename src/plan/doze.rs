@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::action::Action;
 use super::memory::Memory;
-use super::planner::Draft;
+use super::planner::{Draft, Facts};
 use super::pods;
 use super::replica::{Phase, Replica};
 use super::retire::{self, owner_reach};
-use super::world::{ContainerFact, FactReach, FactState};
+use super::world::{ContainerFact, FactReach, FactState, World};
+use crate::api::ServiceKey;
 use crate::scale::{Policy, Way};
 use crate::workload::ComponentKey;
 
@@ -66,7 +67,8 @@ pub type Found = Vec<(ComponentKey, String, Dozing)>;
 pub(super) fn lie_down<'w>(draft: &mut Draft<'w>, policy: &Policy, containers: &[&'w ContainerFact]) -> bool {
     let Some(first) = containers.first() else { return true };
     let leaving = Replica::kept(containers);
-    if policy.resting.way == Way::Stop || !leaving.is_complete() || failed(draft, containers) {
+    let must_give_room = draft.world.memory.evicted.contains(&first.component.service);
+    if policy.resting.way == Way::Stop || must_give_room || !leaving.is_complete() || failed(draft, containers) {
         return false;
     }
     let alive = |fact: &&ContainerFact| fact.is_running() || fact.state == FactState::Paused || is_init(fact);
@@ -124,6 +126,15 @@ fn has_been_told(draft: &Draft<'_>, fact: &ContainerFact) -> bool {
 /// Whether an attempt to put it to sleep this way has failed since it was started.
 fn failed(draft: &Draft<'_>, containers: &[&ContainerFact]) -> bool {
     containers.iter().any(|fact| draft.world.memory.sleepless.contains(&fact.id))
+}
+
+/// Whether a service that sleeps keeps its memory, and is to.
+pub(super) fn keeps_memory(world: &World, service: &ServiceKey, facts: &Facts<'_>) -> bool {
+    let dozes = |fact: &ContainerFact| {
+        let known = world.memory.dozing(&fact.component, &fact.name);
+        known.is_some_and(|dozing| dozing.id == fact.id)
+    };
+    !world.memory.evicted.contains(service) && facts.of_service(service).any(dozes)
 }
 
 /// Wakes a container that dozes. None when it does not.

@@ -7,9 +7,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::action::{Action, ActionKey, ProbeKind, ProbeOrder};
+use super::admission::{Explanation, Grant, Queued};
 use super::backoff;
 use super::doze::Dozing;
+use super::ledger::Learned;
 use super::planner::Plan;
+use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
 use super::world::{ExitFact, Now};
@@ -35,8 +38,16 @@ pub struct Memory {
     pub activity: BTreeMap<ServiceKey, Activity>,
     /// Containers that could not be put to sleep with their memory kept, by the engine's id.
     pub sleepless: HashSet<String>,
+    /// Services that were put to sleep to make room: whichever way they sleep, they give their memory up.
+    pub evicted: HashSet<ServiceKey>,
     /// Services that were woken since the daemon started because they are to be.
     pub preloaded: HashSet<ServiceKey>,
+    /// Memory given to replicas that are being made, by replica.
+    pub granted: BTreeMap<ReplicaName, Grant>,
+    /// Replicas that wait for room, by name.
+    pub queue: BTreeMap<ReplicaName, Queued>,
+    /// The last decision about the room of each service.
+    pub explanations: BTreeMap<ServiceKey, Explanation>,
     /// Of revisions whose replicas follow their load.
     pub scales: Scales,
     /// Since when a component is being started, for its load time.
@@ -158,6 +169,13 @@ pub struct RevisionNote {
     /// Whether every replica of it answered once.
     #[serde(default)]
     pub proven: bool,
+    /// What its replicas were seen to need.
+    #[serde(default, skip_serializing_if = "is_unlearned")]
+    pub learned: Learned,
+}
+
+fn is_unlearned(learned: &Learned) -> bool {
+    *learned == Learned::default()
 }
 
 /// Revisions remembered by number; older ones are forgotten.
@@ -372,6 +390,7 @@ impl Memory {
             self.draining.entry(name.to_string()).or_insert(now.tick);
         }
         self.note_rests(plan, now);
+        self.note_room(plan);
         self.scales.note(&plan.standings, now);
         self.preloaded.extend(plan.preloaded.iter().cloned());
         let mut news = self.note_found(&plan.dozing);
@@ -402,6 +421,22 @@ impl Memory {
         news
     }
 
+    /// Notes who was given room, who waits for it, and who must go.
+    fn note_room(&mut self, plan: &Plan) {
+        self.granted.extend(plan.granted.iter().cloned());
+        self.queue = plan.queued.iter().cloned().collect();
+        for eviction in &plan.evicted {
+            self.activity.entry(eviction.service.clone()).or_default().asleep = true;
+            self.evicted.insert(eviction.service.clone());
+        }
+        for (service, explanation) in &plan.explanations {
+            let known = self.explanations.get(service);
+            if known.is_none_or(|known| !known.says_the_same(explanation)) {
+                self.explanations.insert(service.clone(), explanation.clone());
+            }
+        }
+    }
+
     fn note_proven(&mut self, component: &ComponentKey, revision: u32) -> bool {
         let note = self.revisions.get_mut(component).and_then(|revisions| revisions.known.get_mut(&revision));
         note.is_some_and(|note| !std::mem::replace(&mut note.proven, true))
@@ -425,6 +460,9 @@ impl Memory {
         for (service, rest) in &plan.rests {
             let activity = self.activity.entry(service.clone()).or_default();
             activity.asleep = *rest == Rest::Asleep;
+            if !activity.asleep {
+                self.evicted.remove(service);
+            }
             if *rest == Rest::Busy {
                 activity.last = Some(now.tick);
             }
@@ -472,7 +510,7 @@ impl ContainerMemory {
 
 impl RevisionNote {
     fn new(fingerprint: &str, now: Now) -> Self {
-        Self { fingerprint: fingerprint.to_owned(), created_at: now.wall, proven: false }
+        Self { fingerprint: fingerprint.to_owned(), created_at: now.wall, proven: false, learned: Learned::default() }
     }
 }
 

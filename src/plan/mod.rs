@@ -12,9 +12,15 @@
 //! same plan. Orders that are under way are part of the world and are never given twice.
 
 pub mod action;
+pub mod admission;
 pub mod backoff;
 mod checks;
 pub mod doze;
+pub mod eviction;
+pub mod gpus;
+mod holders;
+mod learn;
+pub mod ledger;
 pub mod memory;
 pub mod planner;
 pub mod pods;
@@ -24,6 +30,7 @@ pub mod record;
 pub mod replica;
 mod retire;
 pub mod rollout;
+mod room_words;
 pub mod routes;
 pub mod said;
 pub mod scale;

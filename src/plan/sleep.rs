@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::checks::{self, Answered};
+use super::doze;
 use super::planner::{Draft, Facts};
 use super::preload;
 use super::split;
@@ -46,7 +47,9 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
         return Some(Rest::Busy);
     }
     let activity = memory.activity.get(&service.key).copied().unwrap_or_default();
-    if activity.asleep {
+    // Whoever it waits for room for has gone: nobody is put to sleep for that.
+    let runs = || facts.of_service(&service.key).any(ContainerFact::is_running);
+    if activity.asleep || (memory.queue.values().any(|queued| queued.service == service.key) && !runs()) {
         return Some(Rest::Asleep);
     }
     let Some(last) = activity.last else {
@@ -71,6 +74,27 @@ fn is_warm(draft: &mut Draft<'_>, sleepers: &[&ResolvedWorkload]) -> bool {
     let now = draft.world.config.time_zone.to_datetime(draft.now.wall);
     draft.wake(draft.now.tick + warm.changes_in(now).max(Duration::from_secs(1)));
     warm.holds(now)
+}
+
+/// Whether a service could be put to sleep now, although its time has not come: nobody asks it, and it is known to wake.
+pub(super) fn may_be_put_to_sleep(world: &World, service: &DesiredService, facts: &Facts<'_>, rest: Rest) -> bool {
+    match rest {
+        // Asleep with its memory kept, it can still give that up.
+        Rest::Asleep => doze::keeps_memory(world, &service.key, facts),
+        Rest::Idle => true,
+        // Not asked since the daemon started, but it was there before.
+        Rest::Busy => {
+            let memory = &world.memory;
+            let unseen = memory.activity.get(&service.key).is_none_or(|activity| activity.last.is_none());
+            let parts = service.resolution.as_deref().unwrap_or_default();
+            let is_known = |part: &ResolvedWorkload| {
+                memory.revisions.get(&part.workload.component).is_some_and(|history| history.is_proven(history.target))
+            };
+            let has_hours = parts.iter().any(|part| part.workload.scaling.resting.warm.is_some());
+            let is_wanted = has_hours || preload::is_due(world, service);
+            unseen && !is_wanted && !is_asked_for(world, &service.key, facts) && parts.iter().all(is_known)
+        }
+    }
 }
 
 /// From the last byte of the last answer to sleep.

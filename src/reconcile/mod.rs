@@ -8,6 +8,7 @@ mod doze;
 pub mod driver;
 pub mod execute;
 mod load;
+pub mod measure;
 pub mod mounts;
 pub mod observe;
 pub mod revisions;

@@ -241,3 +241,33 @@ fn services_are_woken_in_order_when_the_daemon_starts_and_one_that_fails_holds_n
     sim.run(Duration::from_secs(10).as_secs_f64());
     assert!(sim.running().len() >= 2, "{:?}", sim.running());
 }
+
+#[test]
+fn what_sleeps_with_its_memory_kept_gives_it_up_for_one_that_is_asked() {
+    for way in [Way::Pause, hooks("/sleep", "/wake_up")] {
+        let mut sim = Sim::new();
+        sim.world.config.memory.budget = Some(crate::plan::ledger::Amount::Bytes(1500 << 20));
+        let needing = |name: &str| {
+            let resting = Resting { way: way.clone(), ..Resting::default() };
+            let scaling = Policy { resting, ..at_least(0) };
+            let mut workload = Workload { scaling, ..predicting(name, "server:good1") };
+            workload.containers[0].resources.memory_request = Some(1000 << 20);
+            service(name, vec![workload])
+        };
+        sim.apply(needing("iris"));
+        sim.run(5.0 + IDLE + 2.0);
+        assert_eq!((sim.is_held("iris"), sim.containers.len()), (true, 1));
+        sim.restart_daemon(Orders::Dropped, Ledger::Kept);
+        sim.run(70.0);
+        sim.apply(needing("wine"));
+        sim.run(10.0);
+        assert_eq!(sim.backends("wine").len(), 1, "{way:?} {:?} {:?}", sim.log, sim.refusal("wine"));
+        assert!(sim.is_held("iris") && sim.containers.len() == 1, "{:?}", sim.log);
+        // An idle one that is awake gives it up too, and does not only pause.
+        sim.ask("iris");
+        sim.run(70.0);
+        assert_eq!((sim.answered, sim.containers.len()), (1, 1), "{way:?} {:?}", sim.log);
+        sim.run(IDLE);
+        assert!(sim.is_held("iris") && sim.containers.len() == 1, "the next time it sleeps in its way");
+    }
+}
