@@ -103,3 +103,5 @@ pub const PIN: &str = "kserve-local/pin";
 pub const PRELOAD: &str = "kserve-local/preload";
 /// On a runtime's metadata: how it runs without a container, as YAML.
 pub const PROCESS_RECIPE: &str = "kserve-local/process";
+/// On pods: when `kubectl rollout restart` asked for new ones; a new value makes a new revision.
+pub const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";

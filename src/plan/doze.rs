@@ -66,7 +66,7 @@ pub type Found = Vec<(ComponentKey, String, Dozing)>;
 /// be stopped.
 pub(super) fn lie_down<'w>(draft: &mut Draft<'w>, policy: &Policy, containers: &[&'w ContainerFact]) -> bool {
     let Some(first) = containers.first() else { return true };
-    let leaving = Replica::kept(containers);
+    let leaving = Replica::kept(draft, containers);
     let must_give_room = draft.world.memory.evicted.contains(&first.component.service);
     if policy.resting.way == Way::Stop || must_give_room || !leaving.is_complete() || failed(draft, containers) {
         return false;
