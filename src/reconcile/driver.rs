@@ -584,6 +584,9 @@ impl Driver {
         self.touched.insert(name.clone(), self.serial);
         match result {
             Ok(Some(container)) => {
+                if let Action::Rouse(order) = action {
+                    self.world.memory.note_roused(order);
+                }
                 // An action ended well: whatever the engine refused before is over.
                 self.world.memory.refusals.remove(&name);
                 if let Some(fact) = observe::fact(&container) {
@@ -839,6 +842,10 @@ impl Driver {
             }
             Action::Stop { name, .. } => {
                 self.world.memory.note_stop(name);
+                false
+            }
+            Action::Doze(order) => {
+                self.world.memory.note_doze(order);
                 false
             }
             Action::Remove { name, replica, .. } => !self

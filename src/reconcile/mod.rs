@@ -6,6 +6,7 @@ mod access;
 mod claims;
 pub mod clock;
 pub mod desired;
+mod doze;
 pub mod driver;
 pub mod execute;
 mod load;
