@@ -61,6 +61,7 @@ impl Rig {
         let deaf = Behaviour { stop_takes: Duration::from_secs(3600), ..Behaviour::default() };
         let instance = "conformance".to_owned();
         let engine = MemoryEngine::new(&instance)
+            .holding_networks()
             .with_behaviour(image(Role::Serves), server)
             .with_behaviour(image(Role::Exits), Behaviour::exits(Duration::from_millis(5), 7))
             .with_behaviour(image(Role::Says), speaker)
@@ -368,6 +369,7 @@ conformance! {
     a_name_taken_by_a_different_container_is_refused
     a_container_is_never_made_without_our_label
     starting_what_runs_is_harmless
+    a_paused_container_says_so_answers_nobody_and_goes_on_where_it_was
     stopping_what_is_stopped_or_gone_is_harmless
     removing_what_is_gone_is_harmless_and_removing_what_runs_works
     an_ended_container_can_be_started_again
@@ -377,6 +379,7 @@ conformance! {
     what_ignores_the_stop_signal_is_killed_after_the_grace_period
     a_running_server_is_reachable_and_a_stopped_one_is_not
     a_sidecar_is_reached_through_the_container_it_joined
+    a_network_is_held_while_servers_come_and_go_in_it
     a_sidecar_cannot_join_a_container_that_is_not_there
     logs_come_whole_by_tail_and_since
     followed_logs_end_with_the_container
@@ -446,6 +449,32 @@ async fn starting_what_runs_is_harmless(rig: Rig) {
     let before = rig.engine.inspect(&id).await.unwrap();
     rig.engine.start(&id).await.unwrap();
     assert_eq!(rig.engine.inspect(&id).await.unwrap().started_at, before.started_at);
+}
+
+async fn a_paused_container_says_so_answers_nobody_and_goes_on_where_it_was(rig: Rig) {
+    let id = rig.run("iris", Role::Serves).await;
+    rig.get(&id, "/v1/models/model").await;
+    let before = rig.engine.inspect(&id).await.unwrap();
+    for _ in 0..2 {
+        rig.engine.pause(&id).await.unwrap();
+    }
+    // A signal takes a moment to arrive.
+    eventually("it is paused", || async {
+        (rig.engine.list().await.unwrap()[0].state == ContainerState::Paused).then_some(())
+    })
+    .await;
+    let silent = tokio::time::timeout(Duration::from_millis(200), rig.get(&id, "/v1/models/model")).await;
+    assert!(silent.is_err(), "it answered while it was paused");
+    for _ in 0..2 {
+        rig.engine.unpause(&id).await.unwrap();
+    }
+    rig.get(&id, "/v1/models/model").await;
+    let after = rig.engine.inspect(&id).await.unwrap();
+    assert_eq!((after.state, after.started_at), (ContainerState::Running, before.started_at));
+    rig.engine.pause(&id).await.unwrap();
+    rig.engine.stop(&id, GRACE).await.unwrap();
+    assert!(matches!(rig.ended(&id).await.state, ContainerState::Exited(_)));
+    assert!(rig.engine.pause(&id).await.is_err(), "what has ended cannot be paused");
 }
 
 async fn stopping_what_is_stopped_or_gone_is_harmless(rig: Rig) {
@@ -568,6 +597,38 @@ async fn a_sidecar_is_reached_through_the_container_it_joined(rig: Rig) {
     let reach = rig.engine.inspect(&first).await.unwrap().reach;
     let address = reach.socket_address(8081).expect("by address every port is reached");
     eventually("the sidecar listens", || async { tokio::net::TcpStream::connect(address).await.ok() }).await;
+}
+
+async fn a_network_is_held_while_servers_come_and_go_in_it(rig: Rig) {
+    // An engine says so once it was reached.
+    rig.engine.info().await.unwrap();
+    if !rig.engine.holds_networks() {
+        return;
+    }
+    let mut held = rig.request("iris._sandbox", Role::Serves);
+    held.network = Network::Hold;
+    held.spec = ContainerSpec { name: "_sandbox".to_owned(), ..ContainerSpec::default() };
+    let sandbox = rig.engine.create(&held).await.unwrap();
+    rig.engine.start(&sandbox).await.unwrap();
+    let mut request = rig.request("iris", Role::Serves);
+    request.network = Network::Join(sandbox.0.clone());
+    request.publish = vec![];
+    let mut places = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let server = rig.engine.create(&request).await.unwrap();
+        rig.engine.start(&server).await.unwrap();
+        let answer = rig.get(&sandbox, "/v1/models/model").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        if let Reach::Address(address) = rig.engine.inspect(&sandbox).await.unwrap().reach {
+            places.insert(address);
+        }
+        rig.engine.stop(&server, GRACE).await.unwrap();
+        rig.engine.remove(&server).await.unwrap();
+    }
+    assert!(places.len() <= 1, "the address stays: {places:?}");
+    assert_eq!(rig.engine.inspect(&sandbox).await.unwrap().state, ContainerState::Running);
+    rig.engine.stop(&sandbox, GRACE).await.unwrap();
+    rig.engine.remove(&sandbox).await.unwrap();
 }
 
 async fn a_sidecar_cannot_join_a_container_that_is_not_there(rig: Rig) {
@@ -778,7 +839,7 @@ mod only_docker {
         let Some(rig) = stub("a_pull_that_cannot_be_says_why").await else { return };
         let progress = tokio::sync::watch::Sender::new(PullProgress::default());
         // Nothing listens there; the engine finds out at once.
-        let error = rig.engine.pull_image("localhost:9/nobody/home:v1", progress).await.unwrap_err();
+        let error = rig.engine.pull_image("localhost:9/nobody/home:v1", &[], progress).await.unwrap_err();
         let EngineError::ImagePull { message, permanent, .. } = &error else { panic!("{error}") };
         assert!(!permanent, "{message}");
         assert!(message.contains("the registry `localhost:9` does not answer"), "{message}");
@@ -901,7 +962,7 @@ mod only_memory {
         let engine = MemoryEngine::new("pulls").with_remote("there", remote).with_remote("refused", refused);
         let progress = tokio::sync::watch::Sender::new(PullProgress::default());
         let mut seen = progress.subscribe();
-        let pull = engine.pull_image("there", progress.clone());
+        let pull = engine.pull_image("there", &[], progress.clone());
         let watch = async {
             seen.changed().await.unwrap();
             seen.borrow().clone()
@@ -911,7 +972,7 @@ mod only_memory {
         assert_eq!((first.done, first.total), (100, 400));
         assert!(engine.image_present("there").await.unwrap());
         for image in ["refused", "unknown"] {
-            let error = engine.pull_image(image, progress.clone()).await.unwrap_err();
+            let error = engine.pull_image(image, &[], progress.clone()).await.unwrap_err();
             assert!(matches!(error, EngineError::ImagePull { permanent: true, .. }), "{error}");
         }
     }

@@ -23,11 +23,11 @@ use super::docker_error::{refused, status, translate, unreachable, words};
 use super::docker_find::Places;
 use super::docker_list::{from_inspect, from_summary};
 use super::docker_network::leads_here;
-use super::docker_spec::{ReachBy, check_label, create_body, seconds};
+use super::docker_spec::{ImageFacts, ReachBy, check_label, create_body, seconds};
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
     LogOptions, Network, PullProgress, Usage, docker_events, docker_exec, docker_image, docker_logs, docker_network,
-    docker_usage,
+    docker_pause, docker_sandbox, docker_usage,
 };
 use crate::workload::names::INSTANCE_LABEL;
 
@@ -167,15 +167,25 @@ impl DockerEngine {
 
     async fn create_on(&self, connection: &Connection, request: &CreateContainer) -> Result<ContainerId, EngineError> {
         check_label(request, &self.inner.instance)?;
-        let image = docker_image::facts(connection, &request.spec.image).await?;
+        let held;
+        let (request, abilities, image) = match &request.network {
+            Network::Hold => {
+                held = docker_sandbox::request(connection, request).await?;
+                (&held, docker_sandbox::abilities(&connection.abilities), ImageFacts::default())
+            }
+            Network::Own | Network::Join(_) => {
+                let image = docker_image::facts(connection, &request.spec.image).await?;
+                (request, connection.abilities.clone(), image)
+            }
+        };
         let reach = match &request.network {
-            Network::Own => self.ensure_network(connection).await?,
+            Network::Own | Network::Hold => self.ensure_network(connection).await?,
             Network::Join(target) => {
-                self.inspect_ours(connection, "join the network of", target).await?;
+                self.check_ours(connection, "join the network of", &ContainerId(target.clone())).await?;
                 ReachBy::Loopback
             }
         };
-        let body = create_body(request, &connection.abilities, &image, &self.inner.network, reach)
+        let body = create_body(request, &abilities, &image, &self.inner.network, reach)
             .map_err(|refusal| refused("create", &request.name, refusal.to_string(), Blame::User))?;
         let options = CreateContainerOptions { name: Some(request.name.clone()), platform: String::new() };
         let created = connection.docker.create_container(Some(options), body);
@@ -277,9 +287,25 @@ impl ContainerEngine for DockerEngine {
         self.noting(gone_is_done(self.stop_on(&connection, id, grace).await))
     }
 
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let connection = self.connection().await?;
+        self.noting(self.check_ours(&connection, "pause", id).await)?;
+        self.noting(docker_pause::pause(&connection, id).await)
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let connection = self.connection().await?;
+        self.noting(self.check_ours(&connection, "unpause", id).await)?;
+        self.noting(docker_pause::unpause(&connection, id).await)
+    }
+
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let connection = self.connection().await?;
         self.noting(gone_is_done(self.remove_on(&connection, id).await))
+    }
+
+    fn holds_networks(&self) -> bool {
+        lock(&self.inner.connection).as_deref().is_some_and(docker_sandbox::is_possible)
     }
 
     async fn image_present(&self, image: &str) -> Result<bool, EngineError> {
@@ -291,10 +317,15 @@ impl ContainerEngine for DockerEngine {
         }
     }
 
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
         let connection = self.connection().await?;
         let folder = self.inner.places.docker_config_folder();
-        self.noting(docker_image::pull(&connection, image, folder.as_deref(), &progress).await)
+        self.noting(docker_image::pull(&connection, image, folder.as_deref(), logins, &progress).await)
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {

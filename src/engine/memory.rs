@@ -27,6 +27,7 @@ use crate::workload::names::INSTANCE_LABEL;
 #[derive(Clone, Debug)]
 pub struct MemoryEngine {
     instance: String,
+    holds_networks: bool,
     machine: Arc<Machine>,
 }
 
@@ -41,12 +42,18 @@ impl MemoryEngine {
     /// Switches a machine on and returns one instance's view of it. Needs a tokio runtime.
     pub fn new(instance: &str) -> Self {
         let machine = Machine { state: Mutex::new(State::new()), changed: watch::Sender::new(0) };
-        Self { instance: instance.to_owned(), machine: Arc::new(machine) }
+        Self { instance: instance.to_owned(), holds_networks: false, machine: Arc::new(machine) }
     }
 
     /// Returns another instance's view of the same machine.
     pub fn for_instance(&self, instance: &str) -> Self {
-        Self { instance: instance.to_owned(), machine: Arc::clone(&self.machine) }
+        Self { instance: instance.to_owned(), machine: Arc::clone(&self.machine), ..*self }
+    }
+
+    /// Makes it offer containers that hold a network for others, as Docker does.
+    #[must_use]
+    pub fn holding_networks(self) -> Self {
+        Self { holds_networks: true, ..self }
     }
 
     /// Puts an image on the machine and says how its containers behave.
@@ -233,6 +240,10 @@ impl ContainerEngine for MemoryEngine {
         .await
     }
 
+    fn holds_networks(&self) -> bool {
+        self.holds_networks
+    }
+
     async fn list(&self) -> Result<Vec<Container>, EngineError> {
         let (reply, freshness) = self.enter(Verb::List).await?;
         let mut listed = self.everything();
@@ -264,6 +275,18 @@ impl ContainerEngine for MemoryEngine {
         reply.deliver(self, Ok(()))
     }
 
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let paused = self.perform(Verb::Pause, |engine, state| state.pause(&engine.instance, id)).await;
+        self.ring();
+        paused
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let went_on = self.perform(Verb::Unpause, |engine, state| state.unpause(&engine.instance, id)).await;
+        self.ring();
+        went_on
+    }
+
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let removed = self.perform(Verb::Remove, |engine, state| state.remove(&engine.instance, id)).await;
         self.ring();
@@ -274,7 +297,12 @@ impl ContainerEngine for MemoryEngine {
         self.perform(Verb::ImagePresent, |_, state| Ok(state.has_image(image))).await
     }
 
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        _logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
         const STEPS: u32 = 4;
         let (reply, _) = self.enter(Verb::PullImage).await?;
         let failure =

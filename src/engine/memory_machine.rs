@@ -46,6 +46,7 @@ pub(super) struct Cell {
     made_at: Instant,
     pub(super) life: Life,
     pub(super) log: Vec<LogLine>,
+    pub(super) paused: bool,
     pub(super) server: Option<Server>,
 }
 
@@ -87,6 +88,7 @@ impl State {
         let cell = self.containers.get(id)?;
         let (container_state, started_at, finished_at) = match &cell.life {
             Life::Created => (ContainerState::Created, None, None),
+            Life::Running { since, .. } if cell.paused => (ContainerState::Paused, Some(*since), None),
             Life::Running { since, .. } => (ContainerState::Running, Some(*since), None),
             Life::Ended { since, at, exit } => (ContainerState::Exited(exit.clone()), Some(*since), Some(*at)),
         };
@@ -99,7 +101,7 @@ impl State {
             created_at: Some(self.time(cell.made_at)),
             started_at: started_at.map(|at| self.time(at)),
             finished_at: finished_at.map(|at| self.time(at)),
-            reach: self.reach(cell),
+            reach: self.reach(id, cell),
         })
     }
 
@@ -122,7 +124,7 @@ impl State {
     /// Makes a container, or adopts the one that carries the same labels.
     pub(super) fn create(&mut self, instance: &str, request: &CreateContainer) -> Result<ContainerId, EngineError> {
         check_label(request, instance)?;
-        if !self.has_image(&request.spec.image) {
+        if request.network != Network::Hold && !self.has_image(&request.spec.image) {
             return Err(EngineError::ImageAbsent(request.spec.image.clone()));
         }
         let image = ImageFacts { user: self.behaviour(&request.spec.image).user, stop_signal: None };
@@ -153,7 +155,10 @@ impl State {
             let message = format!("cannot join network of a non running container: {target}");
             return Err(refused("start", &id.0, message, Blame::Machine));
         }
-        let behaviour = self.behaviour(&request.spec.image);
+        let behaviour = match request.network {
+            Network::Hold => Behaviour::default(),
+            _ => self.behaviour(&request.spec.image),
+        };
         if let Some(message) = behaviour.start_error {
             return Err(refused("start", &id.0, message, Blame::User));
         }
@@ -168,6 +173,7 @@ impl State {
         let at = Some(self.time(now));
         let cell = self.ours(instance, "start", id)?;
         cell.server = server;
+        cell.paused = false;
         cell.life = Life::Running { since: now, ends: behaviour.ends.map(|(after, exit)| (now + after, exit)) };
         cell.log.extend(behaviour.says.into_iter().map(|text| LogLine { at, stderr: false, text }));
         Ok(())
@@ -189,6 +195,7 @@ impl State {
         let code = if takes > grace { 137 } else { 0 };
         let at = Instant::now() + takes.min(grace);
         let cell = self.ours(instance, "stop", id)?;
+        cell.set_paused(false);
         if let Life::Running { ends, .. } = &mut cell.life
             && ends.as_ref().is_none_or(|(earlier, _)| *earlier > at)
         {
@@ -200,6 +207,22 @@ impl State {
         };
         cell.pass_time(Instant::now());
         Ok(end)
+    }
+
+    /// Pauses a container.
+    pub(super) fn pause(&mut self, instance: &str, id: &ContainerId) -> Result<(), EngineError> {
+        let cell = self.ours(instance, "pause", id)?;
+        if !matches!(cell.life, Life::Running { .. }) {
+            return Err(refused("pause", &id.0, "it is not running", Blame::Machine));
+        }
+        cell.set_paused(true);
+        Ok(())
+    }
+
+    /// Lets a paused container go on.
+    pub(super) fn unpause(&mut self, instance: &str, id: &ContainerId) -> Result<(), EngineError> {
+        self.ours(instance, "unpause", id)?.set_paused(false);
+        Ok(())
     }
 
     /// Removes a container, running or not.
@@ -237,7 +260,14 @@ impl State {
         self.made += 1;
         let id = format!("{:064x}", self.made);
         let made_at = Instant::now();
-        let cell = Cell { request: request.clone(), made_at, life: Life::Created, log: Vec::new(), server: None };
+        let cell = Cell {
+            request: request.clone(),
+            made_at,
+            life: Life::Created,
+            log: Vec::new(),
+            paused: false,
+            server: None,
+        };
         self.containers.insert(id.clone(), cell);
         ContainerId(id)
     }
@@ -258,13 +288,16 @@ impl State {
     }
 
     /// Containers that share a network are all reached through the one that owns it.
-    fn reach(&self, cell: &Cell) -> Reach {
-        if !matches!(cell.life, Life::Running { .. }) || cell.request.network != Network::Own {
+    fn reach(&self, id: &str, cell: &Cell) -> Reach {
+        if !matches!(cell.life, Life::Running { .. }) || matches!(cell.request.network, Network::Join(_)) {
             return Reach::None;
         }
-        let joins = Network::Join(cell.request.name.clone());
         let mut ports: BTreeMap<u16, u16> = cell.request.publish.iter().map(|port| (*port, NOBODY)).collect();
-        let sharing = self.containers.values().filter(|other| other.request.network == joins);
+        let joins = |other: &&Cell| match &other.request.network {
+            Network::Join(target) => self.key(target).as_deref() == Some(id),
+            Network::Own | Network::Hold => false,
+        };
+        let sharing = self.containers.values().filter(joins);
         for server in std::iter::once(cell).chain(sharing).filter_map(|cell| cell.server.as_ref()) {
             ports.extend(&server.ports);
         }
@@ -292,10 +325,19 @@ impl Cell {
         }
     }
 
+    /// Holds up its server, or lets it go on.
+    pub(super) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+        if let Some(server) = &self.server {
+            server.set_paused(paused);
+        }
+    }
+
     /// Ends it if it runs.
     pub(super) fn end(&mut self, at: Instant, exit: Exit) {
         if let Life::Running { since, .. } = self.life {
             self.life = Life::Ended { since, at, exit };
+            self.paused = false;
             self.server = None;
         }
     }

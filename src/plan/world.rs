@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
@@ -13,7 +14,7 @@ use super::memory::Memory;
 use super::record::ReplicaRecord;
 use super::{ActionKey, routes::ReplicaName};
 use crate::api::{Metadata, ServiceKey, StorageUri};
-use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload};
+use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload, names};
 
 /// The time of a pass: monotonic for arithmetic, wall for people.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -52,6 +53,8 @@ pub struct World {
     pub models: HashMap<StorageUri, ModelState>,
     /// Images that were asked for.
     pub images: HashMap<String, ImageState>,
+    /// Whether the engine can hold a network for others: see [`sandbox`](super::sandbox).
+    pub holds_networks: bool,
     /// Requests in flight per replica, health checks included: none of these is stopped.
     pub leases: HashMap<ReplicaName, u64>,
     /// Replicas that answer somebody who is no health check: these keep their service awake.
@@ -84,12 +87,14 @@ impl World {
         granted.retain(|replica, grant| holders::is_pending(self, replica, grant));
         self.memory.granted = granted;
         let Self { containers, services, in_flight, memory, used, .. } = self;
-        used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::is_running));
+        used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::holds_memory));
         memory.explanations.retain(|key, _| services.contains_key(key));
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
+        memory.tidy_dozing(containers);
+        memory.preloaded.retain(|key| services.contains_key(key));
         let inhabited: HashSet<&ComponentKey> = containers.values().map(|fact| &fact.component).collect();
         let before = memory.revisions.len();
         memory.revisions.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
@@ -119,8 +124,27 @@ pub struct PlanConfig {
     /// Besides the window, the time nobody must have asked before a service that may sleep does
     /// (`scale-to-zero-grace-period`).
     pub scale_to_zero_grace: Duration,
+    /// Of the hours in which services are kept warm: the machine's own.
+    pub time_zone: TimeZone,
+    /// Containers that hold the network of a replica.
+    pub sandboxes: SandboxConfig,
     /// Of memory.
     pub memory: MemoryConfig,
+}
+
+/// Settings of the containers that hold the network of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// Whether there are any where they only save time.
+    pub enabled: bool,
+    /// How many services keep theirs while they sleep; of more, those that were asked for last.
+    pub asleep: usize,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self { enabled: true, asleep: 20 }
+    }
 }
 
 impl Default for PlanConfig {
@@ -132,6 +156,8 @@ impl Default for PlanConfig {
             drain_deadline: Duration::from_secs(300),
             default_mode: "Knative".to_owned(),
             scale_to_zero_grace: Duration::from_secs(30),
+            time_zone: TimeZone::UTC,
+            sandboxes: SandboxConfig::default(),
             memory: MemoryConfig::default(),
         }
     }
@@ -205,6 +231,8 @@ pub struct ContainerFact {
     pub created_at: Option<Timestamp>,
     /// What must be known of its replica.
     pub record: Arc<ReplicaRecord>,
+    /// Id of the sandbox whose network it shares.
+    pub sandbox: Option<String>,
 }
 
 /// What a container is doing.
@@ -262,6 +290,16 @@ impl FactReach {
 }
 
 impl ContainerFact {
+    /// Whether it runs, or is paused.
+    pub fn holds_memory(&self) -> bool {
+        matches!(self.state, FactState::Running { .. } | FactState::Paused)
+    }
+
+    /// Whether it holds the network of its replica and does nothing else.
+    pub fn is_sandbox(&self) -> bool {
+        self.container == names::SANDBOX
+    }
+
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
         matches!(self.state, FactState::Running { .. })

@@ -1,6 +1,7 @@
 //! What the planner promises, as sentences: most of them told of a small machine in a box ([`sim`]).
 
 mod canary;
+mod doze;
 mod histories;
 mod images;
 mod lifecycle;
@@ -9,6 +10,7 @@ mod probes;
 mod retire;
 mod rollout;
 mod sample;
+mod sandbox;
 mod scale;
 mod sim;
 mod sleep;

@@ -21,7 +21,8 @@ use crate::plan::world::{
     ResolvedWorkload,
 };
 use crate::plan::{Action, ActionKey, Memory, Now, Plan, World, plan};
-use crate::workload::ComponentKey;
+
+use crate::workload::{ComponentKey, names};
 
 /// The machine.
 pub(super) struct Sim {
@@ -45,6 +46,8 @@ pub(super) struct Sim {
     pub(super) sick: BTreeSet<String>,
     /// How many requests each replica has.
     pub(super) leases: BTreeMap<String, u64>,
+    /// Ids of containers whose servers were told to rest.
+    pub(super) resting: BTreeSet<String>,
     /// How many requests wait at the limit of each service's replicas.
     pub(super) queued: BTreeMap<String, u64>,
     /// How many requests wait for each service.
@@ -133,6 +136,7 @@ impl Sim {
             faults: Faults { stop_takes: Duration::from_millis(500), ..Faults::default() },
             sick: BTreeSet::new(),
             leases: BTreeMap::new(),
+            resting: BTreeSet::new(),
             queued: BTreeMap::new(),
             waiting: BTreeMap::new(),
             made_from: BTreeMap::new(),
@@ -356,6 +360,10 @@ impl Sim {
                 self.world.memory.note_restart(name);
             }
             Action::Stop { name, .. } => self.world.memory.note_stop(name),
+            Action::Doze(order) => {
+                self.world.memory.note_doze(order);
+                self.saved.revisions.clone_from(&self.world.memory.revisions);
+            }
             _ => {}
         }
         self.pending.push(Pending { at: self.clock + takes, action });
@@ -405,8 +413,10 @@ impl Sim {
                 }
                 let result = if every(self.faults.fail_every) { Err("it broke".to_owned()) } else { self.act(action) };
                 let lost = every(self.faults.lose_every).then(|| "the answer was lost".to_owned());
-                if let Some(message) = result.err().or(lost) {
-                    self.world.memory.note_failure(action, message, false, now);
+                match (result.err().or(lost), action) {
+                    (Some(message), _) => self.world.memory.note_failure(action, message, false, now),
+                    (None, Action::Rouse(order)) => self.world.memory.note_roused(order),
+                    (None, _) => {}
                 }
             }
         }
@@ -439,6 +449,9 @@ impl Sim {
         let Some(fact) = self.containers.get(&order.name).filter(|fact| fact.is_running()) else {
             return Err("connection refused".to_owned());
         };
+        if !self.has_network(fact) {
+            return Err("no route to host".to_owned());
+        }
         let ran = self.clock - self.runs[&order.name];
         let loaded = loads_in(&fact.image).is_some_and(|takes| ran >= takes);
         let hung = self.sick.contains(&order.name);
@@ -448,6 +461,15 @@ impl Sim {
             _ if loaded && !hung => Ok(()),
             _ => Err("HTTP 503".to_owned()),
         }
+    }
+
+    /// Whether the sandbox whose network it joined still holds that network.
+    pub(super) fn has_network(&self, fact: &ContainerFact) -> bool {
+        let Some(id) = &fact.sandbox else { return true };
+        let holds = |sandbox: &&ContainerFact| {
+            sandbox.id == *id && sandbox.is_running() && self.runs[&sandbox.name] <= self.runs[&fact.name]
+        };
+        self.containers.values().any(|other| holds(&other))
     }
 
     /// What the engine does.
@@ -463,11 +485,19 @@ impl Sim {
                 Ok(())
             }
             Action::Stop { id, name, .. } => {
-                if self.containers.get(name).is_some_and(|fact| fact.id == *id && fact.is_running()) {
+                let lives = |fact: &ContainerFact| fact.is_running() || fact.state == FactState::Paused;
+                if self.containers.get(name).is_some_and(|fact| fact.id == *id && lives(fact)) {
                     self.end(name, ExitFact { code: 143, ..ExitFact::default() });
                 }
                 Ok(())
             }
+            Action::Doze(order) => {
+                self.doze(&order.name, &order.id, order.call.as_ref().map(|call| call.path.as_str()))
+            }
+            Action::Rouse(order) => match order.call.as_ref().map(|call| call.path.as_str()) {
+                Some("/broken") => Err("HTTP 500 from /broken".to_owned()),
+                call => self.rouse(&order.name, &order.id, call),
+            },
             Action::Remove { id, name, .. } => match self.containers.get(name).filter(|fact| fact.id == *id) {
                 Some(fact) if fact.is_running() => Err("it is running".to_owned()),
                 Some(_) => {
@@ -478,6 +508,28 @@ impl Sim {
             },
             _ => unreachable!("not the engine's: {action}"),
         }
+    }
+
+    fn doze(&mut self, name: &str, id: &str, call: Option<&str>) -> Result<(), String> {
+        let fact = self.containers.get_mut(name).filter(|fact| fact.id == id).ok_or("no such container")?;
+        match call {
+            Some("/absent") => return Err("HTTP 404 from /absent".to_owned()),
+            Some(_) => drop(self.resting.insert(id.to_owned())),
+            None if fact.is_running() => fact.state = FactState::Paused,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn rouse(&mut self, name: &str, id: &str, call: Option<&str>) -> Result<(), String> {
+        let started_at = Some(self.now().wall);
+        let fact = self.containers.get_mut(name).filter(|fact| fact.id == id).ok_or("no such container")?;
+        match call {
+            Some(_) => drop(self.resting.remove(id)),
+            None if fact.state == FactState::Paused => fact.state = FactState::Running { started_at },
+            None => {}
+        }
+        Ok(())
     }
 
     fn create(&mut self, order: &CreateOrder) -> Result<(), String> {
@@ -492,13 +544,16 @@ impl Sim {
             return Ok(());
         }
         if let Some(owner) = &order.join {
-            let runs = self.containers.get(owner).is_some_and(ContainerFact::is_running);
+            let is_meant =
+                |fact: &&ContainerFact| if order.sandboxed { fact.id == *owner } else { fact.name == *owner };
+            let runs = self.containers.values().find(is_meant).is_some_and(ContainerFact::is_running);
             runs.then_some(()).ok_or("the network is gone")?;
         }
         let workload = &order.workload;
         let spec = match order.position {
             ContainerPosition::Init(index) => &workload.init_containers[index],
             ContainerPosition::Main(index) => &workload.containers[index],
+            ContainerPosition::Sandbox => &sample::container(names::SANDBOX, "sandbox"),
         };
         self.made += 1;
         let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, u8::try_from(self.made % 250).unwrap()));
@@ -517,7 +572,8 @@ impl Sim {
             reach: if order.join.is_none() { FactReach::Address(address) } else { FactReach::None },
             gpus: order.gpus.clone(),
             created_at: Some(self.now().wall),
-            record: Arc::new(ReplicaRecord::of(workload)),
+            record: Arc::new(ReplicaRecord::of(workload).with_sandbox(order.sandboxed)),
+            sandbox: order.join.clone().filter(|_| order.sandboxed),
         };
         self.containers.insert(order.name.clone(), fact);
         self.begin(&order.name);
@@ -527,6 +583,7 @@ impl Sim {
     fn begin(&mut self, name: &str) {
         let started_at = Some(self.now().wall);
         self.runs.insert(name.to_owned(), self.clock);
+        self.resting.remove(&self.containers[name].id);
         self.containers.get_mut(name).unwrap().state = FactState::Running { started_at };
     }
 
@@ -679,7 +736,8 @@ impl Sim {
             assert!(backends.iter().all(|backend| backend.weight > 0), "who gets nothing is not in the table");
             for Backend { replica, .. } in backends {
                 let facts = self.world.containers.values().filter(|fact| fact.replica == *replica);
-                assert!(facts.into_iter().any(ContainerFact::is_running), "{replica} is routed to and does not run");
+                let awake = |fact: &ContainerFact| fact.is_running() && !self.resting.contains(&fact.id);
+                assert!(facts.into_iter().any(awake), "{replica} is routed to and does not run");
             }
         }
         self.check_open_routes_stay_open(next);
@@ -704,7 +762,7 @@ impl Sim {
             }
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
-                let own: Vec<_> = facts.iter().filter(|fact| fact.container != "prepare").collect();
+                let own: Vec<_> = facts.iter().filter(|f| f.container != "prepare" && !f.is_sandbox()).collect();
                 let is_whole = own.first().is_some_and(|fact| fact.record.containers.len() == own.len());
                 let well = is_whole && own.into_iter().all(|fact| self.is_well(fact));
                 assert!(stopped || !well, "{key} lost {} although it answers: {route:#?}", backend.replica);
@@ -718,7 +776,7 @@ impl Sim {
         let stopping = self.world.in_flight.contains(&ActionKey::Container(fact.name.clone()));
         let unhealthy = memory.containers.get(&fact.name).is_some_and(|memory| memory.unhealthy.is_some());
         let serves = fact.container == "kserve-container";
-        fact.is_running() && (passes || !serves) && !stopping && !unhealthy
+        fact.is_running() && self.has_network(fact) && (passes || !serves) && !stopping && !unhealthy
     }
 
     /// Returns the replicas requests to a service's predictor go to.
