@@ -5,11 +5,13 @@
 mod claims;
 pub mod clock;
 pub mod desired;
+mod doze;
 pub mod driver;
 pub mod execute;
 mod load;
 pub mod measure;
 pub mod mounts;
+mod notice;
 pub mod observe;
 mod renames;
 pub mod revisions;
