@@ -38,15 +38,25 @@ fn python() -> Option<PathBuf> {
 #[test]
 fn exported_examples_are_valid_by_kserves_own_definitions() {
     let test = "exported_examples_are_valid_by_kserves_own_definitions";
-    let upstream = std::env::var_os("KSERVE_UPSTREAM_DIR").map_or(root().join("../shared/kserve-upstream"), PathBuf::from);
+    let upstream =
+        std::env::var_os("KSERVE_UPSTREAM_DIR").map_or(root().join("../shared/kserve-upstream"), PathBuf::from);
     if !upstream.join("crds").is_dir() {
         return skip(test, "upstream's definitions are not at hand (set KSERVE_UPSTREAM_DIR)");
     }
     let Some(python) = python() else { return skip(test, "no Python with jsonschema and PyYAML") };
     let mut command = Command::new(python);
-    command.arg(root().join("tests/crds/check.py")).arg(PROGRAM).arg(upstream.join("crds")).arg(root().join("examples"));
+    command
+        .arg(root().join("tests/crds/check.py"))
+        .arg(PROGRAM)
+        .arg(upstream.join("crds"))
+        .arg(root().join("examples"));
     let output = command.output().expect("Python");
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
