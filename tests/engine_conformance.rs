@@ -839,7 +839,7 @@ mod only_docker {
         let Some(rig) = stub("a_pull_that_cannot_be_says_why").await else { return };
         let progress = tokio::sync::watch::Sender::new(PullProgress::default());
         // Nothing listens there; the engine finds out at once.
-        let error = rig.engine.pull_image("localhost:9/nobody/home:v1", progress).await.unwrap_err();
+        let error = rig.engine.pull_image("localhost:9/nobody/home:v1", &[], progress).await.unwrap_err();
         let EngineError::ImagePull { message, permanent, .. } = &error else { panic!("{error}") };
         assert!(!permanent, "{message}");
         assert!(message.contains("the registry `localhost:9` does not answer"), "{message}");
@@ -962,7 +962,7 @@ mod only_memory {
         let engine = MemoryEngine::new("pulls").with_remote("there", remote).with_remote("refused", refused);
         let progress = tokio::sync::watch::Sender::new(PullProgress::default());
         let mut seen = progress.subscribe();
-        let pull = engine.pull_image("there", progress.clone());
+        let pull = engine.pull_image("there", &[], progress.clone());
         let watch = async {
             seen.changed().await.unwrap();
             seen.borrow().clone()
@@ -972,7 +972,7 @@ mod only_memory {
         assert_eq!((first.done, first.total), (100, 400));
         assert!(engine.image_present("there").await.unwrap());
         for image in ["refused", "unknown"] {
-            let error = engine.pull_image(image, progress.clone()).await.unwrap_err();
+            let error = engine.pull_image(image, &[], progress.clone()).await.unwrap_err();
             assert!(matches!(error, EngineError::ImagePull { permanent: true, .. }), "{error}");
         }
     }

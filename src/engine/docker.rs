@@ -317,10 +317,15 @@ impl ContainerEngine for DockerEngine {
         }
     }
 
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
         let connection = self.connection().await?;
         let folder = self.inner.places.docker_config_folder();
-        self.noting(docker_image::pull(&connection, image, folder.as_deref(), &progress).await)
+        self.noting(docker_image::pull(&connection, image, folder.as_deref(), logins, &progress).await)
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {

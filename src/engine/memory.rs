@@ -297,7 +297,12 @@ impl ContainerEngine for MemoryEngine {
         self.perform(Verb::ImagePresent, |_, state| Ok(state.has_image(image))).await
     }
 
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        _logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
         const STEPS: u32 = 4;
         let (reply, _) = self.enter(Verb::PullImage).await?;
         let failure =

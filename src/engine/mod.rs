@@ -343,8 +343,14 @@ pub trait ContainerEngine: Send + Sync + 'static {
     fn learn(&self, _spec: &ContainerSpec) {}
     /// Whether the image is on this machine.
     async fn image_present(&self, image: &str) -> Result<bool, EngineError>;
-    /// Pulls an image, telling progress.
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError>;
+    /// Pulls an image, telling progress. `logins` are configurations as `docker login` writes them, from pull Secrets; they
+    /// go before the user's own.
+    async fn pull_image(
+        &self,
+        image: &str,
+        logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError>;
     /// Inspects one container: exact state, start and finish times, exit, out-of-memory.
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError>;
     /// Measures what running containers use; those it cannot tell anything of are left out.

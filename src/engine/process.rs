@@ -292,7 +292,12 @@ impl ContainerEngine for ProcessEngine {
         Ok(looked.unwrap_or(false))
     }
 
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        _logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
         process_prepare::pull(self, image, progress).await
     }
 
