@@ -44,6 +44,9 @@ async fn the_dashboard_asks_for_metrics_that_are_there() {
     let there = metrics(&daemon).await;
     let there = our_metrics(&there);
     let dashboard = include_str!("../packaging/grafana/kserve-local.json");
+    for name in our_metrics(dashboard) {
+        assert!(there.contains(name), "the dashboard or a variable of it asks for `{name}`");
+    }
     let dashboard: Value = serde_json::from_str(dashboard).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
     let (mut asked, mut places) = (0, BTreeSet::new());
