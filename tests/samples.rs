@@ -200,6 +200,7 @@ fn every_field_of_upstreams_definitions_is_known() {
     let Some(upstream) = upstream("every_field_of_upstreams_definitions_is_known") else { return };
     let crds = [
         ("inferenceservices", "v1beta1", "InferenceService"),
+        ("inferencegraphs", "v1alpha1", "InferenceGraph"),
         ("servingruntimes", "v1alpha1", "ServingRuntime"),
         ("clusterservingruntimes", "v1alpha1", "ClusterServingRuntime"),
     ];

@@ -5,6 +5,7 @@
 
 pub mod component;
 pub mod condition;
+pub mod inference_graph;
 pub mod inference_service;
 pub mod meta;
 pub mod model_spec;
@@ -16,6 +17,7 @@ pub mod storage_uri;
 
 pub use component::{ComponentKind, ComponentSpec};
 pub use condition::{Condition, ConditionStatus};
+pub use inference_graph::InferenceGraphSpec;
 pub use inference_service::InferenceServiceSpec;
 pub use meta::Metadata;
 pub use model_spec::{ModelFormat, ModelSpec, ProtocolVersion};

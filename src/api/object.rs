@@ -5,13 +5,15 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use serde_json::Value;
 
-use super::{InferenceServiceSpec, Metadata, ServingRuntimeSpec};
+use super::{InferenceGraphSpec, InferenceServiceSpec, Metadata, ServingRuntimeSpec};
 
 /// The kinds that can be desired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `serving.kserve.io/v1beta1` InferenceService.
     InferenceService,
+    /// `serving.kserve.io/v1alpha1` InferenceGraph.
+    InferenceGraph,
     /// `serving.kserve.io/v1alpha1` ServingRuntime (namespaced).
     ServingRuntime,
     /// `serving.kserve.io/v1alpha1` ClusterServingRuntime.
@@ -28,8 +30,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order lists are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::InferenceService,
+        Self::InferenceGraph,
         Self::ServingRuntime,
         Self::ClusterServingRuntime,
         Self::Secret,
@@ -42,6 +45,7 @@ impl Kind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InferenceService => "InferenceService",
+            Self::InferenceGraph => "InferenceGraph",
             Self::ServingRuntime => "ServingRuntime",
             Self::ClusterServingRuntime => "ClusterServingRuntime",
             Self::Secret => "Secret",
@@ -54,7 +58,9 @@ impl Kind {
     /// Returns the API group, empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
-            Self::InferenceService | Self::ServingRuntime | Self::ClusterServingRuntime => super::meta::GROUP,
+            Self::InferenceService | Self::InferenceGraph | Self::ServingRuntime | Self::ClusterServingRuntime => {
+                super::meta::GROUP
+            }
             _ => "",
         }
     }
@@ -63,7 +69,7 @@ impl Kind {
     pub fn version(self) -> &'static str {
         match self {
             Self::InferenceService => "v1beta1",
-            Self::ServingRuntime | Self::ClusterServingRuntime => "v1alpha1",
+            Self::InferenceGraph | Self::ServingRuntime | Self::ClusterServingRuntime => "v1alpha1",
             _ => "v1",
         }
     }
@@ -80,6 +86,7 @@ impl Kind {
     pub fn plural(self) -> &'static str {
         match self {
             Self::InferenceService => "inferenceservices",
+            Self::InferenceGraph => "inferencegraphs",
             Self::ServingRuntime => "servingruntimes",
             Self::ClusterServingRuntime => "clusterservingruntimes",
             Self::Secret => "secrets",
@@ -93,6 +100,7 @@ impl Kind {
     pub fn short_names(self) -> &'static [&'static str] {
         match self {
             Self::InferenceService => &["isvc"],
+            Self::InferenceGraph => &["ig"],
             Self::ServiceAccount => &["sa"],
             Self::ConfigMap => &["cm"],
             Self::Namespace => &["ns"],
@@ -148,6 +156,11 @@ impl ServiceKey {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
+    /// Returns the key of the object of that name and another kind.
+    pub fn to_key_of(&self, kind: Kind) -> ObjectKey {
+        ObjectKey { kind, namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
     /// Returns the key of the InferenceService object.
     pub fn to_object_key(&self) -> ObjectKey {
         ObjectKey { kind: Kind::InferenceService, namespace: self.namespace.clone(), name: self.name.clone() }
@@ -178,6 +191,8 @@ pub struct Object {
 pub enum Typed {
     /// An InferenceService's spec.
     InferenceService(Box<InferenceServiceSpec>),
+    /// An InferenceGraph's spec.
+    InferenceGraph(Box<InferenceGraphSpec>),
     /// A ServingRuntime's or ClusterServingRuntime's spec; the object's kind tells which.
     ServingRuntime(Box<ServingRuntimeSpec>),
     /// A Secret, `stringData` folded into `data`.
@@ -195,6 +210,14 @@ impl Object {
     pub fn as_inference_service(&self) -> Option<&InferenceServiceSpec> {
         match &self.typed {
             Typed::InferenceService(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// Returns the graph's spec when this is an InferenceGraph.
+    pub fn as_inference_graph(&self) -> Option<&InferenceGraphSpec> {
+        match &self.typed {
+            Typed::InferenceGraph(spec) => Some(spec),
             _ => None,
         }
     }

@@ -187,6 +187,7 @@ fn rank(kind: Kind) -> u8 {
         Kind::ServiceAccount => 2,
         Kind::ClusterServingRuntime | Kind::ServingRuntime => 3,
         Kind::InferenceService => 4,
+        Kind::InferenceGraph => 5,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Accepts connections, hands them to the workers, tells HTTP/1 from HTTP/2, and ends them in order.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,9 +30,12 @@ use super::crew::{Arrival, Crew, Ending};
 use super::desk::Desks;
 use super::executor::TaskExecutor;
 use super::flight::Client;
+use super::graph_run::Propagate;
 use super::guard::Guard;
 use super::metrics::Metrics;
+use super::outside::Outside;
 use super::upstream::Pool;
+use super::whole::Room;
 use super::worker::Worker;
 
 /// The data path. Built once, then served on one or more listeners.
@@ -43,6 +47,8 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     balancer: Arc<Balancer>,
     backend_refused: Arc<Notify>,
+    whole: Arc<Room>,
+    propagate: Arc<Propagate>,
 }
 
 impl Gateway {
@@ -54,6 +60,8 @@ impl Gateway {
             max_pause: config.max_eject_pause,
         };
         let metrics: Arc<Metrics> = Arc::default();
+        let whole = Arc::new(Room::new(config.max_whole_body, config.max_whole_bodies));
+        let propagate = Arc::new(Propagate::new(&config.propagate_headers));
         Self {
             routes,
             board,
@@ -61,6 +69,8 @@ impl Gateway {
             balancer: Arc::new(Balancer::new(policy, Arc::clone(&metrics))),
             metrics,
             backend_refused: Arc::default(),
+            whole,
+            propagate,
         }
     }
 
@@ -92,7 +102,8 @@ impl Gateway {
         // Whatever becomes of this future, the threads end.
         let cut = ending.cut.clone().drop_guard();
         let access_log = AccessLog::start(self.config.access_log, self.access_log_file()?, &self.metrics)?;
-        let worker = |number| self.worker(number, tasks, &ending, access_log.clone());
+        let own = listener.local_addr()?;
+        let worker = |number| self.worker(number, own, tasks, &ending, access_log.clone());
         let workers = (0..self.config.workers.max(1)).map(worker).collect();
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
@@ -123,7 +134,14 @@ impl Gateway {
         })
     }
 
-    fn worker(&self, number: usize, tasks: &Tasks, ending: &Ending, access_log: Option<AccessLog>) -> Arc<Worker> {
+    fn worker(
+        &self,
+        number: usize,
+        own: SocketAddr,
+        tasks: &Tasks,
+        ending: &Ending,
+        access_log: Option<AccessLog>,
+    ) -> Arc<Worker> {
         let metrics = Arc::clone(&self.metrics);
         Arc::new(Worker {
             number,
@@ -139,6 +157,9 @@ impl Gateway {
             backend_refused: Arc::clone(&self.backend_refused),
             access_log,
             ending: ending.clone(),
+            whole: Arc::clone(&self.whole),
+            propagate: Arc::clone(&self.propagate),
+            outside: Outside::new(own),
         })
     }
 }
@@ -204,7 +225,7 @@ async fn sweep(worker: &Worker) {
         let table = worker.with_desks(|desks| Arc::clone(desks.index.table()));
         if worker.number == 0 {
             worker.balancer.sweep(|key| table.services.contains_key(&key.service), &table);
-            worker.metrics.retain(|key| table.services.contains_key(key));
+            worker.metrics.retain(|key| table.services.contains_key(key) || table.graphs.contains_key(key));
         }
     }
 }

@@ -184,7 +184,7 @@ fn resources(group: &str, version: &str) -> Option<Value> {
 pub fn subresource(resource: Resource) -> Option<&'static str> {
     match resource {
         Resource::Pods => Some("log"),
-        Resource::Object(crate::api::Kind::InferenceService) => Some("status"),
+        Resource::Object(crate::api::Kind::InferenceService | crate::api::Kind::InferenceGraph) => Some("status"),
         _ => None,
     }
 }

@@ -102,6 +102,16 @@ fn columns(resource: Resource) -> &'static [Column] {
                 ]
             }
         }
+        Resource::Object(Kind::InferenceGraph) => {
+            const {
+                &[
+                    NAME,
+                    column("URL", "string", "Address from outside"),
+                    column("Ready", "string", "Whether it answers"),
+                    AGE,
+                ]
+            }
+        }
         Resource::Object(Kind::ServingRuntime | Kind::ClusterServingRuntime) => {
             const {
                 &[
@@ -207,6 +217,7 @@ fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
     let age = ago(&object["metadata"]["creationTimestamp"], now);
     match resource {
         Resource::Object(Kind::InferenceService) => inference_service(object, name, age),
+        Resource::Object(Kind::InferenceGraph) => vec![name, object["status"]["url"].clone(), ready_of(object), age],
         Resource::Object(Kind::ServingRuntime | Kind::ClusterServingRuntime) => {
             let spec = &object["spec"];
             let first = |list: &Value| list[0]["name"].clone();
@@ -262,6 +273,13 @@ fn inference_service(object: &Value, name: Value, age: Value) -> Vec<Value> {
         field(latest, "revisionName"),
         age,
     ]
+}
+
+/// The status of the `Ready` condition.
+fn ready_of(object: &Value) -> Value {
+    let conditions = object["status"]["conditions"].as_array();
+    let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");
+    ready.map(|condition| condition["status"].clone()).unwrap_or_default()
 }
 
 fn pod(object: &Value, name: Value, age: Value) -> Vec<Value> {

@@ -13,7 +13,9 @@ use super::locate::Located;
 use super::path::FieldPath;
 use super::report::Report;
 use super::{Diagnostic, DiagnosticCode, Position, defaults, schema, strict, validate, yaml};
-use crate::api::{InferenceServiceSpec, Kind, Metadata, Object, ObjectKey, ServingRuntimeSpec, Typed, meta};
+use crate::api::{
+    InferenceGraphSpec, InferenceServiceSpec, Kind, Metadata, Object, ObjectKey, ServingRuntimeSpec, Typed, meta,
+};
 
 /// What a file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -237,6 +239,20 @@ struct InferenceServiceManifest {
     _status: IgnoredStatus,
 }
 
+/// The top level of an InferenceGraph.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct InferenceGraphManifest {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    metadata: ObjectMeta,
+    spec: InferenceGraphSpec,
+    #[serde(rename = "status")]
+    _status: IgnoredStatus,
+}
+
 /// The top level of a ServingRuntime or ClusterServingRuntime.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -280,6 +296,10 @@ fn read_typed(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<(Obj
             let manifest: InferenceServiceManifest = read(value, report)?;
             (manifest.metadata, Typed::InferenceService(Box::new(manifest.spec)))
         }
+        Kind::InferenceGraph => {
+            let manifest: InferenceGraphManifest = read(value, report)?;
+            (manifest.metadata, Typed::InferenceGraph(Box::new(manifest.spec)))
+        }
         Kind::ServingRuntime | Kind::ClusterServingRuntime => {
             let manifest: ServingRuntimeManifest = read(value, report)?;
             (manifest.metadata, Typed::ServingRuntime(Box::new(manifest.spec)))
@@ -304,6 +324,7 @@ fn read_typed(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<(Obj
 pub fn schema(kind: Kind, definitions: &mut schema::Definitions) -> Option<String> {
     let name = match kind {
         Kind::InferenceService => schema::define::<InferenceServiceManifest>(definitions)?,
+        Kind::InferenceGraph => schema::define::<InferenceGraphManifest>(definitions)?,
         Kind::ServingRuntime | Kind::ClusterServingRuntime => schema::define::<ServingRuntimeManifest>(definitions)?,
         Kind::Secret => schema::define::<core::Secret>(definitions)?,
         Kind::ServiceAccount => schema::define::<core::ServiceAccount>(definitions)?,

@@ -9,8 +9,7 @@ use super::report::Report;
 use crate::api::{Kind, meta};
 
 /// KServe's kinds that are not served by this version.
-const OTHER_KSERVE_KINDS: [&str; 11] = [
-    "InferenceGraph",
+const OTHER_KSERVE_KINDS: [&str; 10] = [
     "TrainedModel",
     "ClusterStorageContainer",
     "LLMInferenceService",

@@ -34,8 +34,11 @@ const NEWER: [(&str, &[&str]); 3] = [
 ];
 
 /// Fields that an API server insists on (CRD `required`); by type.
-const REQUIRED: [(&str, &[&str]); 29] = [
+const REQUIRED: [(&str, &[&str]); 32] = [
     ("InferenceServiceManifest", &["spec"]),
+    ("InferenceGraphManifest", &["spec"]),
+    ("InferenceGraphSpec", &["nodes"]),
+    ("GraphNode", &["routerType"]),
     ("ServingRuntimeManifest", &["spec"]),
     ("InferenceServiceSpec", &["predictor"]),
     ("CanarySpec", &["predictor"]),

@@ -14,6 +14,7 @@
 pub mod action;
 pub mod backoff;
 mod checks;
+mod graphs;
 pub mod memory;
 pub mod planner;
 pub mod pods;

@@ -10,8 +10,8 @@ use super::pods::PodView;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{retire, rollout, status};
-use crate::api::{ComponentKind, InferenceServiceStatus, ServiceKey, meta};
+use super::{graphs, retire, rollout, status};
+use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
 /// What is to be done, shown and waited for.
@@ -23,6 +23,8 @@ pub struct Plan {
     pub routes: RouteTable,
     /// Statuses of every InferenceService.
     pub statuses: Vec<(ServiceKey, InferenceServiceStatus)>,
+    /// Statuses of other objects.
+    pub other_statuses: Vec<(ObjectKey, InferenceServiceStatus)>,
     /// What runs, for people.
     pub pods: Vec<PodView>,
     /// Revisions that have all traffic from now on.
@@ -130,6 +132,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
     for service in world.services.values() {
         plan_service(&mut draft, service, &facts);
     }
+    graphs::add(&mut draft.plan, world);
     for (component, facts) in &facts.0 {
         if !world.services.contains_key(&component.service) {
             retire_all(&mut draft, facts, "its InferenceService was deleted");

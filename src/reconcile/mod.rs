@@ -6,6 +6,7 @@ pub mod clock;
 pub mod desired;
 pub mod driver;
 pub mod execute;
+mod graphs;
 pub mod mounts;
 pub mod observe;
 pub mod revisions;

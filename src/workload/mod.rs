@@ -6,6 +6,7 @@
 mod component;
 mod env;
 mod expand;
+mod extras;
 pub mod fingerprint;
 mod image;
 pub mod merge;
@@ -25,6 +26,7 @@ mod server_defaults;
 pub mod spec;
 mod volumes;
 
+pub use extras::Extras;
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};
 pub use spec::*;
