@@ -104,7 +104,7 @@ async fn graphs_of_every_kind_answer_with_real_models_and_say_what_fails() {
     assert!(status >= 400 && hard["error"].is_string(), "{status} {hard}");
 
     // One of the two goes away.
-    daemon.remove_file("two.json");
+    std::fs::remove_file(daemon.service_file("two.json")).expect("the file was there");
     eventually_or("it is noticed", || daemon.log(), || ready(&daemon, "both").filter(|(is, _)| is == "False"));
     let (status, answer) = ask(&daemon, "both", &setosa).await;
     assert_eq!((status, &answer["error"]), (500, &json!("Failed to process request")));

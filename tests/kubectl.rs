@@ -241,6 +241,7 @@ fn everything_that_runs_can_be_looked_at() {
         );
         holds(&kubectl.ok("explain isvc --recursive"), &["predictor", "initialDelaySeconds"]);
         holds(&kubectl.ok("explain clusterservingruntime.spec"), &["supportedModelFormats"]);
+        holds(&kubectl.ok("explain servingruntime.spec"), &["supportedModelFormats"]);
         holds(&kubectl.ok("api-resources"), &["isvc", "serving.kserve.io/v1beta1"]);
         holds(&kubectl.ok("api-versions"), &["serving.kserve.io/v1alpha1"]);
         holds(&kubectl.ok("version"), &["Server Version: v1."]);
@@ -320,6 +321,8 @@ fn the_core_kinds_are_kept_too() {
         holds(&kubectl.ok_with("apply -f -", &secret.replace("a: x", "a: z")), &["configured"]);
         assert_eq!(kubectl.ok("get secret s3 -n team -o jsonpath={.data.a}"), "eg==");
         holds(&kubectl.ok("get sa default -n team"), &["default"]);
+        holds(&kubectl.ok("explain secret"), &["stringData", "immutable"]);
+        holds(&kubectl.ok("explain sa.secrets"), &["name\t<string>"]);
         holds(&kubectl.ok("auth can-i create isvc"), &["yes"]);
         holds(&kubectl.fails("auth can-i delete pods", ""), &["no"]);
         holds(&kubectl.ok("auth can-i --list"), &["inferenceservices.serving.kserve.io"]);
@@ -327,6 +330,71 @@ fn the_core_kinds_are_kept_too() {
         kubectl.ok("delete secret,cm --all -n team");
         kubectl.ok("delete ns team");
         holds(&kubectl.fails("delete ns default", ""), &["may not be deleted"]);
+    });
+}
+
+/// One object of each of KServe's other kinds, and of claims.
+const OTHER_KINDS: &str = r#"
+apiVersion: serving.kserve.io/v1alpha1
+kind: InferenceGraph
+metadata: {name: chain}
+spec: {nodes: {root: {routerType: Sequence, steps: [{serviceName: sklearn-iris}]}}}
+---
+apiVersion: serving.kserve.io/v1alpha1
+kind: TrainedModel
+metadata: {name: one}
+spec: {inferenceService: many, model: {storageUri: "s3://b/m", framework: sklearn, memory: 1Gi}}
+---
+apiVersion: serving.kserve.io/v1alpha1
+kind: ClusterStorageContainer
+metadata: {name: hub}
+spec: {container: {name: storage-initializer, image: mine:1}, supportedUriFormats: [{prefix: "hub://"}]}
+---
+apiVersion: serving.kserve.io/v1alpha1
+kind: LocalModelCache
+metadata: {name: cached}
+spec: {sourceModelUri: "hf://a/b", modelSize: 1Gi, nodeGroups: [laptop]}
+---
+apiVersion: serving.kserve.io/v1alpha2
+kind: LLMInferenceService
+metadata: {name: qwen}
+spec: {model: {uri: "hf://Qwen/Qwen2.5-0.5B", name: qwen}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: claim}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+"#;
+
+#[test]
+fn kserves_other_kinds_are_kept_under_their_short_names() {
+    with_each("kserves_other_kinds_are_kept_under_their_short_names", |kubectl| {
+        let created = kubectl.ok_with("apply -f -", OTHER_KINDS);
+        holds(&created, &["inferencegraph.serving.kserve.io/chain created", "persistentvolumeclaim/claim created"]);
+        let again = kubectl.ok_with("apply -f -", OTHER_KINDS);
+        assert!(!again.contains("configured"), "{again}");
+        for (name, object) in [
+            ("ig", "chain"),
+            ("tm", "one"),
+            ("clusterstoragecontainers", "hub"),
+            ("localmodelcaches", "cached"),
+            ("llmisvc", "qwen"),
+            ("pvc", "claim"),
+        ] {
+            holds(&kubectl.ok(&format!("get {name}")), &["NAME", object]);
+            holds(&kubectl.ok(&format!("get {name} {object} -o yaml")), &["resourceVersion:", "spec:"]);
+            holds(&kubectl.ok(&format!("describe {name} {object}")), &[object]);
+            holds(&kubectl.ok(&format!("label {name} {object} a=b")), &["labeled"]);
+            holds(&kubectl.ok(&format!("explain {name}.spec")), &["FIELD"]);
+        }
+        holds(&kubectl.ok("get pvc claim"), &["Bound"]);
+        holds(&kubectl.ok("explain ig.spec.nodes.steps"), &["serviceName", "mapPredictionsToInstances"]);
+        let wrong = OTHER_KINDS.replace("Sequence", "Sequel");
+        holds(&kubectl.fails("apply -f -", &wrong), &["is invalid", "spec.nodes.root.routerType"]);
+        let missing = OTHER_KINDS.replace("inferenceService: many, ", "");
+        holds(&kubectl.fails("apply -f -", &missing), &["is invalid", "spec.inferenceService"]);
+        kubectl.ok_with("delete -f -", OTHER_KINDS);
+        assert_eq!(kubectl.ok("get ig,tm,llmisvc,pvc -A"), "No resources found\n");
     });
 }
 

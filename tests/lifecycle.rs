@@ -8,6 +8,7 @@
 mod daemon;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use daemon::{Daemon, condition, docker_or_skip, eventually_or};
@@ -156,6 +157,79 @@ async fn requests_to_a_service_that_loads_wait_and_are_told_at_once_when_it_fail
     assert_eq!(slow.0, 200, "{slow:?}");
     assert_eq!(sick.0, 503, "{sick:?}");
     assert!(sick.2.contains("CrashLoopBackOff") && sick.2.contains("exit code"), "{sick:?}");
+}
+
+/// Counts the replicas that answer.
+fn ready_pods(daemon: &Daemon) -> usize {
+    let pods: Value = serde_json::from_str(&daemon.cli_ok(&["get", "pods", "-o", "json"])).unwrap_or_default();
+    let is_ready = |pod: &&Value| {
+        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        conditions.into_iter().any(|one| one["type"] == "Ready" && one["status"] == "True")
+    };
+    pods["items"].as_array().map_or(0, |pods| pods.iter().filter(is_ready).count())
+}
+
+/// Eight clients ask without a pause, then one asks now and then: replicas follow, and every request is answered.
+async fn follows_the_load(engine: Engine) {
+    let daemon = engine.daemon();
+    let mut service = sleepy("iris", &[("STUB_DELAY_MS", "300")]);
+    let predictor = &mut service["spec"]["predictor"];
+    predictor["minReplicas"] = json!(1);
+    predictor["maxReplicas"] = json!(3);
+    predictor["scaleTarget"] = json!(2);
+    daemon.drop_file("iris.json", &service.to_string());
+    daemon.wait_ready("iris");
+    let url = daemon.url("/v1/models/iris:predict");
+    let client = client();
+    let is_busy = AtomicBool::new(true);
+    let ask = async || {
+        let sent = client.post(&url).header("x-imagined-takes-ms", "300").json(&json!({"instances": [[1]]})).send();
+        let answer = sent.await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{}", daemon.log());
+    };
+    let busy = async |_: u32| {
+        let mut answered = 0;
+        while is_busy.load(Ordering::Relaxed) {
+            ask().await;
+            answered += 1;
+        }
+        answered
+    };
+    let watch = async {
+        wait_pods(&daemon, 3).await;
+        is_busy.store(false, Ordering::Relaxed);
+        for _ in 0..200 {
+            ask().await;
+            if ready_pods(&daemon) == 1 {
+                return;
+            }
+        }
+        panic!("replicas do not go: {}", daemon.log());
+    };
+    let (counts, ()) = tokio::join!(futures::future::join_all((0..8).map(busy)), watch);
+    assert!(counts.iter().all(|count| *count > 0), "every client was answered: {counts:?}");
+}
+
+async fn wait_pods(daemon: &Daemon, count: usize) {
+    for _ in 0..600 {
+        if ready_pods(daemon) == count {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("there are never {count} replicas that answer: {}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_follow_the_load_and_no_request_is_lost() {
+    follows_the_load(Engine::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_follow_the_load_and_no_request_is_lost_on_docker() {
+    if docker_or_skip("replicas_follow_the_load_and_no_request_is_lost_on_docker") {
+        follows_the_load(Engine::Docker).await;
+    }
 }
 
 /// The share of answers that come from the revision with this mark, in percent; every answer must be good.

@@ -200,9 +200,14 @@ fn every_field_of_upstreams_definitions_is_known() {
     let Some(upstream) = upstream("every_field_of_upstreams_definitions_is_known") else { return };
     let crds = [
         ("inferenceservices", "v1beta1", "InferenceService"),
-        ("inferencegraphs", "v1alpha1", "InferenceGraph"),
         ("servingruntimes", "v1alpha1", "ServingRuntime"),
         ("clusterservingruntimes", "v1alpha1", "ClusterServingRuntime"),
+        ("inferencegraphs", "v1alpha1", "InferenceGraph"),
+        ("trainedmodels", "v1alpha1", "TrainedModel"),
+        ("clusterstoragecontainers", "v1alpha1", "ClusterStorageContainer"),
+        ("localmodelcaches", "v1alpha1", "LocalModelCache"),
+        ("localmodelnamespacecaches", "v1alpha1", "LocalModelNamespaceCache"),
+        ("localmodelnodegroups", "v1alpha1", "LocalModelNodeGroup"),
     ];
     let mut told = BTreeSet::new();
     for (plural, version, kind) in crds {

@@ -94,7 +94,18 @@ fn what_is_published_is_what_kserve_publishes() {
         return;
     };
     let mut found = BTreeSet::new();
-    for kind in [Kind::InferenceService, Kind::ServingRuntime, Kind::ClusterServingRuntime] {
+    let kinds = [
+        Kind::InferenceService,
+        Kind::ServingRuntime,
+        Kind::ClusterServingRuntime,
+        Kind::InferenceGraph,
+        Kind::TrainedModel,
+        Kind::ClusterStorageContainer,
+        Kind::LocalModelCache,
+        Kind::LocalModelNamespaceCache,
+        Kind::LocalModelNodeGroup,
+    ];
+    for kind in kinds {
         let file = upstream.join(format!("crds/serving.kserve.io_{}.yaml", kind.plural()));
         let crd: Value =
             yaml::from_yaml(&std::fs::read_to_string(file).expect("the CRD is there")).expect("it is YAML");

@@ -319,7 +319,8 @@ async fn a_download_that_died_at_nine_tenths_goes_on_from_there() {
         let content = weights(10 * RANGE, 7);
         bench.put("m.bin", Object::new(content.clone()));
         // Nine ranges arrive; then the origin is silent until the pull is given up.
-        let before = if kind == Kind::Http { 1 } else { 1 + 9 };
+        // Buckets are asked once more for what they state about the whole.
+        let before = if kind == Kind::Http { 1 } else { 2 + 9 };
         let before = if kind == Kind::Http { before + 9 } else { before };
         bench.origin.faults(&bench.path("m.bin"), before, 100, Fault::Stall(0));
         let error = bench.pull("m.bin").await.unwrap_err();
@@ -889,4 +890,46 @@ fn emulated(folder: &Path, variable: &str, endpoint: &str) -> Puller {
     let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = PullConfig { range_size: RANGE as u64, ..PullConfig::default() };
     Puller::new(cache, config, Arc::new(BTreeMap::from(environment)))
+}
+
+#[tokio::test]
+async fn digests_that_the_source_states_are_checked_in_small_and_large_files() {
+    for (kind, size) in ALL.into_iter().flat_map(|kind| [(kind, 1000), (kind, RANGE * 3 + 17)]) {
+        let bench = Bench::new(kind).await;
+        let body = weights(size, 7);
+        let right = Object::new(body.clone()).with_header("x-goog-hash", &format!("crc32c={}", crc32c(&body)));
+        bench.put("right.bin", right.clone());
+        bench.pull("right.bin").await.unwrap();
+        let mut flipped = body.clone();
+        flipped[size / 2] ^= 1;
+        bench.put("wrong.bin", Object { body: flipped.into(), ..right.clone() });
+        let error = bench.pull("wrong.bin").await.unwrap_err();
+        assert!(matches!(&error, PullError::WrongDigest { .. }), "{kind:?}: {error:?}");
+        assert!(told(&error).contains("CRC-32C digest"), "{}", told(&error));
+        bench.put("wrong.bin", right);
+        bench.pull("wrong.bin").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_etag_of_a_bucket_that_is_an_md5_is_checked() {
+    for kind in BUCKETS {
+        let bench = Bench::new(kind).await;
+        let md5 = "\"25f9e794323b453885f5181f1b624d0b\"".to_owned();
+        bench.put("m/right", Object { etag: Some(md5.clone()), ..Object::new("123456789") });
+        bench.pull("m/right").await.unwrap();
+        let wrong = Object { etag: Some(md5), ..Object::new("123456780") };
+        bench.put("m/wrong", wrong.clone());
+        let error = bench.pull("m/wrong").await.unwrap_err();
+        assert!(told(&error).contains("MD5 digest"), "{kind:?}: {}", told(&error));
+        bench.put("m/kms", wrong.with_header("x-amz-server-side-encryption", "aws:kms"));
+        bench.pull("m/kms").await.unwrap();
+    }
+}
+
+/// The Base64 form of the CRC-32C of some bytes, as stores state it.
+fn crc32c(bytes: &[u8]) -> String {
+    use base64::Engine;
+    let crc = crc_fast::crc32_iscsi(bytes);
+    base64::engine::general_purpose::STANDARD.encode(crc.to_be_bytes())
 }

@@ -1,4 +1,4 @@
-//! `InferenceGraph` v1alpha1 (`V1A1/inference_graph.go`).
+//! `InferenceGraph` v1alpha1: several services behind one address (`V1A1/inference_graph.go`, §6.1).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,94 +8,131 @@ use serde::{Deserialize, Serialize};
 /// Name of the node a request enters by.
 pub const ROOT: &str = "root";
 
-/// Services wired together: nodes by name, `root` first.
+/// What a graph is made of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InferenceGraphSpec {
-    /// Nodes by name.
+    /// Nodes by name; the one named `root` takes the requests.
     pub nodes: BTreeMap<String, GraphNode>,
-    /// Of the router's pod; there is none here.
+    /// Resources of the router.
     pub resources: Option<core::ResourceRequirements>,
-    /// Of the router's pod.
+    /// Scheduling affinity.
     pub affinity: Option<core::Affinity>,
-    /// Of the router's pod.
-    pub tolerations: Option<Vec<core::Toleration>>,
-    /// Of the router's pod.
-    pub node_selector: Option<BTreeMap<String, String>>,
-    /// Of the router's pod.
-    pub node_name: Option<String>,
-    /// Of the router's pod.
-    pub service_account_name: Option<String>,
-    /// Longest time for a request, in seconds.
+    /// Longest time for one request, in seconds.
     pub timeout: Option<i64>,
-    /// Times of the router's server and of its calls, in seconds.
+    /// Timeouts of the router's own server and client.
     pub router_timeouts: Option<RouterTimeouts>,
     /// Fewest routers.
     pub min_replicas: Option<i32>,
     /// Most routers.
     pub max_replicas: Option<i32>,
-    /// Target value of the scale metric.
+    /// Load per router that scaling aims for.
     pub scale_target: Option<i32>,
-    /// `cpu`, `memory`, `concurrency` or `rps`.
-    pub scale_metric: Option<String>,
+    /// What load means.
+    pub scale_metric: Option<GraphScaleMetric>,
+    /// Scheduling tolerations.
+    pub tolerations: Option<Vec<core::Toleration>>,
+    /// Node labels required.
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// Node by name.
+    pub node_name: Option<String>,
+    /// ServiceAccount of the router.
+    pub service_account_name: Option<String>,
 }
 
-/// Times of a router, in seconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct RouterTimeouts {
-    /// Until the request has been read.
-    pub server_read: Option<i64>,
-    /// Until the answer has been written.
-    pub server_write: Option<i64>,
-    /// Of an idle connection.
-    pub server_idle: Option<i64>,
-    /// Of each call of a step.
-    pub service_client: Option<i64>,
-}
-
-/// One node.
+/// One node: steps, and how a request goes through them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GraphNode {
-    /// `Sequence`, `Splitter`, `Ensemble` or `Switch`.
-    pub router_type: String,
-    /// What it calls.
+    /// How.
+    pub router_type: RouterType,
+    /// Its steps, in order.
     pub steps: Vec<GraphStep>,
 }
 
-/// One step of a node. Exactly one of `nodeName`, `serviceName` and `serviceUrl` is set.
+/// How a request goes through the steps of a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RouterType {
+    /// One after the other.
+    #[default]
+    Sequence,
+    /// To one of them, by weight.
+    Splitter,
+    /// To all of them.
+    Ensemble,
+    /// To the first whose condition holds.
+    Switch,
+}
+
+/// One step: where it goes, and when.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct GraphStep {
-    /// Label; the key of its answer in an Ensemble.
+    /// Label, unique in the node; key of the answer in an ensemble.
     pub name: Option<String>,
-    /// Another node of this graph.
+    /// Another node.
     pub node_name: Option<String>,
     /// An InferenceService of the same namespace.
     pub service_name: Option<String>,
-    /// Any URL.
+    /// Any address.
     pub service_url: Option<String>,
-    /// `$request` or `$response`.
+    /// `$request` or `$response`: what the step is sent.
     pub data: Option<String>,
-    /// Makes the previous `predictions` the next `instances`.
+    /// Turns `predictions` of the step before into `instances`.
     pub map_predictions_to_instances: Option<bool>,
-    /// Share of a Splitter's requests, in percent.
+    /// Share of the traffic, in percent.
     pub weight: Option<i64>,
-    /// GJSON path that must exist.
+    /// GJSON path that must lead somewhere.
     pub condition: Option<String>,
-    /// `Soft` (default) or `Hard`.
-    pub dependency: Option<String>,
+    /// What a failure of the step means.
+    pub dependency: Option<StepDependency>,
 }
 
 impl GraphStep {
-    /// Returns the targets that are written, by field.
+    /// Returns the targets that are written, by field. A step that can be followed has exactly one.
     pub fn targets(&self) -> Vec<(&'static str, &str)> {
         let all =
             [("nodeName", &self.node_name), ("serviceName", &self.service_name), ("serviceUrl", &self.service_url)];
         let written = all.into_iter().filter_map(|(field, value)| Some((field, value.as_deref()?)));
         written.filter(|(_, value)| !value.is_empty()).collect()
     }
+}
+
+/// What a failure of a step means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StepDependency {
+    /// The graph goes on.
+    Soft,
+    /// The graph fails with it.
+    Hard,
+}
+
+/// What load of a router means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GraphScaleMetric {
+    /// Share of a CPU.
+    Cpu,
+    /// Bytes.
+    Memory,
+    /// Requests at once.
+    Concurrency,
+    /// Requests per second.
+    Rps,
+}
+
+/// Timeouts of the router, in seconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RouterTimeouts {
+    /// For a request to arrive.
+    pub server_read: Option<i64>,
+    /// For an answer to be written.
+    pub server_write: Option<i64>,
+    /// For the next request on a connection.
+    pub server_idle: Option<i64>,
+    /// For one step.
+    pub service_client: Option<i64>,
 }
 
 impl InferenceGraphSpec {

@@ -13,7 +13,9 @@ pub mod object;
 pub mod quantity;
 pub mod serving_runtime;
 pub mod status;
+pub mod storage_kinds;
 pub mod storage_uri;
+pub mod trained_model;
 
 pub use component::{ComponentKind, ComponentSpec};
 pub use condition::{Condition, ConditionStatus};
@@ -24,4 +26,6 @@ pub use model_spec::{ModelFormat, ModelSpec, ProtocolVersion};
 pub use object::{Kind, Object, ObjectKey, ServiceKey, Typed};
 pub use serving_runtime::{ServingRuntimeSpec, SupportedModelFormat};
 pub use status::InferenceServiceStatus;
+pub use storage_kinds::{LocalModelCacheSpec, LocalModelNodeGroupSpec, StorageContainer, StorageContainerSpec};
 pub use storage_uri::StorageUri;
+pub use trained_model::TrainedModelSpec;

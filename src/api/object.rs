@@ -2,18 +2,19 @@
 
 use std::fmt;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, ServiceAccount};
 use serde_json::Value;
 
-use super::{InferenceGraphSpec, InferenceServiceSpec, Metadata, ServingRuntimeSpec};
+use super::{
+    InferenceGraphSpec, InferenceServiceSpec, LocalModelCacheSpec, LocalModelNodeGroupSpec, Metadata,
+    ServingRuntimeSpec, StorageContainer, TrainedModelSpec,
+};
 
 /// The kinds that can be desired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `serving.kserve.io/v1beta1` InferenceService.
     InferenceService,
-    /// `serving.kserve.io/v1alpha1` InferenceGraph.
-    InferenceGraph,
     /// `serving.kserve.io/v1alpha1` ServingRuntime (namespaced).
     ServingRuntime,
     /// `serving.kserve.io/v1alpha1` ClusterServingRuntime.
@@ -26,42 +27,74 @@ pub enum Kind {
     ConfigMap,
     /// `v1` Namespace.
     Namespace,
+    /// `serving.kserve.io/v1alpha1` InferenceGraph.
+    InferenceGraph,
+    /// `serving.kserve.io/v1alpha1` TrainedModel.
+    TrainedModel,
+    /// `serving.kserve.io/v1alpha1` ClusterStorageContainer.
+    ClusterStorageContainer,
+    /// `serving.kserve.io/v1alpha1` LocalModelCache (cluster-scoped).
+    LocalModelCache,
+    /// `serving.kserve.io/v1alpha1` LocalModelNamespaceCache.
+    LocalModelNamespaceCache,
+    /// `serving.kserve.io/v1alpha1` LocalModelNodeGroup.
+    LocalModelNodeGroup,
+    /// `serving.kserve.io/v1alpha2` LLMInferenceService.
+    LlmInferenceService,
+    /// `serving.kserve.io/v1alpha2` LLMInferenceServiceConfig.
+    LlmInferenceServiceConfig,
+    /// `v1` PersistentVolumeClaim: a name for a folder.
+    PersistentVolumeClaim,
 }
 
 impl Kind {
     /// Every kind, in the order lists are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 16] = [
         Self::InferenceService,
-        Self::InferenceGraph,
         Self::ServingRuntime,
         Self::ClusterServingRuntime,
+        Self::InferenceGraph,
+        Self::TrainedModel,
+        Self::ClusterStorageContainer,
+        Self::LocalModelCache,
+        Self::LocalModelNamespaceCache,
+        Self::LocalModelNodeGroup,
+        Self::LlmInferenceService,
+        Self::LlmInferenceServiceConfig,
         Self::Secret,
         Self::ServiceAccount,
         Self::ConfigMap,
         Self::Namespace,
+        Self::PersistentVolumeClaim,
     ];
 
     /// Returns the kind as written in manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InferenceService => "InferenceService",
-            Self::InferenceGraph => "InferenceGraph",
             Self::ServingRuntime => "ServingRuntime",
             Self::ClusterServingRuntime => "ClusterServingRuntime",
             Self::Secret => "Secret",
             Self::ServiceAccount => "ServiceAccount",
             Self::ConfigMap => "ConfigMap",
             Self::Namespace => "Namespace",
+            Self::InferenceGraph => "InferenceGraph",
+            Self::TrainedModel => "TrainedModel",
+            Self::ClusterStorageContainer => "ClusterStorageContainer",
+            Self::LocalModelCache => "LocalModelCache",
+            Self::LocalModelNamespaceCache => "LocalModelNamespaceCache",
+            Self::LocalModelNodeGroup => "LocalModelNodeGroup",
+            Self::LlmInferenceService => "LLMInferenceService",
+            Self::LlmInferenceServiceConfig => "LLMInferenceServiceConfig",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
         }
     }
 
     /// Returns the API group, empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
-            Self::InferenceService | Self::InferenceGraph | Self::ServingRuntime | Self::ClusterServingRuntime => {
-                super::meta::GROUP
-            }
-            _ => "",
+            Self::Secret | Self::ServiceAccount | Self::ConfigMap | Self::Namespace | Self::PersistentVolumeClaim => "",
+            _ => super::meta::GROUP,
         }
     }
 
@@ -69,8 +102,9 @@ impl Kind {
     pub fn version(self) -> &'static str {
         match self {
             Self::InferenceService => "v1beta1",
-            Self::InferenceGraph | Self::ServingRuntime | Self::ClusterServingRuntime => "v1alpha1",
-            _ => "v1",
+            Self::LlmInferenceService | Self::LlmInferenceServiceConfig => "v1alpha2",
+            kind if kind.group().is_empty() => "v1",
+            _ => "v1alpha1",
         }
     }
 
@@ -86,13 +120,21 @@ impl Kind {
     pub fn plural(self) -> &'static str {
         match self {
             Self::InferenceService => "inferenceservices",
-            Self::InferenceGraph => "inferencegraphs",
             Self::ServingRuntime => "servingruntimes",
             Self::ClusterServingRuntime => "clusterservingruntimes",
             Self::Secret => "secrets",
             Self::ServiceAccount => "serviceaccounts",
             Self::ConfigMap => "configmaps",
             Self::Namespace => "namespaces",
+            Self::InferenceGraph => "inferencegraphs",
+            Self::TrainedModel => "trainedmodels",
+            Self::ClusterStorageContainer => "clusterstoragecontainers",
+            Self::LocalModelCache => "localmodelcaches",
+            Self::LocalModelNamespaceCache => "localmodelnamespacecaches",
+            Self::LocalModelNodeGroup => "localmodelnodegroups",
+            Self::LlmInferenceService => "llminferenceservices",
+            Self::LlmInferenceServiceConfig => "llminferenceserviceconfigs",
+            Self::PersistentVolumeClaim => "persistentvolumeclaims",
         }
     }
 
@@ -100,17 +142,27 @@ impl Kind {
     pub fn short_names(self) -> &'static [&'static str] {
         match self {
             Self::InferenceService => &["isvc"],
-            Self::InferenceGraph => &["ig"],
             Self::ServiceAccount => &["sa"],
             Self::ConfigMap => &["cm"],
             Self::Namespace => &["ns"],
+            Self::InferenceGraph => &["ig"],
+            Self::TrainedModel => &["tm"],
+            Self::LlmInferenceService => &["llmisvc"],
+            Self::PersistentVolumeClaim => &["pvc"],
             _ => &[],
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::ClusterServingRuntime | Self::Namespace)
+        !matches!(
+            self,
+            Self::ClusterServingRuntime
+                | Self::Namespace
+                | Self::ClusterStorageContainer
+                | Self::LocalModelCache
+                | Self::LocalModelNodeGroup
+        )
     }
 }
 
@@ -191,8 +243,6 @@ pub struct Object {
 pub enum Typed {
     /// An InferenceService's spec.
     InferenceService(Box<InferenceServiceSpec>),
-    /// An InferenceGraph's spec.
-    InferenceGraph(Box<InferenceGraphSpec>),
     /// A ServingRuntime's or ClusterServingRuntime's spec; the object's kind tells which.
     ServingRuntime(Box<ServingRuntimeSpec>),
     /// A Secret, `stringData` folded into `data`.
@@ -203,6 +253,20 @@ pub enum Typed {
     ConfigMap(Box<ConfigMap>),
     /// A Namespace.
     Namespace,
+    /// An InferenceGraph's spec.
+    InferenceGraph(Box<InferenceGraphSpec>),
+    /// A TrainedModel's spec.
+    TrainedModel(Box<TrainedModelSpec>),
+    /// A ClusterStorageContainer.
+    StorageContainer(Box<StorageContainer>),
+    /// A LocalModelCache's or LocalModelNamespaceCache's spec; the object's kind tells which.
+    LocalModelCache(Box<LocalModelCacheSpec>),
+    /// A LocalModelNodeGroup's spec.
+    LocalModelNodeGroup(Box<LocalModelNodeGroupSpec>),
+    /// An LLMInferenceService's or LLMInferenceServiceConfig's spec, as written; the object's kind tells which.
+    LlmInferenceService(Box<Value>),
+    /// A PersistentVolumeClaim.
+    PersistentVolumeClaim(Box<PersistentVolumeClaim>),
 }
 
 impl Object {

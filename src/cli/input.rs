@@ -183,11 +183,16 @@ fn set_namespace(decoded: &mut DecodedObject, namespace: Option<&str>) -> Result
 fn rank(kind: Kind) -> u8 {
     match kind {
         Kind::Namespace => 0,
-        Kind::Secret | Kind::ConfigMap => 1,
+        Kind::Secret | Kind::ConfigMap | Kind::PersistentVolumeClaim => 1,
         Kind::ServiceAccount => 2,
-        Kind::ClusterServingRuntime | Kind::ServingRuntime => 3,
-        Kind::InferenceService => 4,
-        Kind::InferenceGraph => 5,
+        Kind::ClusterServingRuntime
+        | Kind::ServingRuntime
+        | Kind::ClusterStorageContainer
+        | Kind::LocalModelNodeGroup
+        | Kind::LlmInferenceServiceConfig => 3,
+        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => 4,
+        Kind::InferenceService | Kind::LlmInferenceService => 5,
+        Kind::TrainedModel | Kind::InferenceGraph => 6,
     }
 }
 

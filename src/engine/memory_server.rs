@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -20,6 +21,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::memory_script::Serves;
 use crate::tasks::Tasks;
+
+/// A request may say how long its prediction takes, in milliseconds.
+const TAKES_HEADER: &str = "x-imagined-takes-ms";
 
 /// A running server. Dropping it ends it at once, connections included, as a killed process would.
 #[derive(Debug)]
@@ -106,13 +110,15 @@ impl Model {
         status: StatusCode,
         echo: impl FnOnce(Value) -> Value,
     ) -> Response<Full<Bytes>> {
+        let takes = request.headers().get(TAKES_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let takes = takes.map(Duration::from_millis);
         let Ok(body) = request.into_body().collect().await else {
             return reply(StatusCode::BAD_REQUEST, &json!({"error": "the request broke off"}));
         };
         if status != StatusCode::OK {
             return reply(status, &json!({"error": "the model is not ready"}));
         }
-        tokio::time::sleep(self.serves.predict_takes).await;
+        tokio::time::sleep(takes.unwrap_or(self.serves.predict_takes)).await;
         match serde_json::from_slice(&body.to_bytes()) {
             Ok(sent) => reply(status, &echo(sent)),
             Err(error) => reply(StatusCode::BAD_REQUEST, &json!({"error": error.to_string()})),

@@ -190,7 +190,7 @@ impl Exchange<'_> {
             let now = self.service().and_then(|now| self.backends(&now).map(Cow::into_owned));
             now.unwrap_or_default()
         };
-        let waiting = Gauge::new(self.flight.as_ref());
+        let waiting = (Gauge::new(self.flight.as_ref()), self.worker.board.queue_for(&key));
         let place = self.worker.balancer.acquire(&key, &backends, current, tried, patience).await;
         drop(waiting);
         place.map_err(|none| {

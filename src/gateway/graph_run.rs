@@ -19,8 +19,9 @@ use regex::Regex;
 use url::Url;
 
 use crate::api::ServiceKey;
+use crate::api::inference_graph::RouterType;
 use crate::graph::step::{self, Next};
-use crate::graph::{Answer, Failure, Graph, Router, Target, condition, merge};
+use crate::graph::{Answer, Failure, Graph, Target, condition, merge};
 use crate::plan::routes::GraphRoute;
 
 use super::flight::Client;
@@ -173,12 +174,12 @@ impl Run<'_> {
         Box::pin(async move {
             let node = &self.graph.nodes[at];
             match node.router {
-                Router::Sequence => self.sequence(at, input).await,
-                Router::Ensemble => {
+                RouterType::Sequence => self.sequence(at, input).await,
+                RouterType::Ensemble => {
                     let calls = (0..node.steps.len()).map(|step| self.step(at, step, input.clone()));
                     merge::merge(&node.steps, try_join_all(calls).await?)
                 }
-                Router::Splitter | Router::Switch => {
+                RouterType::Splitter | RouterType::Switch => {
                     let chosen = step::one_of(node, &input, rand::random_range(0..100))?;
                     self.step(at, chosen, input).await
                 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::api::InferenceGraphSpec;
-use crate::api::inference_graph::{GraphNode, GraphStep, ROOT};
+use crate::api::inference_graph::{GraphNode, GraphStep, ROOT, RouterType, StepDependency};
 
 /// A graph that can be walked: every node it names is there, and no way leads in a circle.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,22 +27,9 @@ pub struct Node {
     /// Name, for messages.
     pub name: String,
     /// What it does with its steps.
-    pub router: Router,
+    pub router: RouterType,
     /// Its steps.
     pub steps: Vec<Step>,
-}
-
-/// What a node does with its steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Router {
-    /// One after the other.
-    Sequence,
-    /// One of them, by weight.
-    Splitter,
-    /// All at once.
-    Ensemble,
-    /// The first whose condition holds.
-    Switch,
 }
 
 /// One step.
@@ -94,9 +81,6 @@ pub enum CompileError {
     /// A request would never come to an end.
     #[error("the nodes call each other in a circle: {}", .0.join(" -> "))]
     Circle(Vec<String>),
-    /// The node does something unheard of.
-    #[error("invalid route type: {0}")]
-    Router(String),
     /// The step calls nothing.
     #[error("step {step} of node `{node}` does not specify an inference target")]
     NoTarget {
@@ -134,15 +118,8 @@ fn seconds(written: Option<i64>) -> Option<Duration> {
 }
 
 fn node(name: &str, written: &GraphNode, places: &BTreeMap<&str, usize>) -> Result<Node, CompileError> {
-    let router = match written.router_type.as_str() {
-        "Sequence" => Router::Sequence,
-        "Splitter" => Router::Splitter,
-        "Ensemble" => Router::Ensemble,
-        "Switch" => Router::Switch,
-        other => return Err(CompileError::Router(other.to_owned())),
-    };
     let steps = written.steps.iter().enumerate().map(|(at, written)| step(name, at, written, places));
-    Ok(Node { name: name.to_owned(), router, steps: steps.collect::<Result<_, _>>()? })
+    Ok(Node { name: name.to_owned(), router: written.router_type, steps: steps.collect::<Result<_, _>>()? })
 }
 
 fn step(node: &str, at: usize, written: &GraphStep, places: &BTreeMap<&str, usize>) -> Result<Step, CompileError> {
@@ -164,7 +141,7 @@ fn step(node: &str, at: usize, written: &GraphStep, places: &BTreeMap<&str, usiz
         maps_predictions: written.map_predictions_to_instances == Some(true),
         weight: written.weight.and_then(|weight| u32::try_from(weight).ok()).unwrap_or_default(),
         condition: written.condition.clone().unwrap_or_default(),
-        is_hard: written.dependency.as_deref() == Some("Hard"),
+        is_hard: written.dependency == Some(StepDependency::Hard),
     })
 }
 

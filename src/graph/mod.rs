@@ -10,5 +10,5 @@ pub mod condition;
 pub mod merge;
 pub mod step;
 
-pub use compile::{CompileError, Graph, Node, Router, Step, Target, compile};
+pub use compile::{CompileError, Graph, Node, Step, Target, compile};
 pub use step::{Answer, Failure};

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::compile::{Graph, Node, Router, Step};
+use super::compile::{Graph, Node, Step};
 use super::condition;
+use crate::api::inference_graph::RouterType;
 
 /// What a step or a node answered.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,11 +101,11 @@ pub fn stops(step: &Step, answer: &Answer) -> bool {
 /// None of them is to be taken.
 pub fn one_of(node: &Node, request: &Bytes, thrown: u32) -> Result<usize, Failure> {
     let chosen = match node.router {
-        Router::Splitter => condition::pick(&node.steps, thrown),
+        RouterType::Splitter => condition::pick(&node.steps, thrown),
         _ => condition::choose(&node.steps, request),
     };
     chosen.ok_or_else(|| match node.router {
-        Router::Splitter => Failure::internal(format!("no step of the splitter node `{}` has a weight", node.name)),
+        RouterType::Splitter => Failure::internal(format!("no step of the splitter node `{}` has a weight", node.name)),
         _ => Failure {
             status: StatusCode::NOT_FOUND,
             cause: "None of the routes matched with the switch condition".to_owned(),
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_switch_without_a_match_is_not_found_and_an_error_within() {
-        let node = Node { name: "root".to_owned(), router: Router::Switch, steps: vec![step()] };
+        let node = Node { name: "root".to_owned(), router: RouterType::Switch, steps: vec![step()] };
         let failure = one_of(&node, &REQUEST, 0).unwrap_err();
         assert_eq!(failure.status, 404);
         assert_eq!(failure.cause, "None of the routes matched with the switch condition");

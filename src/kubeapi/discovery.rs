@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_newest_version_of_a_group_comes_first() {
-        assert_eq!(versions("serving.kserve.io"), ["v1beta1", "v1alpha1"]);
+        assert_eq!(versions("serving.kserve.io"), ["v1beta1", "v1alpha2", "v1alpha1"]);
         let document = aggregated(&Target::Groups, "v2").unwrap();
         assert_eq!(document["items"][3]["versions"][0]["resources"][0]["resource"], "inferenceservices");
         assert_eq!(document["items"][3]["versions"][0]["resources"][0]["shortNames"], json!(["isvc"]));

@@ -102,16 +102,6 @@ fn columns(resource: Resource) -> &'static [Column] {
                 ]
             }
         }
-        Resource::Object(Kind::InferenceGraph) => {
-            const {
-                &[
-                    NAME,
-                    column("URL", "string", "Address from outside"),
-                    column("Ready", "string", "Whether it answers"),
-                    AGE,
-                ]
-            }
-        }
         Resource::Object(Kind::ServingRuntime | Kind::ClusterServingRuntime) => {
             const {
                 &[
@@ -123,6 +113,19 @@ fn columns(resource: Resource) -> &'static [Column] {
                 ]
             }
         }
+        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel | Kind::LlmInferenceService) => {
+            const { &[NAME, column("URL", "string", "Address"), column("Ready", "string", "Whether it answers"), AGE] }
+        }
+        Resource::Object(Kind::PersistentVolumeClaim) => {
+            const { &[NAME, column("Status", "string", "Phase"), column("Volume", "string", "Volume it names"), AGE] }
+        }
+        Resource::Object(
+            Kind::ClusterStorageContainer
+            | Kind::LocalModelCache
+            | Kind::LocalModelNamespaceCache
+            | Kind::LocalModelNodeGroup
+            | Kind::LlmInferenceServiceConfig,
+        ) => const { &[NAME, AGE] },
         Resource::Object(Kind::Secret) => {
             const {
                 &[
@@ -217,7 +220,6 @@ fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
     let age = ago(&object["metadata"]["creationTimestamp"], now);
     match resource {
         Resource::Object(Kind::InferenceService) => inference_service(object, name, age),
-        Resource::Object(Kind::InferenceGraph) => vec![name, object["status"]["url"].clone(), ready_of(object), age],
         Resource::Object(Kind::ServingRuntime | Kind::ClusterServingRuntime) => {
             let spec = &object["spec"];
             let first = |list: &Value| list[0]["name"].clone();
@@ -230,6 +232,13 @@ fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
             vec![name, json!(keys.iter().sum::<usize>()), age]
         }
         Resource::Object(Kind::Namespace) => vec![name, object["status"]["phase"].clone(), age],
+        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel | Kind::LlmInferenceService) => {
+            vec![name, object["status"]["url"].clone(), condition(object, "Ready"), age]
+        }
+        Resource::Object(Kind::PersistentVolumeClaim) => {
+            vec![name, object["status"]["phase"].clone(), object["spec"]["volumeName"].clone(), age]
+        }
+        Resource::Object(_) => vec![name, age],
         Resource::Pods => pod(object, name, age),
         Resource::Deployments => {
             let status = &object["status"];
@@ -261,12 +270,10 @@ fn inference_service(object: &Value, name: Value, age: Value) -> Vec<Value> {
     let previous = traffic.iter().find(|target| target["tag"] == "prev");
     let latest = traffic.iter().find(|target| target["latestRevision"] == true);
     let field = |target: Option<&Value>, key: &str| target.map(|target| target[key].clone()).unwrap_or_default();
-    let conditions = status["conditions"].as_array().unwrap_or(&empty);
-    let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
     vec![
         name,
         status["url"].clone(),
-        field(ready, "status"),
+        condition(object, "Ready"),
         field(previous, "percent"),
         field(latest, "percent"),
         field(previous, "revisionName"),
@@ -275,11 +282,11 @@ fn inference_service(object: &Value, name: Value, age: Value) -> Vec<Value> {
     ]
 }
 
-/// The status of the `Ready` condition.
-fn ready_of(object: &Value) -> Value {
-    let conditions = object["status"]["conditions"].as_array();
-    let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");
-    ready.map(|condition| condition["status"].clone()).unwrap_or_default()
+/// Returns the status of a condition; null when it is not there.
+fn condition(object: &Value, kind: &str) -> Value {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let found = conditions.into_iter().find(|condition| condition["type"] == kind);
+    found.map(|condition| condition["status"].clone()).unwrap_or_default()
 }
 
 fn pod(object: &Value, name: Value, age: Value) -> Vec<Value> {

@@ -15,6 +15,13 @@ pub fn about(owner: &str) -> Option<&'static str> {
         "ClusterServingRuntime" => {
             "How models of some formats are served, for the InferenceServices of every namespace."
         }
+        "InferenceGraph" => "Several services behind one address.",
+        "GraphNode" => "Steps, and how a request goes through them.",
+        "GraphStep" => "Where a request goes next: a node, a service or an address.",
+        "TrainedModel" => "A model that a server of several models loads.",
+        "ClusterStorageContainer" => "A container that fetches models from places of its own.",
+        "LocalModelCache" | "LocalModelNamespaceCache" => "A model that is fetched before it is needed, and kept.",
+        "LLMInferenceService" => "A large language model that answers requests.",
         "ServingRuntimeSpec" => "Which formats are served, and by which containers.",
         "SupportedModelFormat" => "A format that is served, and whether it is chosen without being named.",
         "Container" => "One container: image, command, environment, resources, probes.",

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::identify::{Identity, identify};
 use super::locate::Located;
+use super::manifests::{
+    InferenceGraphManifest, InferenceServiceManifest, LlmInferenceServiceManifest, LocalModelCacheManifest,
+    LocalModelNodeGroupManifest, ServingRuntimeManifest, StorageContainerManifest, TrainedModelManifest,
+};
 use super::path::FieldPath;
 use super::report::Report;
 use super::{Diagnostic, DiagnosticCode, Position, defaults, schema, strict, validate, yaml};
-use crate::api::{
-    InferenceGraphSpec, InferenceServiceSpec, Kind, Metadata, Object, ObjectKey, ServingRuntimeSpec, Typed, meta,
-};
+use crate::api::{Kind, Metadata, Object, ObjectKey, StorageContainer, Typed, meta};
 
 /// What a file holds.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -225,58 +226,6 @@ fn namespace_of(kind: Kind, written: Option<&str>) -> String {
     }
 }
 
-/// The top level of an InferenceService.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct InferenceServiceManifest {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
-    metadata: ObjectMeta,
-    spec: InferenceServiceSpec,
-    #[serde(rename = "status")]
-    _status: IgnoredStatus,
-}
-
-/// The top level of an InferenceGraph.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct InferenceGraphManifest {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
-    metadata: ObjectMeta,
-    spec: InferenceGraphSpec,
-    #[serde(rename = "status")]
-    _status: IgnoredStatus,
-}
-
-/// The top level of a ServingRuntime or ClusterServingRuntime.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct ServingRuntimeManifest {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
-    metadata: ObjectMeta,
-    spec: ServingRuntimeSpec,
-    #[serde(rename = "status")]
-    _status: IgnoredStatus,
-}
-
-/// A `status` in a manifest says nothing: the status is ours to tell.
-#[derive(Debug, Default)]
-struct IgnoredStatus;
-
-impl<'de> Deserialize<'de> for IgnoredStatus {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self)
-    }
-}
-
 fn read_object(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<Object> {
     let (written, mut typed) = read_typed(kind, value, report)?;
     let mut metadata = to_metadata(kind, &written, value, report);
@@ -296,10 +245,6 @@ fn read_typed(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<(Obj
             let manifest: InferenceServiceManifest = read(value, report)?;
             (manifest.metadata, Typed::InferenceService(Box::new(manifest.spec)))
         }
-        Kind::InferenceGraph => {
-            let manifest: InferenceGraphManifest = read(value, report)?;
-            (manifest.metadata, Typed::InferenceGraph(Box::new(manifest.spec)))
-        }
         Kind::ServingRuntime | Kind::ClusterServingRuntime => {
             let manifest: ServingRuntimeManifest = read(value, report)?;
             (manifest.metadata, Typed::ServingRuntime(Box::new(manifest.spec)))
@@ -317,6 +262,35 @@ fn read_typed(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<(Obj
             (map.metadata.clone(), Typed::ConfigMap(Box::new(map)))
         }
         Kind::Namespace => (read::<core::Namespace>(value, report)?.metadata, Typed::Namespace),
+        Kind::InferenceGraph => {
+            let manifest: InferenceGraphManifest = read(value, report)?;
+            (manifest.metadata, Typed::InferenceGraph(Box::new(manifest.spec)))
+        }
+        Kind::TrainedModel => {
+            let manifest: TrainedModelManifest = read(value, report)?;
+            (manifest.metadata, Typed::TrainedModel(Box::new(manifest.spec)))
+        }
+        Kind::ClusterStorageContainer => {
+            let manifest: StorageContainerManifest = read(value, report)?;
+            let container = StorageContainer { disabled: manifest.disabled.unwrap_or(false), spec: manifest.spec };
+            (manifest.metadata, Typed::StorageContainer(Box::new(container)))
+        }
+        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => {
+            let manifest: LocalModelCacheManifest = read(value, report)?;
+            (manifest.metadata, Typed::LocalModelCache(Box::new(manifest.spec)))
+        }
+        Kind::LocalModelNodeGroup => {
+            let manifest: LocalModelNodeGroupManifest = read(value, report)?;
+            (manifest.metadata, Typed::LocalModelNodeGroup(Box::new(manifest.spec)))
+        }
+        Kind::LlmInferenceService | Kind::LlmInferenceServiceConfig => {
+            let manifest: LlmInferenceServiceManifest = read(value, report)?;
+            (manifest.metadata, Typed::LlmInferenceService(Box::new(manifest.spec)))
+        }
+        Kind::PersistentVolumeClaim => {
+            let claim: core::PersistentVolumeClaim = read(value, report)?;
+            (claim.metadata.clone(), Typed::PersistentVolumeClaim(Box::new(claim)))
+        }
     })
 }
 
@@ -324,12 +298,22 @@ fn read_typed(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<(Obj
 pub fn schema(kind: Kind, definitions: &mut schema::Definitions) -> Option<String> {
     let name = match kind {
         Kind::InferenceService => schema::define::<InferenceServiceManifest>(definitions)?,
-        Kind::InferenceGraph => schema::define::<InferenceGraphManifest>(definitions)?,
         Kind::ServingRuntime | Kind::ClusterServingRuntime => schema::define::<ServingRuntimeManifest>(definitions)?,
         Kind::Secret => schema::define::<core::Secret>(definitions)?,
         Kind::ServiceAccount => schema::define::<core::ServiceAccount>(definitions)?,
         Kind::ConfigMap => schema::define::<core::ConfigMap>(definitions)?,
         Kind::Namespace => schema::define::<core::Namespace>(definitions)?,
+        Kind::InferenceGraph => schema::define::<InferenceGraphManifest>(definitions)?,
+        Kind::TrainedModel => schema::define::<TrainedModelManifest>(definitions)?,
+        Kind::ClusterStorageContainer => schema::define::<StorageContainerManifest>(definitions)?,
+        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => {
+            schema::define::<LocalModelCacheManifest>(definitions)?
+        }
+        Kind::LocalModelNodeGroup => schema::define::<LocalModelNodeGroupManifest>(definitions)?,
+        Kind::LlmInferenceService | Kind::LlmInferenceServiceConfig => {
+            schema::define::<LlmInferenceServiceManifest>(definitions)?
+        }
+        Kind::PersistentVolumeClaim => schema::define::<core::PersistentVolumeClaim>(definitions)?,
     };
     if name == kind.as_str() {
         return Some(name);

@@ -9,18 +9,7 @@ use super::report::Report;
 use crate::api::{Kind, meta};
 
 /// KServe's kinds that are not served by this version.
-const OTHER_KSERVE_KINDS: [&str; 10] = [
-    "TrainedModel",
-    "ClusterStorageContainer",
-    "LLMInferenceService",
-    "LLMInferenceServiceConfig",
-    "LocalModelCache",
-    "LocalModelNamespaceCache",
-    "LocalModelNode",
-    "LocalModelNodeGroup",
-    "LocalModel",
-    "Predictor",
-];
+const OTHER_KSERVE_KINDS: [&str; 3] = ["LocalModelNode", "LocalModel", "Predictor"];
 
 /// What a document is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,13 +34,22 @@ const NEWER: [(&str, &[&str]); 3] = [
 ];
 
 /// Fields that an API server insists on (CRD `required`); by type.
-const REQUIRED: [(&str, &[&str]); 32] = [
+const REQUIRED: [(&str, &[&str]); 41] = [
     ("InferenceServiceManifest", &["spec"]),
+    ("ServingRuntimeManifest", &["spec"]),
     ("InferenceGraphManifest", &["spec"]),
+    ("TrainedModelManifest", &["spec"]),
+    ("StorageContainerManifest", &["spec"]),
+    ("LocalModelCacheManifest", &["spec"]),
+    ("LocalModelNodeGroupManifest", &["spec"]),
+    ("InferenceServiceSpec", &["predictor"]),
     ("InferenceGraphSpec", &["nodes"]),
     ("GraphNode", &["routerType"]),
-    ("ServingRuntimeManifest", &["spec"]),
-    ("InferenceServiceSpec", &["predictor"]),
+    ("TrainedModelSpec", &["inferenceService", "model"]),
+    ("TrainedModelSource", &["framework", "memory", "storageUri"]),
+    ("StorageContainerSpec", &["container", "supportedUriFormats"]),
+    ("LocalModelCacheSpec", &["modelSize", "nodeGroups", "sourceModelUri"]),
+    ("LocalModelNodeGroupSpec", &["persistentVolumeClaimSpec", "persistentVolumeSpec", "storageLimit"]),
     ("CanarySpec", &["predictor"]),
     ("ServingRuntimeSpec", &["containers"]),
     ("SupportedModelFormat", &["name"]),

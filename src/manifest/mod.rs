@@ -9,6 +9,7 @@ pub mod diagnostic;
 mod identify;
 mod known;
 mod locate;
+mod manifests;
 mod path;
 mod report;
 mod scalar;

@@ -34,10 +34,16 @@ pub(super) fn define<T: DeserializeOwned>(definitions: &mut Definitions) -> Opti
             break;
         }
     }
-    definitions.append(&mut trace.0.into_inner().definitions);
+    // What is there may know more already, for example which kind it is of.
+    for (name, definition) in trace.0.into_inner().definitions {
+        definitions.entry(name).or_insert(definition);
+    }
     let reference = schema["allOf"][0]["$ref"].as_str()?;
     Some(reference.strip_prefix(REFERENCE)?.to_owned())
 }
+
+/// Fields that say what an object is.
+const TYPE_WORDS: [&str; 2] = ["apiVersion", "kind"];
 
 /// What was learnt so far.
 #[derive(Default)]
@@ -203,6 +209,13 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
                 definition["required"] = json!(required);
             }
             left.retain(|field| !notes.refused.contains(&(name.clone(), field)));
+            // Kubernetes' types take only their own words here, and an empty one ends the reading.
+            for field in TYPE_WORDS {
+                if let Some(place) = left.iter().position(|left| *left == field) {
+                    left.remove(place);
+                    add_property(&mut notes.definitions, &name, field, json!({"type": "string"}));
+                }
+            }
         }
         drop(notes);
         left.reverse();
@@ -226,6 +239,13 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
         self.deserialize_any(visitor)
+    }
+}
+
+fn add_property(definitions: &mut Definitions, name: &str, field: &str, schema: Value) {
+    if let Some(definition) = definitions.get_mut(name).and_then(Value::as_object_mut) {
+        let properties = definition.entry("properties").or_insert_with(|| Value::Object(Map::new()));
+        properties[field] = schema;
     }
 }
 
@@ -287,10 +307,7 @@ impl<'de> MapAccess<'de> for Fields<'_> {
         if read.is_err() {
             notes.refused.insert((self.name.clone(), field));
         }
-        if let Some(definition) = notes.definitions.get_mut(&self.name).and_then(Value::as_object_mut) {
-            let properties = definition.entry("properties").or_insert_with(|| Value::Object(Map::new()));
-            properties[field] = schema;
-        }
+        add_property(&mut notes.definitions, &self.name, field, schema);
         read
     }
 }

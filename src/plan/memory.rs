@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::action::{Action, ProbeKind, ProbeOrder};
 use super::backoff;
 use super::planner::Plan;
+use super::scale::{Load, Scales};
 use super::sleep::Rest;
 use super::world::{ExitFact, Now};
 use crate::api::ServiceKey;
@@ -31,6 +32,8 @@ pub struct Memory {
     pub draining: HashMap<String, Duration>,
     /// Of services that may sleep.
     pub activity: BTreeMap<ServiceKey, Activity>,
+    /// Of revisions whose replicas follow their load.
+    pub scales: Scales,
     /// Since when a component is being started, for its load time.
     pub begun: BTreeMap<ComponentKey, Duration>,
 }
@@ -264,6 +267,11 @@ impl Memory {
         activity.last = activity.last.max(Some(last));
     }
 
+    /// Notes what was asked of components in the last second. Returns true when other numbers of replicas are wanted.
+    pub fn note_loads(&mut self, loads: &BTreeMap<ComponentKey, Load>, now: Now) -> bool {
+        self.scales.measured(loads, now)
+    }
+
     /// Notes that a container is being started again after it had ended: what is known of its checks is over. Restarts
     /// are not counted here but when they are seen to have worked.
     pub fn note_restart(&mut self, name: &str) {
@@ -353,6 +361,7 @@ impl Memory {
             self.draining.entry(name.to_string()).or_insert(now.tick);
         }
         self.note_rests(plan, now);
+        self.scales.note(&plan.standings, now);
         let mut news = false;
         for (component, revision) in &plan.rolled_out {
             news |= self.rolled_out(component, *revision);

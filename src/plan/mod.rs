@@ -25,6 +25,7 @@ mod retire;
 pub mod rollout;
 pub mod routes;
 pub mod said;
+pub mod scale;
 pub mod sleep;
 pub mod split;
 pub mod status;

@@ -8,6 +8,7 @@ use super::action::{Action, ActionKey};
 use super::memory::LoadClock;
 use super::pods::PodView;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
+use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
 use super::{graphs, retire, rollout, status};
@@ -39,6 +40,8 @@ pub struct Plan {
     pub draining: Vec<ReplicaName>,
     /// How the services that may sleep stand.
     pub rests: Vec<(ServiceKey, Rest)>,
+    /// Revisions whose replicas follow their load.
+    pub standings: Vec<Standing>,
     /// Components that are being started, and what that means for the clock of their load time.
     pub loads: Vec<(ComponentKey, LoadClock)>,
     /// When to plan again although nothing happened, in ticks.

@@ -14,11 +14,15 @@ use super::record::ReplicaRecord;
 use super::replica::{self, Phase, Replica};
 use super::retire;
 use super::routes::{Backend, ComponentRoute, RouteState, Scrape};
+use super::scale::{self, Count};
 use super::split::{self, Share, Split};
 use super::status;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
 use crate::api::meta;
 use crate::workload::{ComponentKey, RuntimeRef, Workload, names};
+
+mod replicas;
+use replicas::there;
 
 /// What a pass found out about one component.
 #[derive(Clone, Debug)]
@@ -66,8 +70,8 @@ struct Rollout<'w, 'k> {
     wanted: Option<&'w ResolvedWorkload>,
     history: Revisions,
     target: Option<u32>,
-    /// Replicas wanted of the target.
-    replicas: u32,
+    /// Replicas of the target.
+    replicas: Count,
     /// Replicas nothing was decided of yet.
     units: Units<'w>,
     /// Replicas that stay.
@@ -84,13 +88,17 @@ pub(super) fn advance<'w>(
 ) -> ComponentReport {
     let mut rollout = Rollout::new(draft, key, wanted, facts);
     rollout.advance_wanted(draft);
-    let settled = rollout.target.is_some() && rollout.ready(rollout.target) >= rollout.replicas;
+    let settled = rollout.is_settled();
     rollout.note(draft, settled);
     if let Some((split, workload)) = rollout.split() {
         return rollout.canary(draft, split, workload, facts);
     }
+    rollout.keep_surplus(draft);
     let serving = if settled { rollout.target } else { rollout.keep_serving(draft) };
     rollout.retire_others(draft);
+    if let (Some(workload), Some(revision)) = (rollout.workload(), rollout.target) {
+        rollout.stand(draft, revision, workload, None);
+    }
     if settled && let Some(revision) = rollout.target {
         draft.plan.rolled_out.push((key.clone(), revision));
     }
@@ -106,7 +114,7 @@ pub(super) fn sleep<'w>(
     facts: &[&'w ContainerFact],
 ) -> ComponentReport {
     let mut rollout = Rollout::new(draft, key, Some(wanted), facts);
-    rollout.replicas = 0;
+    rollout.replicas = Count { wanted: 0, needed: 0 };
     for containers in std::mem::take(&mut rollout.units).into_values() {
         retire::retire(draft, &containers, "nobody has asked for it lately");
     }
@@ -130,16 +138,11 @@ impl<'w, 'k> Rollout<'w, 'k> {
         for fact in facts {
             units.entry((fact.revision, fact.ordinal)).or_default().push(*fact);
         }
-        Self {
-            key,
-            wanted,
-            target: wanted.map(|_| history.target),
-            history,
-            replicas: wanted.map_or(0, |resolved| resolved.workload.scaling.min.max(1)),
-            units,
-            phases: BTreeMap::new(),
-            views: Vec::new(),
-        }
+        let target = wanted.map(|_| history.target);
+        let replicas = wanted.map_or(Count { wanted: 0, needed: 0 }, |resolved| {
+            scale::count(draft.world, key, history.target, &resolved.workload.scaling, there(&units, history.target))
+        });
+        Self { key, wanted, target, history, replicas, units, phases: BTreeMap::new(), views: Vec::new() }
     }
 
     fn workload(&self) -> Option<&'w Workload> {
@@ -173,15 +176,17 @@ impl<'w, 'k> Rollout<'w, 'k> {
             draft.plan.taken_back.push(self.key.clone());
         }
         let target = self.history.target;
-        let settled = self.ready(Some(target)) >= self.replicas;
-        // Replicas of it beyond the number that is wanted now go when the others answer.
-        if !settled {
-            self.keep(draft, Some(target));
-        }
+        let settled = self.is_settled();
+        self.keep_surplus(draft);
+        self.stand(draft, target, workload, Some(split.percent));
         let serves = settled || (self.history.is_proven(target) && self.ready(Some(target)) > 0);
         match draft.world.older.get(self.key).and_then(|older| older.get(&split.stable)) {
             Some(resolved) => {
-                self.advance_revision(draft, resolved, split.stable, resolved.workload.scaling.min.max(1));
+                let policy = &resolved.workload.scaling;
+                let there = there(&self.units, split.stable);
+                let replicas = scale::count(draft.world, self.key, split.stable, policy, there);
+                self.advance_revision(draft, resolved, split.stable, replicas.wanted);
+                self.stand(draft, split.stable, &resolved.workload, Some(100 - split.percent));
             }
             None => self.keep(draft, Some(split.stable)),
         }
@@ -202,7 +207,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
     /// Advances the replicas of the wanted revision.
     fn advance_wanted(&mut self, draft: &mut Draft<'w>) {
         if let Some(resolved) = self.wanted {
-            self.advance_revision(draft, resolved, self.history.target, self.replicas);
+            self.advance_revision(draft, resolved, self.history.target, self.replicas.wanted);
         }
     }
 
@@ -240,8 +245,6 @@ impl<'w, 'k> Rollout<'w, 'k> {
     /// The wanted revision is not there yet: keeps what answers meanwhile, and says which revision gets the traffic.
     fn keep_serving(&mut self, draft: &mut Draft<'w>) -> Option<u32> {
         let target = self.target;
-        // Replicas of the wanted revision beyond the number that is wanted now go when the others answer.
-        self.keep(draft, target);
         let was_target = self.history.rolled_out.filter(|rolled_out| Some(*rolled_out) == target);
         if was_target.is_some() && self.ready(target) > 0 {
             return target;
@@ -306,7 +309,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
             phase if phase.is_failure() => 0,
             _ => 1,
         };
-        let counts = |ordinal: u32| revision != self.target || ordinal < self.replicas;
+        let counts = |ordinal: u32| revision != self.target || ordinal < self.replicas.needed;
         let phases = self.of(revision).filter(|(ordinal, _, _)| counts(*ordinal)).map(|(_, _, phase)| phase);
         phases.min_by_key(|phase| rank(phase)).cloned().unwrap_or(Phase::Creating)
     }
@@ -348,8 +351,13 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let shows =
             |annotations| answering.iter().filter_map(move |unit| scrape(self.key, unit, annotations)).collect();
         let scrapes = annotations.map(shows).unwrap_or_default();
-        let asleep = self.wanted.is_some() && self.replicas == 0;
-        let phase = if asleep { Phase::Asleep } else { self.worst(self.target.or(serving)) };
+        let asleep = self.wanted.is_some() && self.replicas.wanted == 0;
+        let phase = match () {
+            () if asleep => Phase::Asleep,
+            // What load added may still be on its way, or fail: that is told of those replicas alone.
+            () if settled => Phase::Ready,
+            () => self.worst(self.target.or(serving)),
+        };
         let workload = self.wanted.map(|resolved| &resolved.workload);
         let recorded = || self.of(serving).find_map(|(_, unit, _)| unit.record.timeout);
         let timeout = workload.map_or_else(recorded, |workload| workload.timeout);
@@ -369,7 +377,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
             serving: serving.filter(|_| asleep || ready_replicas > 0),
             settled,
             phase,
-            replicas: self.replicas,
+            replicas: self.replicas.needed,
             ready_replicas,
             runtime: workload.and_then(|workload| workload.runtime.clone()),
             route: ComponentRoute { service_name, state, tags, timeout, extras },

@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::Clock;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
+use super::load::LoadMeter;
 use super::revisions::Ledger;
 use super::{graphs, observe, said};
 use crate::api::{ServiceKey, StorageUri};
@@ -103,6 +104,7 @@ pub struct Driver {
     /// Counts what we did to containers, so that an older list does not undo what we know.
     serial: u64,
     touched: HashMap<String, u64>,
+    load: LoadMeter,
     listing: bool,
     list_again: bool,
     last_list: Duration,
@@ -146,6 +148,7 @@ impl Driver {
             desired_version: None,
             serial: 0,
             touched: HashMap::new(),
+            load: LoadMeter::default(),
             listing: false,
             list_again: true,
             last_list: Duration::ZERO,
@@ -170,6 +173,8 @@ impl Driver {
         loop {
             self.ask_for_list();
             let timer = tokio::time::Instant::from_std(self.parts.clock.at(wake));
+            let tick = self.parts.clock.now().tick;
+            let measure = self.load.due(&self.world, tick).map(|at| self.parts.clock.at(at).into());
             let urgency = tokio::select! {
                 // The loop ends; effects under way are ended by their own tokens.
                 () = cancel.cancelled() => break,
@@ -196,6 +201,8 @@ impl Driver {
                 }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
+                // The same.
+                () = until(measure) => self.measure_load(),
             };
             let tick = self.parts.clock.now().tick;
             match urgency {
@@ -206,6 +213,13 @@ impl Driver {
             }
         }
         debug!("driver ended");
+    }
+
+    /// Takes up what was asked in the last second, where replicas follow it.
+    fn measure_load(&mut self) -> Urgency {
+        let now = self.parts.clock.now();
+        let Some(loads) = self.load.measure(&self.parts.board, &self.world, now.tick) else { return Urgency::Never };
+        if self.world.memory.note_loads(&loads, now) { Urgency::Now } else { Urgency::Never }
     }
 
     /// Resolves what is desired when it changed.
@@ -776,5 +790,13 @@ impl Driver {
             }
             _ => false,
         }
+    }
+}
+
+/// Waits until then, or for ever.
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -7,6 +7,7 @@ pub mod desired;
 pub mod driver;
 pub mod execute;
 mod graphs;
+mod load;
 pub mod mounts;
 pub mod observe;
 pub mod revisions;

@@ -1,8 +1,16 @@
-//! How many replicas: what the manifest asks for, as numbers.
+//! How many replicas: what the manifest asks for, as numbers, and what a load asks for.
 //!
 //! The knobs are Knative's, with its defaults and its arithmetic (§5.3). Nothing here reads a clock or knows what a
 //! replica is.
 
+mod duration;
 mod policy;
+mod read;
+mod resource;
+mod scaler;
+mod window;
 
 pub use policy::{Metric, Policy, Target};
+pub use read::{Source, read};
+pub use scaler::Scaler;
+pub use window::Window;

@@ -127,7 +127,7 @@ fn new_file(home: &Home, key: &ObjectKey) -> Utf8PathBuf {
     let folder = match key.kind {
         Kind::ClusterServingRuntime => home.runtimes(),
         Kind::ServingRuntime => home.runtimes().join(&key.namespace),
-        Kind::Namespace => home.services(),
+        kind if !kind.is_namespaced() => home.services(),
         _ => home.services().join(&key.namespace),
     };
     let stem = match key.kind {

@@ -25,6 +25,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::digest::{StatedDigest, hex};
 use super::local;
 use crate::api::StorageUri;
 
@@ -94,7 +95,7 @@ pub(super) struct Record {
 }
 
 /// One file, as the marker records it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct RecordedFile {
     /// Relative to the mounted folder.
@@ -103,6 +104,9 @@ pub(super) struct RecordedFile {
     pub(super) size: u64,
     /// Hex.
     pub(super) sha256: String,
+    /// Digests that the source stated and that were checked, besides SHA-256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) digests: Vec<StatedDigest>,
     /// As the source gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) etag: Option<String>,
@@ -279,12 +283,6 @@ pub(super) fn free_space(path: &Utf8Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Writes bytes as lower-case hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or('0');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::staging::Staging;
@@ -301,7 +299,7 @@ mod tests {
         let staging = Staging::try_begin(cache, &key).unwrap().unwrap();
         fs::create_dir_all(staging.files().join("1")).unwrap();
         fs::write(staging.files().join("1/weights"), "12345").unwrap();
-        let file = RecordedFile { path: "1/weights".into(), size: 5, sha256: "ab".into(), etag: None };
+        let file = RecordedFile { path: "1/weights".into(), size: 5, sha256: "ab".into(), ..RecordedFile::default() };
         staging.publish(&staging.files(), &Record::new(&key, vec![file])).unwrap()
     }
 

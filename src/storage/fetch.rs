@@ -18,15 +18,15 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures::{StreamExt, TryStreamExt};
-use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
 
-use super::cache::{RecordedFile, hex};
-use super::piece::{Piece, Ranges, Sink, blocking, pieces_of, read_blocks, read_piece};
+use super::cache::RecordedFile;
+use super::digest::{Computed, DigestKind, Digester, worth_checking};
+use super::piece::{Landed, Piece, Ranges, Sink, blocking, pieces_of, read_blocks, read_piece};
 use super::pull::{Progress, PullConfig};
 use super::resume::{Finished, ResumeLog};
 use super::staging::Staging;
-use super::{ModelSource, PullError, RemoteFile, SourceError};
+use super::{ModelSource, PullError, RemoteFile, SourceError, StatedDigest};
 
 /// Bytes after which a connection that breaks again has been worth it.
 const PROGRESS: u64 = 1 << 18;
@@ -70,8 +70,8 @@ struct Download<'a> {
     log: Arc<ResumeLog>,
     recorded: Finished,
     done: Mutex<BTreeSet<(usize, u64)>>,
-    /// Digest and size of files that came in one piece.
-    whole: Mutex<BTreeMap<usize, (String, u64)>>,
+    /// Digests and sizes of files that came in one piece.
+    whole: Mutex<BTreeMap<usize, (Computed, u64)>>,
     moved: Notify,
 }
 
@@ -113,23 +113,25 @@ impl<'a> Download<'a> {
         let mut digests = self.whole.lock().unwrap_or_else(PoisonError::into_inner).clone();
         digests.extend(large);
         let recorded = self.fetch.files.iter().enumerate().map(|(index, remote)| {
-            let (sha256, size) = digests.remove(&index).expect("every file has been fetched and digested");
-            self.check(remote, &sha256)?;
-            Ok(RecordedFile { path: remote.path.clone(), size, sha256, etag: remote.etag.clone() })
+            let (computed, size) = digests.remove(&index).expect("every file has been fetched and digested");
+            let Computed { sha256, more: digests } = computed;
+            RecordedFile { path: remote.path.clone(), size, sha256, digests, etag: remote.etag.clone() }
         });
-        recorded.collect()
+        Ok(recorded.collect())
     }
 
-    fn check(&self, remote: &RemoteFile, actual: &str) -> Result<(), PullError> {
-        match &remote.sha256 {
-            Some(stated) if !stated.eq_ignore_ascii_case(actual) => Err(PullError::WrongDigest {
+    /// Compares what came with what was stated.
+    fn check(&self, remote: &RemoteFile, computed: &Computed, stated: &[StatedDigest]) -> Result<(), PullError> {
+        let differs = computed.contradicts(&remote.digests).or_else(|| computed.contradicts(stated));
+        differs.map_or(Ok(()), |(stated, actual)| {
+            Err(PullError::WrongDigest {
                 uri: self.fetch.uri.to_owned(),
                 file: remote.path.to_string(),
-                stated: stated.clone(),
+                kind: stated.kind,
+                stated: stated.hex.clone(),
                 actual: actual.to_owned(),
-            }),
-            _ => Ok(()),
-        }
+            })
+        })
     }
 
     fn target(&self, piece: Piece) -> Utf8PathBuf {
@@ -143,35 +145,44 @@ impl<'a> Download<'a> {
 
     /// Brings one piece to disk, from an earlier download or from the source.
     async fn piece(&self, piece: Piece) -> Result<(), PullError> {
+        let remote = &self.fetch.files[piece.file];
         if let Some(&crc) = self.recorded.get(&(piece.file, piece.index)) {
-            let (path, stated) = (self.target(piece), self.fetch.files[piece.file].size);
-            let read = blocking(move || read_piece(&path, piece, piece.length.or(stated))).await;
-            if let Ok((sha, actual, size)) = read
-                && actual == crc
+            let (path, length) = (self.target(piece), piece.length.or(remote.size));
+            let wanted = worth_checking(&remote.digests, remote.size);
+            let read = blocking(move || read_piece(&path, piece, length, wanted)).await;
+            if let Ok(landed) = read
+                && landed.crc == crc
             {
-                self.advance(size);
-                self.finished(piece, sha, size);
+                self.advance(landed.size);
+                self.finished(piece, landed);
                 return Ok(());
             }
         }
         let mut sink = Sink::new(self.target(piece), piece);
-        self.fill(piece, &mut sink).await?;
-        let log = self.log.clone();
-        let (sha, size) = sink
-            .close(move |crc| log.finished(piece.file, piece.index, crc))
-            .await
-            .map_err(|error| self.disk_error(error))?;
-        self.finished(piece, sha, size);
+        let stated = self.fill(piece, &mut sink).await?;
+        let landed = sink.close().await.map_err(|error| self.disk_error(error))?;
+        if piece.whole
+            && let Err(wrong) = self.check(remote, &landed.computed, &stated)
+        {
+            self.retreat(landed.size);
+            return Err(wrong);
+        }
+        // Recorded when it is known to be right: what is resumed was checked.
+        let (log, crc) = (self.log.clone(), landed.crc);
+        blocking(move || log.finished(piece.file, piece.index, crc)).await.map_err(|error| self.disk_error(error))?;
+        self.finished(piece, landed);
         Ok(())
     }
 
-    /// Reads a piece until it is whole; goes on where it stopped when the connection breaks.
-    async fn fill(&self, piece: Piece, sink: &mut Sink) -> Result<(), PullError> {
+    /// Reads a piece until it is whole; goes on where it stopped when the connection breaks. Returns what the source
+    /// stated about a whole file along with its bytes.
+    async fn fill(&self, piece: Piece, sink: &mut Sink) -> Result<Vec<StatedDigest>, PullError> {
         let mut failures = 0;
+        let mut stated = Vec::new();
         loop {
             let before = sink.written();
-            let problem = match self.read(piece, sink).await {
-                Ok(()) => return Ok(()),
+            let problem = match self.read(piece, sink, &mut stated).await {
+                Ok(()) => return Ok(stated),
                 Err(Stopped::Disk(error)) => return Err(self.disk_error(error)),
                 Err(Stopped::Source(error)) => self.fetch.failed(error),
                 Err(Stopped::Short) => self.wrong_size(piece, sink.written()),
@@ -207,7 +218,7 @@ impl<'a> Download<'a> {
     }
 
     /// Reads what is missing of a piece, once.
-    async fn read(&self, piece: Piece, sink: &mut Sink) -> Result<(), Stopped> {
+    async fn read(&self, piece: Piece, sink: &mut Sink, stated: &mut Vec<StatedDigest>) -> Result<(), Stopped> {
         let file = &self.fetch.files[piece.file];
         if piece.length == Some(sink.written()) {
             return Ok(());
@@ -217,7 +228,13 @@ impl<'a> Download<'a> {
             Some(_) if piece.whole && sink.written() == 0 => None,
             length => length.map(|length| length - sink.written()),
         };
-        let mut stream = self.alive(file, self.fetch.source.read(file, offset, length)).await??;
+        let reading = self.alive(file, self.fetch.source.read(file, offset, length)).await??;
+        if sink.written() == 0 && length.is_none() {
+            let known = reading.digests.iter().chain(&file.digests).cloned().collect::<Vec<_>>();
+            sink.expect(worth_checking(&known, file.size), file.size);
+            *stated = reading.digests;
+        }
+        let mut stream = reading.bytes;
         while let Some(bytes) = self.alive(file, stream.next()).await? {
             let bytes = bytes?;
             if piece.length.is_some_and(|length| sink.written() + bytes.len() as u64 > length) {
@@ -248,14 +265,17 @@ impl<'a> Download<'a> {
         self.fetch.progress.send_modify(|progress| progress.done = progress.done.saturating_sub(bytes));
     }
 
-    fn finished(&self, piece: Piece, sha256: String, size: u64) {
+    fn finished(&self, piece: Piece, landed: Landed) {
         let all = {
             let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
             done.insert((piece.file, piece.index));
             done.range((piece.file, 0)..(piece.file + 1, 0)).count() == self.pieces[piece.file].len()
         };
         if piece.whole {
-            self.whole.lock().unwrap_or_else(PoisonError::into_inner).insert(piece.file, (sha256, size));
+            self.whole
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(piece.file, (landed.computed, landed.size));
         }
         if all {
             self.fetch.progress.send_modify(|progress| progress.files.0 += 1);
@@ -264,24 +284,48 @@ impl<'a> Download<'a> {
     }
 
     /// Computes the digests of files in several pieces, each piece as soon as it and those before it are there.
-    async fn digest_large(&self) -> Result<BTreeMap<usize, (String, u64)>, PullError> {
+    async fn digest_large(&self) -> Result<BTreeMap<usize, (Computed, u64)>, PullError> {
         let mut digests = BTreeMap::new();
         for pieces in self.pieces.iter().filter(|pieces| pieces.len() > 1) {
-            let mut sha = Sha256::new();
+            let file = pieces[0].file;
+            let remote = &self.fetch.files[file];
+            let stated = self.stated(remote).await?;
+            let known: Vec<StatedDigest> = stated.iter().chain(&remote.digests).cloned().collect();
+            let wanted: Vec<DigestKind> = worth_checking(&known, remote.size);
+            let mut digester = Digester::new(wanted, remote.size);
             for &piece in pieces {
                 self.wait_for(piece).await;
                 let (path, length) = (self.target(piece), piece.length.unwrap_or_default());
-                sha = blocking(move || {
-                    read_blocks(&path, piece.start, length, |block| sha.update(block))?;
-                    Ok(sha)
+                digester = blocking(move || {
+                    read_blocks(&path, piece.start, length, |block| digester.update(block))?;
+                    Ok(digester)
                 })
                 .await
                 .map_err(|error| self.disk_error(error))?;
             }
-            let file = pieces[0].file;
-            digests.insert(file, (hex(&sha.finalize()), self.fetch.files[file].size.unwrap_or_default()));
+            let computed = digester.finish();
+            self.check(remote, &computed, &stated)?;
+            digests.insert(file, (computed, remote.size.unwrap_or_default()));
         }
         Ok(digests)
+    }
+
+    /// Asks what the source states about a file that is read in parts.
+    async fn stated(&self, file: &RemoteFile) -> Result<Vec<StatedDigest>, PullError> {
+        let mut failures = 0;
+        loop {
+            match self.alive(file, self.fetch.source.stated(file)).await.and_then(|stated| stated) {
+                Ok(stated) => return Ok(stated),
+                Err(error @ SourceError::Transient { .. }) => {
+                    failures += 1;
+                    if failures >= self.fetch.config.attempts.max(1) {
+                        return Err(self.fetch.failed(error));
+                    }
+                    tokio::time::sleep(pause(self.fetch.config.backoff, failures)).await;
+                }
+                Err(error) => return Err(self.fetch.failed(error)),
+            }
+        }
     }
 
     async fn wait_for(&self, piece: Piece) {

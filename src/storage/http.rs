@@ -10,9 +10,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::BoxStream;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
@@ -21,7 +19,7 @@ use super::names;
 use super::pull::PullConfig;
 use super::reach::{self, ClientWish, MOST_REDIRECTS, ReachPolicy, Unreachable};
 use super::unpack;
-use super::{ModelSource, RemoteFile, RemoteManifest, SourceError, Unpack};
+use super::{ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, Unpack, digest};
 use crate::api::storage_uri::redact;
 
 /// A file behind a URL.
@@ -169,16 +167,16 @@ impl ModelSource for HttpSource {
         if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
             self.check_type(&response, unpack)?;
         }
-        let file = RemoteFile { path, key: self.url.to_string(), size, etag, sha256: None };
+        let version = [header::ETAG, header::LAST_MODIFIED]
+            .into_iter()
+            .find_map(|name| text_of(response.headers(), name))
+            .map(str::to_owned);
+        let digests = digest::from_headers(response.headers());
+        let file = RemoteFile { path, key: self.url.to_string(), size, etag, digests, version };
         Ok(RemoteManifest { files: vec![file], unpack })
     }
 
-    async fn read(
-        &self,
-        file: &RemoteFile,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError> {
+    async fn read(&self, file: &RemoteFile, offset: u64, length: Option<u64>) -> Result<Reading, SourceError> {
         let range = match length {
             _ if offset == 0 && length.is_none() => None,
             None => Some(format!("bytes={offset}-")),
@@ -204,13 +202,14 @@ impl ModelSource for HttpSource {
         {
             return Err(SourceError::Changed(self.shown.clone()));
         }
+        let digests = digest::from_headers(response.headers());
         let shown = self.shown.clone();
         let stream = response.bytes_stream().map(move |bytes| {
             bytes.map_err(|error| {
                 SourceError::transient(format!("the connection to '{shown}' broke"), error.without_url())
             })
         });
-        Ok(stream.boxed())
+        Ok(Reading { bytes: stream.boxed(), digests })
     }
 
     fn supports_ranges(&self) -> bool {

@@ -116,7 +116,7 @@ pub(super) fn stage_file(staging: &Staging, file: &Utf8Path) -> Result<Vec<Recor
         .and_then(|()| fs::metadata(&target));
     let size = staged.map_err(|error| PullError::disk(&target, 0, error))?.len();
     // A file of the user's that may change in place has no digest worth recording.
-    Ok(vec![RecordedFile { path: name.into(), size, sha256: String::new(), etag: None }])
+    Ok(vec![RecordedFile { path: name.into(), size, ..RecordedFile::default() }])
 }
 
 /// Returns the one archive a folder consists of, not counting names that begin with a dot.

@@ -14,6 +14,7 @@
 //! | [`object`], [`http`], [`local`] | the sources |
 //! | [`credentials`] | what the environment says about S3 and GCS |
 //! | [`reach`] | where connections may go, and the HTTP client that keeps to it |
+//! | [`digest`] | digests that sources state, computed while bytes pass |
 //! | [`names`] | names chosen by servers and archives, checked |
 //! | [`unpack`] | archives, in their box |
 //!
@@ -21,6 +22,7 @@
 
 pub mod cache;
 pub mod credentials;
+pub mod digest;
 pub mod fetch;
 pub mod http;
 pub mod local;
@@ -41,11 +43,12 @@ use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 
 pub use cache::{Cache, CachedModel};
+pub use digest::{DigestKind, StatedDigest};
 pub use pull::{Progress, PullConfig, Puller};
 pub use reach::ReachPolicy;
 
 /// One file of a model at its source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteFile {
     /// Where it goes below the model directory: relative, checked, `/`-separated (§3.2).
     pub path: Utf8PathBuf,
@@ -55,8 +58,26 @@ pub struct RemoteFile {
     pub size: Option<u64>,
     /// Strong ETag to pin reads to; without one a file is read in one stream and never resumed.
     pub etag: Option<String>,
-    /// Digest (SHA-256, hex) when the source states it; checked before the model is published.
-    pub sha256: Option<String>,
+    /// Digests of the whole file that the listing states; checked before the model is published.
+    pub digests: Vec<StatedDigest>,
+    /// What else tells one version of the file from another, compared and never read: a `Last-Modified`, a generation, a
+    /// commit. Used to see whether the source has something new, not to resume.
+    pub version: Option<String>,
+}
+
+/// An answer of a source: bytes, and what it states about them.
+pub struct Reading {
+    /// The bytes.
+    pub bytes: futures::stream::BoxStream<'static, Result<Bytes, SourceError>>,
+    /// Digests of the **whole** file that came along with the bytes.
+    pub digests: Vec<StatedDigest>,
+}
+
+impl Reading {
+    /// Makes a reading of a source that states nothing along with the bytes.
+    pub fn new(bytes: futures::stream::BoxStream<'static, Result<Bytes, SourceError>>) -> Self {
+        Self { bytes, digests: Vec::new() }
+    }
 }
 
 /// What a source offers for one URI.
@@ -87,12 +108,13 @@ pub trait ModelSource: Send + Sync {
     async fn manifest(&self) -> Result<RemoteManifest, SourceError>;
     /// Reads `length` bytes of a file from `offset`, pinned to the file's ETag; shorter only at the end. An `offset` of 0
     /// with `length` none reads the whole file as it comes, for sources that do not support ranges.
-    async fn read(
-        &self,
-        file: &RemoteFile,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<futures::stream::BoxStream<'static, Result<Bytes, SourceError>>, SourceError>;
+    async fn read(&self, file: &RemoteFile, offset: u64, length: Option<u64>) -> Result<Reading, SourceError>;
+    /// Asks what the source states about a whole file that is read in parts, where parts do not say it. Called once for
+    /// each file of several ranges; only connection problems are errors.
+    async fn stated(&self, file: &RemoteFile) -> Result<Vec<StatedDigest>, SourceError> {
+        let _ = file;
+        Ok(Vec::new())
+    }
     /// Whether [`ModelSource::read`] can start anywhere.
     fn supports_ranges(&self) -> bool;
 }
@@ -157,12 +179,14 @@ pub enum PullError {
         actual: u64,
     },
     /// Other bytes than the source stated.
-    #[error("`{file}` of `{uri}` has the SHA-256 digest {actual} where the source stated {stated}")]
+    #[error("`{file}` of `{uri}` has the {kind} digest {actual} where the source stated {stated}")]
     WrongDigest {
         /// URI.
         uri: String,
         /// File.
         file: String,
+        /// How the digest is computed.
+        kind: DigestKind,
         /// Stated digest, hex.
         stated: String,
         /// Digest of what was received, hex.

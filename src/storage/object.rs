@@ -11,9 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use camino::Utf8PathBuf;
-use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
 use object_store::client::{
@@ -29,7 +27,9 @@ use url::Url;
 use super::credentials::{self, GcsIdentity, S3Identity, S3Settings};
 use super::pull::PullConfig;
 use super::reach::{self, ClientWish, ReachPolicy, Unreachable};
-use super::{ModelSource, RemoteFile, RemoteManifest, SourceError, Unpack, http, unpack};
+use super::{
+    ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, StatedDigest, Unpack, digest, http, unpack,
+};
 
 /// A prefix of a bucket.
 #[derive(Debug)]
@@ -170,7 +170,8 @@ impl ObjectSource {
             key: meta.location.to_string(),
             size: Some(meta.size),
             etag: meta.e_tag.as_deref().filter(|etag| !etag.starts_with("W/")).map(quoted),
-            sha256: None,
+            version: Some(format!("{}", meta.last_modified)),
+            ..RemoteFile::default()
         }
     }
 
@@ -280,12 +281,7 @@ impl ModelSource for ObjectSource {
         Ok(RemoteManifest { files, unpack })
     }
 
-    async fn read(
-        &self,
-        file: &RemoteFile,
-        offset: u64,
-        length: Option<u64>,
-    ) -> Result<BoxStream<'static, Result<Bytes, SourceError>>, SourceError> {
+    async fn read(&self, file: &RemoteFile, offset: u64, length: Option<u64>) -> Result<Reading, SourceError> {
         let range = match length {
             None if offset == 0 => None,
             None => Some(GetRange::Offset(offset)),
@@ -299,6 +295,7 @@ impl ModelSource for ObjectSource {
         {
             return Err(SourceError::Changed(self.uri()));
         }
+        let digests = got.extensions.get::<Stated>().map(|stated| stated.0.clone()).unwrap_or_default();
         let (protocol, uri) = (self.protocol, self.uri());
         let broken = move |error: object_store::Error| {
             SourceError::transient(
@@ -306,7 +303,20 @@ impl ModelSource for ObjectSource {
                 Told::of(&error),
             )
         };
-        Ok(got.into_stream().map_err(broken).boxed())
+        Ok(Reading { bytes: got.into_stream().map_err(broken).boxed(), digests })
+    }
+
+    async fn stated(&self, file: &RemoteFile) -> Result<Vec<StatedDigest>, SourceError> {
+        let key = Path::parse(&file.key).map_err(|error| self.mapped(error.into()))?;
+        let options = GetOptions { head: true, if_match: file.etag.clone(), ..GetOptions::default() };
+        match self.store.get_opts(&key, options).await {
+            Ok(got) => Ok(got.extensions.get::<Stated>().map(|stated| stated.0.clone()).unwrap_or_default()),
+            Err(error) => match self.mapped(error) {
+                passing @ (SourceError::Transient { .. } | SourceError::Changed(_)) => Err(passing),
+                // Reading may be allowed where asking is not.
+                _ => Ok(Vec::new()),
+            },
+        }
     }
 
     fn supports_ranges(&self) -> bool {
@@ -375,7 +385,7 @@ impl HttpService for Connector {
             Url::parse(&request.uri().to_string()).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
         self.policy.check(&url).map_err(|refused| HttpError::new(HttpErrorKind::Unknown, refused))?;
         let ranged = request.headers().contains_key(::http::header::RANGE);
-        let response = HttpService::call(&self.client, request).await?;
+        let mut response = HttpService::call(&self.client, request).await?;
         if response.status().is_redirection() && !response.headers().contains_key(::http::header::LOCATION) {
             let region = response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
             return Err(HttpError::new(HttpErrorKind::Unknown, OtherRegion(region.map(str::to_owned))));
@@ -383,9 +393,16 @@ impl HttpService for Connector {
         if ranged && response.status() == ::http::StatusCode::OK {
             return Err(HttpError::new(HttpErrorKind::Decode, NotRanged));
         }
+        let mut stated = digest::from_headers(response.headers());
+        stated.extend(digest::etag_md5(response.headers()));
+        response.extensions_mut().insert(Stated(stated));
         Ok(response)
     }
 }
+
+/// What an answer states about the object.
+#[derive(Clone)]
+struct Stated(Vec<StatedDigest>);
 
 /// A redirect without an address: S3's way to say so.
 #[derive(Debug, thiserror::Error)]

@@ -6,10 +6,9 @@ use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
-use sha2::{Digest, Sha256};
 
 use super::RemoteFile;
-use super::cache::hex;
+use super::digest::{Computed, DigestKind, Digester};
 
 /// Bytes written at once.
 const BLOCK: usize = 1 << 20;
@@ -47,6 +46,16 @@ pub(super) fn pieces_of(file: usize, remote: &RemoteFile, piece_size: u64, range
     }
 }
 
+/// What has arrived on disk.
+pub(super) struct Landed {
+    /// Of the file, when the piece is all of it.
+    pub(super) computed: Computed,
+    /// Of the piece.
+    pub(super) crc: u32,
+    /// Bytes.
+    pub(super) size: u64,
+}
+
 /// Where the bytes of one piece go: in order, a block at a time, on a blocking thread.
 pub(super) struct Sink {
     path: Utf8PathBuf,
@@ -57,21 +66,26 @@ pub(super) struct Sink {
     start: u64,
 }
 
-#[derive(Default)]
 struct SinkState {
     file: Option<File>,
-    /// Whether the file is this piece and nothing else.
-    whole: bool,
-    /// Of the file, when it is this piece.
-    sha: Sha256,
+    /// Of the file, when it is this piece and nothing else.
+    digester: Option<Digester>,
     crc: flate2::Crc,
 }
 
 impl Sink {
     pub(super) fn new(path: Utf8PathBuf, piece: Piece) -> Self {
         let Piece { start, whole, .. } = piece;
-        let state = Some(SinkState { whole, ..SinkState::default() });
+        let digester = whole.then(|| Digester::new([], piece.length));
+        let state = Some(SinkState { file: None, digester, crc: flate2::Crc::new() });
         Self { path, next: start, start, waiting: Vec::new(), waiting_bytes: 0, state }
+    }
+
+    /// Computes these digests besides SHA-256. Before the first byte, and for whole files only.
+    pub(super) fn expect(&mut self, wanted: Vec<DigestKind>, size: Option<u64>) {
+        if let Some(state) = self.state.as_mut().filter(|state| state.digester.is_some()) {
+            state.digester = Some(Digester::new(wanted, size));
+        }
     }
 
     pub(super) fn written(&self) -> u64 {
@@ -82,10 +96,10 @@ impl Sink {
         self.next += bytes.len() as u64;
         self.waiting_bytes += bytes.len();
         self.waiting.push(bytes);
-        if self.waiting_bytes >= BLOCK { self.flush(|_| Ok(())).await } else { Ok(()) }
+        if self.waiting_bytes >= BLOCK { self.flush().await } else { Ok(()) }
     }
 
-    async fn flush(&mut self, then: impl FnOnce(u32) -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    async fn flush(&mut self) -> io::Result<()> {
         let blocks = std::mem::take(&mut self.waiting);
         let offset = self.next - self.waiting_bytes as u64;
         self.waiting_bytes = 0;
@@ -93,21 +107,20 @@ impl Sink {
         let path = self.path.clone();
         let state = blocking(move || {
             state.append(&path, offset, &blocks)?;
-            then(state.crc.sum())?;
             Ok(state)
         });
         self.state = Some(state.await?);
         Ok(())
     }
 
-    /// Writes what is left, records it, and returns the digest and the length.
-    pub(super) async fn close(
-        mut self,
-        record: impl FnOnce(u32) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<(String, u64)> {
-        self.flush(record).await?;
-        let state = self.state.take().unwrap_or_default();
-        Ok((hex(&state.sha.finalize()), self.written()))
+    /// Writes what is left, and returns the digests, the checksum and the length.
+    pub(super) async fn close(mut self) -> io::Result<Landed> {
+        self.flush().await?;
+        let (computed, crc) = match self.state.take() {
+            Some(state) => (state.digester.map(Digester::finish).unwrap_or_default(), state.crc.sum()),
+            None => (Computed::default(), 0),
+        };
+        Ok(Landed { computed, crc, size: self.written() })
     }
 }
 
@@ -115,13 +128,15 @@ impl SinkState {
     fn append(&mut self, path: &Utf8Path, mut offset: u64, blocks: &[Bytes]) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.file.insert(File::options().create(true).truncate(self.whole).write(true).open(path)?),
+            None => {
+                self.file.insert(File::options().create(true).truncate(self.digester.is_some()).write(true).open(path)?)
+            }
         };
         for block in blocks {
             file.write_all_at(block, offset)?;
             offset += block.len() as u64;
-            if self.whole {
-                self.sha.update(block);
+            if let Some(digester) = &mut self.digester {
+                digester.update(block);
             }
             self.crc.update(block);
         }
@@ -129,20 +144,27 @@ impl SinkState {
     }
 }
 
-/// Reads a piece back; returns its digest, checksum and length.
-pub(super) fn read_piece(path: &Utf8Path, piece: Piece, length: Option<u64>) -> io::Result<(String, u32, u64)> {
+/// Reads a piece back.
+pub(super) fn read_piece(
+    path: &Utf8Path,
+    piece: Piece,
+    length: Option<u64>,
+    wanted: Vec<DigestKind>,
+) -> io::Result<Landed> {
     let length = match length {
         Some(length) => length,
         None => std::fs::metadata(path)?.len(),
     };
-    let (mut sha, mut crc) = (Sha256::new(), flate2::Crc::new());
+    let mut digester = piece.whole.then(|| Digester::new(wanted, Some(length)));
+    let mut crc = flate2::Crc::new();
     read_blocks(path, piece.start, length, |block| {
-        if piece.whole {
-            sha.update(block);
+        if let Some(digester) = &mut digester {
+            digester.update(block);
         }
         crc.update(block);
     })?;
-    Ok((hex(&sha.finalize()), crc.sum(), length))
+    let computed = digester.map(Digester::finish).unwrap_or_default();
+    Ok(Landed { computed, crc: crc.sum(), size: length })
 }
 
 pub(super) fn read_blocks(path: &Utf8Path, start: u64, length: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {

@@ -208,7 +208,8 @@ impl Pull {
             // Someone is writing there. Once more from the listing; nothing of the old version is used.
             outcome = self.remote(&*source, &staging, &key).await;
         }
-        if let Err(PullError::DiskFull { .. }) = &outcome {
+        if let Err(PullError::DiskFull { .. } | PullError::WrongDigest { .. }) = &outcome {
+            // What is wrong is not gone on with, and a full disk needs the room.
             self.blocking(move || staging.reset()).await?;
         }
         outcome

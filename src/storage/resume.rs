@@ -70,7 +70,7 @@ impl ResumeLog {
 
 fn version(file: &RemoteFile) -> Version {
     // Keys may be signed URLs; the path and the ETag tell versions apart as well.
-    let key = super::cache::hex(&<sha2::Sha256 as sha2::Digest>::digest(file.key.as_bytes()));
+    let key = super::digest::hex(&<sha2::Sha256 as sha2::Digest>::digest(file.key.as_bytes()));
     Version { path: file.path.clone(), key, size: file.size, etag: file.etag.clone() }
 }
 
@@ -100,7 +100,7 @@ mod tests {
 
     fn file(path: &str, etag: Option<&str>) -> RemoteFile {
         let etag = etag.map(str::to_owned);
-        RemoteFile { path: path.into(), key: path.to_owned(), size: Some(100), etag, sha256: None }
+        RemoteFile { path: path.into(), key: path.to_owned(), size: Some(100), etag, ..RemoteFile::default() }
     }
 
     #[test]

@@ -16,7 +16,8 @@ use sha2::{Digest, Sha256};
 use tar::EntryType;
 
 use super::Unpack;
-use super::cache::{RecordedFile, hex};
+use super::cache::RecordedFile;
+use super::digest::hex;
 use super::names::{self, NameError, Placed};
 
 /// How much an archive may become.
@@ -166,7 +167,7 @@ impl Sandbox<'_> {
             return Err(UnpackError::Broken(format!("`{path}` has {size} bytes of {stated}")));
         }
         let sha256 = hex(&sha.finalize());
-        self.files.insert(path.clone(), RecordedFile { path, size, sha256, etag: None });
+        self.files.insert(path.clone(), RecordedFile { path, size, sha256, ..RecordedFile::default() });
         Ok(())
     }
 

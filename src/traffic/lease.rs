@@ -8,10 +8,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::meter::{Measured, Meter};
+use super::queue::Queues;
 use super::waiting::WaitingRoom;
 
 /// Counts of one replica.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counters {
     in_flight: AtomicU64,
     /// Of those, health checks and scrapes: they keep a replica from being stopped, not from being found idle.
@@ -22,14 +24,33 @@ struct Counters {
     /// Somebody looked while requests were in flight, and waits to hear when there are none.
     awaited: AtomicBool,
     idle: Arc<Notify>,
-    origin: Option<Instant>,
+    meter: Meter,
+    origin: Instant,
 }
 
 impl Counters {
-    fn since_origin(&self) -> u64 {
-        let elapsed = self.origin.map_or(Duration::ZERO, |origin| origin.elapsed());
-        u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
+    fn new(idle: &Arc<Notify>, origin: Instant) -> Self {
+        Self {
+            in_flight: AtomicU64::new(0),
+            overlooked: AtomicU64::new(0),
+            finished: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            awaited: AtomicBool::new(false),
+            idle: Arc::clone(idle),
+            meter: Meter::new(origin.elapsed()),
+            origin,
+        }
     }
+
+    /// Requests in flight that are somebody's.
+    fn wanted(&self) -> u64 {
+        let in_flight = self.in_flight.load(Ordering::SeqCst);
+        in_flight.saturating_sub(self.overlooked.load(Ordering::SeqCst))
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What the driver sees of one replica.
@@ -52,11 +73,18 @@ pub struct TrafficBoard {
     idle: Arc<Notify>,
     origin: Instant,
     pub(super) waiting: WaitingRoom,
+    pub(super) queues: Queues,
 }
 
 impl Default for TrafficBoard {
     fn default() -> Self {
-        Self { replicas: Arc::default(), idle: Arc::default(), origin: Instant::now(), waiting: WaitingRoom::default() }
+        Self {
+            replicas: Arc::default(),
+            idle: Arc::default(),
+            origin: Instant::now(),
+            waiting: WaitingRoom::default(),
+            queues: Queues::default(),
+        }
     }
 }
 
@@ -71,8 +99,7 @@ impl TrafficBoard {
         let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         // A clone of the counters is given out under the lock, so that `retain` never forgets a replica that has just
         // been leased or may be at any time.
-        let fresh =
-            || Arc::new(Counters { idle: Arc::clone(&self.idle), origin: Some(self.origin), ..Counters::default() });
+        let fresh = || Arc::new(Counters::new(&self.idle, self.origin));
         BoardEntry(Arc::clone(replicas.entry(Arc::clone(replica)).or_insert_with(fresh)))
     }
 
@@ -86,6 +113,19 @@ impl TrafficBoard {
     pub fn snapshot(&self) -> HashMap<Arc<str>, ReplicaTraffic> {
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         replicas.iter().map(|(name, counters)| (Arc::clone(name), read(counters))).collect()
+    }
+
+    /// Returns what was asked of every replica since it was last asked. Health checks and scrapes are no load.
+    pub fn measure(&self) -> HashMap<Arc<str>, Measured> {
+        let now = self.now();
+        let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = |counters: &Counters| counters.meter.look(counters.wanted(), now);
+        replicas.iter().map(|(name, counters)| (Arc::clone(name), look(counters))).collect()
+    }
+
+    /// Time since the board was made.
+    pub(super) fn now(&self) -> Duration {
+        self.origin.elapsed()
     }
 
     /// Forgets replicas that are gone and idle.
@@ -112,9 +152,9 @@ fn read(counters: &Counters) -> ReplicaTraffic {
     let ended = counters.ended.load(Ordering::SeqCst).checked_sub(1);
     ReplicaTraffic {
         in_flight,
-        wanted: in_flight.saturating_sub(counters.overlooked.load(Ordering::SeqCst)),
+        wanted: counters.wanted(),
         finished: counters.finished.load(Ordering::Relaxed),
-        idle_for: ended.map(|ended| Duration::from_micros(counters.since_origin().saturating_sub(ended))),
+        idle_for: ended.map(|ended| Duration::from_micros(micros(counters.origin.elapsed()).saturating_sub(ended))),
     }
 }
 
@@ -126,6 +166,7 @@ impl BoardEntry {
     /// Takes a lease. It ends when the lease is dropped.
     pub fn lease(&self) -> Lease {
         self.0.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.0.meter.begin(self.0.origin.elapsed());
         Lease { counters: Arc::clone(&self.0), overlooked: false }
     }
 }
@@ -148,6 +189,7 @@ impl Lease {
     pub fn overlooked(mut self) -> Self {
         if !std::mem::replace(&mut self.overlooked, true) {
             self.counters.overlooked.fetch_add(1, Ordering::SeqCst);
+            self.counters.meter.forget(self.counters.origin.elapsed());
         }
         self
     }
@@ -159,8 +201,10 @@ impl Drop for Lease {
         if self.overlooked {
             counters.overlooked.fetch_sub(1, Ordering::SeqCst);
         } else {
+            let now = counters.origin.elapsed();
             // Before the count goes down: who sees it at nought must see since when.
-            counters.ended.store(counters.since_origin() + 1, Ordering::SeqCst);
+            counters.ended.store(micros(now) + 1, Ordering::SeqCst);
+            counters.meter.end(now);
         }
         counters.finished.fetch_add(1, Ordering::Relaxed);
         let last = counters.in_flight.fetch_sub(1, Ordering::SeqCst) == 1;
@@ -208,6 +252,21 @@ mod tests {
         assert_eq!((traffic.in_flight, traffic.wanted), (1, 0), "it is not stopped under a check");
         drop(check);
         assert_eq!(board.of(&replica).idle_for, Some(Duration::from_secs(7)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn load_is_what_is_asked_and_health_checks_are_none() {
+        let board = TrafficBoard::default();
+        let replica: Arc<str> = "iris-predictor-00001-0".into();
+        let lease = board.lease(&replica);
+        let check = board.lease(&replica).overlooked();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let load = board.measure()[&replica];
+        assert!((load.concurrency - 1.0).abs() < 1e-3 && (load.rps - 1.0).abs() < 1e-3, "{load:?}");
+        tokio::time::advance(Duration::from_millis(500)).await;
+        drop((lease, check));
+        tokio::time::advance(Duration::from_millis(500)).await;
+        assert!((board.measure()[&replica].concurrency - 0.5).abs() < 1e-3);
     }
 
     #[test]

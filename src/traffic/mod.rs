@@ -2,10 +2,15 @@
 //!
 //! The gateway takes a [`Lease`] for every request it forwards and a [`Waiting`] for every one that must wait for a
 //! service to wake, and drops it on every path out; the driver reads [`TrafficBoard::snapshot`] and
-//! [`TrafficBoard::waiting`]. Bells carry no data. Nothing here decides.
+//! [`TrafficBoard::waiting`], and once a second, where somebody wants to know, [`TrafficBoard::measure`]. Bells carry no
+//! data. Nothing here decides.
 
 mod lease;
+mod meter;
+mod queue;
 mod waiting;
 
 pub use lease::{BoardEntry, Lease, ReplicaTraffic, TrafficBoard};
+pub use meter::Measured;
+pub use queue::Queued;
 pub use waiting::{Full, Waiting};

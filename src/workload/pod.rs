@@ -22,7 +22,7 @@ use super::{
     names, probes, process, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, meta};
-use crate::scale::Policy;
+use crate::scale;
 
 /// A container and where it was written.
 #[derive(Clone, Debug)]
@@ -97,11 +97,21 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     refuse_duplicate_names(pod.containers.iter().chain(&init))?;
     let mut warnings = pod.warnings.clone();
     warnings.extend(not_served(component, &path));
-    refuse_negative_replicas(component, &path)?;
+    refuse_impossible_replicas(component, &path)?;
     let limit = concurrency(component, &path)?;
-    let (scaling, notes) = Policy::read(component, &pod.annotations, limit);
-    warnings.extend(notes);
     let amounts = amounts(pod.containers.iter().chain(&init), &scope.gpu_types(), &mut warnings)?;
+    let requested = |of: fn(&Resources) -> Option<u64>| {
+        pod.containers.iter().filter_map(|placed| of(amounts.get(&placed.container.name)?)).sum()
+    };
+    let (scaling, notes) = scale::read(scale::Source {
+        component,
+        path: &path,
+        annotations: &pod.annotations,
+        limit,
+        cpu_milli: requested(|resources| resources.cpu_request_milli),
+        memory: requested(|resources| resources.memory_request),
+    });
+    warnings.extend(notes);
     let service_name = names::component_service_name(&scope.key.name, pod.kind, scope.spec.predictor.name.as_deref());
     let facts = PodFacts {
         namespace: &scope.key.namespace,
@@ -185,12 +195,7 @@ fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), Reso
 
 /// Names what is written and has no effect yet; what can never have one is named where manifests are checked.
 fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
-    let scales = "replicas are not scaled yet; as many run as minReplicas says, and at least one";
     let written = [
-        ("minReplicas", component.min_replicas == Some(0), scales),
-        ("maxReplicas", component.max_replicas.is_some_and(|most| most > component.min_replicas.unwrap_or(1)), scales),
-        ("scaleTarget", component.scale_target.is_some(), scales),
-        ("scaleMetric", component.scale_metric.is_some(), scales),
         (
             "serviceAccountName",
             component.service_account_name.is_some() || component.service_account.is_some(),
@@ -270,7 +275,7 @@ fn concurrency(component: &ComponentSpec, path: &str) -> Result<Option<u32>, Res
     Ok(Some(limit).filter(|limit| *limit > 0))
 }
 
-fn refuse_negative_replicas(component: &ComponentSpec, path: &str) -> Result<(), ResolveError> {
+fn refuse_impossible_replicas(component: &ComponentSpec, path: &str) -> Result<(), ResolveError> {
     for (field, value, message) in [
         ("minReplicas", component.min_replicas, "'MinReplicas' cannot be less than 0"),
         ("maxReplicas", component.max_replicas, "'MaxReplicas' cannot be less than 0"),
@@ -278,6 +283,11 @@ fn refuse_negative_replicas(component: &ComponentSpec, path: &str) -> Result<(),
         if value.is_some_and(|value| value < 0) {
             return Err(ResolveError::invalid(format!("{path}.{field}"), message));
         }
+    }
+    let least = component.min_replicas.unwrap_or(1);
+    if component.max_replicas.is_some_and(|most| most > 0 && least > most) {
+        let message = "'MinReplicas' cannot be greater than MaxReplicas";
+        return Err(ResolveError::invalid(format!("{path}.minReplicas"), message));
     }
     Ok(())
 }

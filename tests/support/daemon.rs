@@ -48,11 +48,6 @@ impl Daemon {
         self.home().join("services").join(name)
     }
 
-    /// Removes a manifest again.
-    pub(crate) fn remove_file(&self, name: &str) {
-        std::fs::remove_file(self.service_file(name)).expect("the file was there");
-    }
-
     /// Writes a manifest the way editors do: beside it, then renamed over it.
     pub(crate) fn drop_file(&self, name: &str, text: &str) {
         let path = self.service_file(name);

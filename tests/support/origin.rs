@@ -28,6 +28,8 @@ pub(crate) struct Object {
     pub(crate) stated: Option<u64>,
     /// Whether the length is said at all.
     pub(crate) chunked: bool,
+    /// More headers of answers with its bytes.
+    pub(crate) headers: Vec<(&'static str, String)>,
 }
 
 impl Object {
@@ -36,7 +38,12 @@ impl Object {
         let digest = Sha256::digest(&body);
         let etag = Some(format!("\"{:02x}{:02x}{:02x}{:02x}\"", digest[0], digest[1], digest[2], digest[3]));
         let content_type = "application/octet-stream".to_owned();
-        Self { body, etag, content_type, ranges: true, stated: None, chunked: false }
+        Self { body, etag, content_type, ranges: true, stated: None, chunked: false, headers: Vec::new() }
+    }
+
+    pub(crate) fn with_header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.to_owned()));
+        self
     }
 }
 
@@ -322,6 +329,7 @@ fn object_or_list(state: &State, method: &str, seen: &Seen) -> Answer {
     answer.chunked = object.chunked;
     answer.headers.push(("content-type", object.content_type.clone()));
     answer.headers.extend(object.etag.clone().map(|etag| ("etag", etag)));
+    answer.headers.extend(object.headers.iter().cloned());
     answer
 }
 

@@ -4,13 +4,12 @@
 use std::collections::BTreeSet;
 
 use crate::api::InferenceGraphSpec;
-use crate::api::inference_graph::{GraphNode, GraphStep, ROOT};
+use crate::api::inference_graph::{GraphNode, GraphStep, ROOT, RouterType};
 use crate::manifest::diagnostic::DiagnosticCode;
 use crate::manifest::known::nearest;
 use crate::manifest::path::FieldPath;
 use crate::manifest::report::Report;
 
-const ROUTERS: [&str; 4] = ["Sequence", "Splitter", "Ensemble", "Switch"];
 /// What a Splitter's weights add up to.
 const WHOLE: i64 = 100;
 /// Modifiers of GJSON paths that are understood here.
@@ -26,7 +25,7 @@ pub(super) fn check(graph: &str, spec: &InferenceGraphSpec, report: &mut Report<
     }
     for (name, node) in &spec.nodes {
         let place = Place { graph, node: name, path: nodes.key(name) };
-        check_router(node, &place, report);
+        check_steps(node, &place, report);
         check_labels(node, &place, report);
         for (index, step) in node.steps.iter().enumerate() {
             let place = Place { path: place.path.key("steps").index(index), ..place };
@@ -48,16 +47,8 @@ struct Place<'a> {
     path: FieldPath,
 }
 
-fn check_router(node: &GraphNode, place: &Place<'_>, report: &mut Report<'_>) {
-    let kind = node.router_type.as_str();
-    // That it is missing has been told.
-    if !kind.is_empty() && !ROUTERS.contains(&kind) {
-        let path = place.path.key("routerType");
-        report.invalid(&path, format!("Unsupported value: \"{kind}\": supported values: {}", quoted(&ROUTERS)));
-        if let Some(near) = nearest(kind, &ROUTERS) {
-            report.help(format!("did you mean `{near}`?"));
-        }
-    } else if node.steps.is_empty() && kind != "Splitter" {
+fn check_steps(node: &GraphNode, place: &Place<'_>, report: &mut Report<'_>) {
+    if node.steps.is_empty() && node.router_type != RouterType::Splitter {
         let message = format!("node \"{}\" has no steps", place.node);
         report.warning(&place.path, DiagnosticCode::Suspicious, message);
     }
@@ -125,13 +116,8 @@ fn check_url(step: &GraphStep, place: &Place<'_>, report: &mut Report<'_>) {
 
 /// Finds what a step says that its node does not listen to.
 fn check_use(index: usize, step: &GraphStep, node: &GraphNode, place: &Place<'_>, report: &mut Report<'_>) {
-    let kind = node.router_type.as_str();
+    let kind = node.router_type;
     let condition = step.condition.as_deref().unwrap_or_default();
-    let dependency = step.dependency.as_deref().unwrap_or_default();
-    if !matches!(dependency, "" | "Soft" | "Hard") {
-        let path = place.path.key("dependency");
-        report.invalid(&path, format!("Unsupported value: \"{dependency}\": supported values: \"Soft\", \"Hard\""));
-    }
     let mut warn = |field: &str, message: String| {
         report.warning(&place.path.key(field), DiagnosticCode::Suspicious, message);
     };
@@ -139,15 +125,15 @@ fn check_use(index: usize, step: &GraphStep, node: &GraphNode, place: &Place<'_>
         warn("data", format!("data `{data}` means $request; only $request and $response mean something"));
     }
     match kind {
-        "Switch" if condition.is_empty() => {
+        RouterType::Switch if condition.is_empty() => {
             warn("condition", "a step of a Switch without a condition is never taken".to_owned());
         }
-        "Sequence" if index == 0 && !condition.is_empty() => {
+        RouterType::Sequence if index == 0 && !condition.is_empty() => {
             let message = "the first step of a Sequence has no earlier answer to hold its condition against; it fails";
             warn("condition", message.to_owned());
         }
-        "Ensemble" | "Splitter" if !condition.is_empty() => {
-            warn("condition", format!("the condition is ignored: a {kind} asks no conditions"));
+        RouterType::Ensemble | RouterType::Splitter if !condition.is_empty() => {
+            warn("condition", format!("the condition is ignored: a {kind:?} asks no conditions"));
         }
         _ => {}
     }
@@ -169,7 +155,7 @@ fn modifiers(path: &str) -> impl Iterator<Item = &str> {
 }
 
 fn check_weights(node: &GraphNode, place: &Place<'_>, report: &mut Report<'_>) {
-    if node.router_type != "Splitter" {
+    if node.router_type != RouterType::Splitter {
         return;
     }
     let head = format!("InferenceGraph[{}] Node[{}]", place.graph, place.node);
@@ -229,10 +215,6 @@ fn check_times(spec: &InferenceGraphSpec, path: &FieldPath, report: &mut Report<
             report.invalid(&path, "a time cannot be less than 0 seconds");
         }
     }
-}
-
-fn quoted(words: &[&str]) -> String {
-    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -303,10 +285,6 @@ mod tests {
             (
                 "    root: {routerType: Sequence, steps: [{nodeName: b}]}\n    b: {routerType: Sequence, steps: [{nodeName: root}]}\n",
                 "the nodes call each other in a circle",
-            ),
-            (
-                "    root: {routerType: Sequences, steps: [{serviceName: b}]}\n",
-                "Unsupported value: \"Sequences\": supported values: \"Sequence\", \"Splitter\", \"Ensemble\", \"Switch\"",
             ),
             (
                 "    root: {routerType: Sequence, steps: [{serviceUrl: 'http://a.{domain}/x'}]}\n",

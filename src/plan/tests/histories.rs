@@ -9,6 +9,7 @@ use super::sample::{annotated, container, fingerprint, key, predicting, predicto
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::meta;
 use crate::plan::world::{DesiredService, FactState};
+use crate::scale::{Metric, Target};
 use crate::workload::{Workload, names};
 
 const NAMES: [&str; 3] = ["iris", "mnist", "wine"];
@@ -20,7 +21,8 @@ enum Event {
     Crash(usize),
     Sicken(usize),
     Heal,
-    Lease(usize),
+    Lease(usize, u64),
+    Queue(usize, u64),
     Return(usize),
     Ask(usize),
     EngineDown,
@@ -38,6 +40,8 @@ enum Event {
 struct Shape {
     image: &'static str,
     replicas: u32,
+    /// Most replicas beyond the fewest, where load may add some.
+    more: Option<u32>,
     canary: Option<u32>,
     sidecar: bool,
     init: bool,
@@ -50,6 +54,8 @@ impl Shape {
     fn workload(self, name: &str) -> Workload {
         let mut workload = predicting(name, self.image);
         workload.scaling.min = self.replicas;
+        workload.scaling.max = self.more.map(|more| self.replicas.max(1) + more);
+        workload.scaling.target = Some(Target { metric: Metric::Concurrency, per_replica: 2.0 });
         workload.canary_percent = self.canary;
         if self.liveness {
             workload.containers[0].probes.liveness = Some(super::sample::probe("/live", 5, 2));
@@ -82,10 +88,12 @@ fn shape() -> impl Strategy<Value = Shape> {
     ];
     let rare = || prop::bool::weighted(0.15);
     let canary = prop_oneof![6 => Just(None), 3 => (0..=100u32).prop_map(Some)];
-    (image, (0..3u32, canary), rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
-        |(image, (replicas, canary), sidecar, init, liveness, stopped, unresolvable)| Shape {
+    let more = prop_oneof![1 => Just(None), 1 => (1..4u32).prop_map(Some)];
+    (image, (0..3u32, more, canary), rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
+        |(image, (replicas, more, canary), sidecar, init, liveness, stopped, unresolvable)| Shape {
             image,
             replicas,
+            more,
             canary,
             sidecar,
             init,
@@ -104,7 +112,8 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0..8usize).prop_map(Event::Crash),
         2 => (0..8usize).prop_map(Event::Sicken),
         1 => Just(Event::Heal),
-        3 => one().prop_map(Event::Lease),
+        3 => (one(), 1..12u64).prop_map(|(index, count)| Event::Lease(index, count)),
+        1 => (one(), 0..12u64).prop_map(|(index, count)| Event::Queue(index, count)),
         2 => (0..8usize).prop_map(Event::Return),
         3 => one().prop_map(Event::Ask),
         1 => Just(Event::EngineDown),
@@ -129,7 +138,8 @@ fn happen(sim: &mut Sim, event: &Event) {
         Event::Crash(index) => nth(sim.running(), *index).into_iter().for_each(|name| sim.crash(&name)),
         Event::Sicken(index) => sim.sick.extend(nth(sim.running(), *index)),
         Event::Heal => sim.sick.clear(),
-        Event::Lease(index) => sim.lease(NAMES[*index]),
+        Event::Lease(index, count) => (0..*count).for_each(|_| sim.lease(NAMES[*index])),
+        Event::Queue(index, count) => drop(sim.queued.insert(NAMES[*index].to_owned(), *count)),
         Event::Return(index) => {
             let name = nth(sim.leases.keys().cloned().collect(), *index);
             if let Some(name) = name {
@@ -163,6 +173,7 @@ fn settle(sim: &mut Sim) {
     sim.faults.stale = 0;
     sim.sick.clear();
     sim.leases.clear();
+    sim.queued.clear();
     sim.run(1000.0);
 }
 

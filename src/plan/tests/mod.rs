@@ -9,6 +9,7 @@ mod probes;
 mod retire;
 mod rollout;
 mod sample;
+mod scale;
 mod sim;
 mod sleep;
 mod status;

@@ -184,7 +184,7 @@ fn surplus_replicas_go_when_those_that_stay_answer() {
     sim.run(60.0);
     sim.apply(with(1));
     sim.run(30.0);
-    assert_eq!(sim.backends("iris").len(), 2);
+    assert_eq!(sim.backends("iris"), ["iris-predictor-00001-1.default"], "as many as are missing stand in");
     sim.sick.clear();
     sim.run(5.0);
     assert_eq!(sim.running(), [name(FIRST)]);

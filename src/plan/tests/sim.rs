@@ -13,12 +13,14 @@ use crate::api::{ComponentKind, InferenceServiceStatus};
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeKind, ProbeOrder};
 use crate::plan::record::ReplicaRecord;
 use crate::plan::routes::{Backend, RouteState};
+use crate::plan::scale::{Load, MEASURE_EVERY};
 use crate::plan::sleep::Rest;
 use crate::plan::world::{
     ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
     ResolvedWorkload,
 };
 use crate::plan::{Action, ActionKey, Memory, Now, Plan, World, plan};
+use crate::workload::ComponentKey;
 
 /// The machine.
 pub(super) struct Sim {
@@ -42,6 +44,8 @@ pub(super) struct Sim {
     pub(super) sick: BTreeSet<String>,
     /// How many requests each replica has.
     pub(super) leases: BTreeMap<String, u64>,
+    /// How many requests wait at the limit of each service's replicas.
+    pub(super) queued: BTreeMap<String, u64>,
     /// How many requests wait for each service.
     pub(super) waiting: BTreeMap<String, u64>,
     /// What was applied so far, by fingerprint.
@@ -51,6 +55,7 @@ pub(super) struct Sim {
     /// Requests that waited in vain.
     pub(super) refused: u64,
     clock: Duration,
+    measured: Duration,
     boot: Duration,
     wall_offset: SignedDuration,
     runs: HashMap<String, Duration>,
@@ -84,6 +89,11 @@ pub(super) struct Faults {
 struct Pending {
     at: Duration,
     action: Action,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "tests have few")]
+fn many(count: u64) -> f64 {
+    count as f64
 }
 
 /// How a container behaves: written into the image's name.
@@ -122,11 +132,13 @@ impl Sim {
             faults: Faults { stop_takes: Duration::from_millis(500), ..Faults::default() },
             sick: BTreeSet::new(),
             leases: BTreeMap::new(),
+            queued: BTreeMap::new(),
             waiting: BTreeMap::new(),
             made_from: BTreeMap::new(),
             answered: 0,
             refused: 0,
             clock: Duration::from_secs(1),
+            measured: Duration::ZERO,
             boot: Duration::ZERO,
             wall_offset: SignedDuration::ZERO,
             runs: HashMap::new(),
@@ -181,6 +193,7 @@ impl Sim {
                 return;
             }
             self.clock = self.clock.max(next);
+            self.measure();
             self.finish_due();
         }
     }
@@ -189,7 +202,27 @@ impl Sim {
         let timers = self.plan.wake_at.map(|at| at + self.boot).into_iter();
         let orders = self.pending.iter().map(|pending| pending.at);
         let ends = self.containers.values().filter_map(|fact| self.ends_at(fact));
-        timers.chain(orders).chain(ends).min().unwrap_or(Duration::MAX)
+        let measures = (!self.world.memory.scales.is_empty()).then(|| self.measured + MEASURE_EVERY);
+        timers.chain(orders).chain(ends).chain(measures).min().unwrap_or(Duration::MAX)
+    }
+
+    /// What was asked since the last second, when somebody wants to know.
+    fn measure(&mut self) {
+        if self.clock < self.measured + MEASURE_EVERY {
+            return;
+        }
+        self.measured = self.clock;
+        let mut loads: BTreeMap<ComponentKey, Load> = BTreeMap::new();
+        for fact in self.world.containers.values().filter(|fact| fact.is_running()) {
+            let concurrency = self.leases.get(fact.replica.as_ref()).copied().map_or(0.0, many);
+            let load = loads.entry(fact.component.clone()).or_default();
+            load.revisions.entry(fact.revision).or_default().concurrency += concurrency;
+        }
+        for (component, load) in &mut loads {
+            load.queued = self.queued.get(&component.service.name).copied().map_or(0.0, many);
+        }
+        let now = self.now();
+        self.world.memory.note_loads(&loads, now);
     }
 
     fn ends_at(&self, fact: &ContainerFact) -> Option<Duration> {
@@ -534,6 +567,7 @@ impl Sim {
         self.world.engine = EngineState::Unknown;
         self.lists.clear();
         self.leases.clear();
+        self.queued.clear();
         self.waiting.clear();
         self.boot = self.clock;
         // The folder and the engine have not been read yet: a pass in between must do nothing.
