@@ -10,7 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::GatewayConfig;
 use crate::home::Home;
 use crate::manifest::yaml;
+use crate::plan::ledger::MemoryConfig;
 use crate::telemetry::logs::LogFormat;
+
+mod memory_keys;
+
+pub use memory_keys::MemoryKeys;
 
 /// The user's environment, read once.
 pub type Environment = BTreeMap<String, String>;
@@ -55,6 +60,8 @@ pub struct FileConfig {
     /// Seconds, besides the scaling window, that nobody must have asked before a service with `minReplicas: 0` sleeps; 30
     /// by default, as Knative's `scale-to-zero-grace-period`.
     pub scale_to_zero_grace_seconds: Option<u64>,
+    /// Memory that models may have.
+    pub memory: MemoryKeys,
     /// Limits and deadlines of the data plane.
     pub gateway: GatewayConfig,
 }
@@ -113,6 +120,8 @@ pub struct Settings {
     pub drain_deadline: Duration,
     /// Besides the scaling window, the time before a service sleeps.
     pub scale_to_zero_grace: Duration,
+    /// Memory that models may have.
+    pub memory: MemoryConfig,
     /// Limits and deadlines of the data plane.
     pub gateway: GatewayConfig,
     /// The user's environment.
@@ -184,6 +193,7 @@ impl Settings {
             allowed_host_paths: file.allowed_host_paths,
             drain_deadline: Duration::from_secs(file.drain_seconds.unwrap_or(300)),
             scale_to_zero_grace: Duration::from_secs(file.scale_to_zero_grace_seconds.unwrap_or(30)),
+            memory: file.memory.checked(variable("MEMORY_BUDGET"))?,
             gateway: checked(file.gateway)?,
             environment,
             log_format: LogFormat::default(),

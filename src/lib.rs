@@ -12,7 +12,7 @@
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
 //! | | | ── everything above this line is pure: no clock, no files, no sockets, no environment ── |
 //! | 5 | [`telemetry`], [`tasks`], [`home`], [`environments`] | logs, metrics, events; tracked tasks; where things are on disk; Python environments of recipes |
-//! | 6 | [`store`], [`storage`], [`engine`], [`probe`], [`traffic`] | objects now; model bytes; containers; checks; the notice board |
+//! | 6 | [`store`], [`storage`], [`engine`], [`machine`], [`probe`], [`traffic`] | objects now; model bytes; containers; memory and GPUs; checks; the notice board |
 //! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder of manifests; the loop; the data path |
 //! | 8 | [`kubeapi`] | what the command line, kubectl and SDKs talk to |
 //! | 9 | [`config`] | settings: file, environment, flags |
@@ -31,6 +31,7 @@ pub mod gateway;
 pub mod graph;
 pub mod home;
 pub mod kubeapi;
+pub mod machine;
 pub mod manifest;
 pub mod plan;
 pub mod probe;

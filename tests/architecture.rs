@@ -43,6 +43,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("reqwest", &["storage/", "probe/http.rs", "daemon/scrape.rs", "gateway/outside.rs", "cli/"]),
     ("notify", &["source/watch.rs"]),
     ("axum", &["kubeapi/"]),
+    ("tokio_websockets", &["kubeapi/port_forward.rs"]),
     ("prometheus_client", &["telemetry/metrics.rs"]),
     ("gjson", &["graph/condition.rs"]),
     ("tar", &["storage/unpack.rs"]),

@@ -153,6 +153,7 @@ impl Rig {
             publish: vec![8080],
             shm_size: None,
             host_aliases: vec![],
+            gpus: Vec::new(),
             hostname: "replica-0".to_owned(),
             stop_timeout: GRACE,
         };

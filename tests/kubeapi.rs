@@ -302,7 +302,9 @@ async fn what_cannot_be_written_says_why() {
     let strategic = api.request(Method::PATCH, &format!("{ISVC}/iris"));
     let strategic = strategic.header("content-type", "application/strategic-merge-patch+json").body("{}");
     assert_eq!(reason(&api.send(strategic).await), (415, "UnsupportedMediaType"));
-    for path in ["pods/x/exec", "pods/x/portforward", "deployments/x/scale"] {
+    let forward = api.get("/api/v1/namespaces/default/pods/x/portforward").await;
+    assert_eq!(reason(&forward), (400, "BadRequest"));
+    for path in ["pods/x/exec", "pods/x/proxy", "deployments/x/scale"] {
         let root = if path.starts_with('d') { "/apis/apps/v1" } else { "/api/v1" };
         let answer = api.get(&format!("{root}/namespaces/default/{path}")).await;
         assert_eq!(reason(&answer), (403, "Forbidden"), "{path}");

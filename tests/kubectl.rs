@@ -301,6 +301,74 @@ fn objects_are_changed_in_every_dialect() {
     });
 }
 
+/// A forwarded port, until it is dropped.
+struct Forwarded {
+    child: std::process::Child,
+    address: String,
+    said: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Forwarded {
+    fn start(kubectl: &Kubectl, to: &str, port: &str) -> Self {
+        let mut child = kubectl.command(&["port-forward", to, port, "--address=127.0.0.1"]).spawn().expect("it runs");
+        let mut said = BufReader::new(child.stdout.take().expect("stdout")).lines();
+        let first = said.next().map(|line| line.expect("a line")).unwrap_or_default();
+        let address = first.strip_prefix("Forwarding from ").and_then(|rest| rest.split_once(" -> "));
+        let Some((address, _)) = address else {
+            let output = child.wait_with_output().expect("it ends");
+            panic!("{first}{}", text(&output.stderr));
+        };
+        Self { address: address.to_owned(), child, said }
+    }
+
+    /// Sends a request and returns everything that comes back.
+    fn ask(&self, path: &str) -> String {
+        let mut stream = std::net::TcpStream::connect(&self.address).expect("somebody listens");
+        stream.set_read_timeout(Some(daemon::PATIENCE)).expect("a time limit");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("it can be sent");
+        let mut answer = Vec::new();
+        drop(std::io::Read::read_to_end(&mut stream, &mut answer));
+        text(&answer)
+    }
+}
+
+impl Drop for Forwarded {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn ports_of_replicas_are_forwarded() {
+    with_each("ports_of_replicas_are_forwarded", |kubectl| {
+        kubectl.serve();
+        let pod = kubectl.pod();
+        let mut pods = Forwarded::start(&kubectl, &pod, ":8080");
+        for _ in 0..20 {
+            holds(&pods.ask("/v1/models/sklearn-iris"), &["HTTP/1.1 200"]);
+        }
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| holds(&pods.ask("/v1/models/sklearn-iris"), &["HTTP/1.1 200"]));
+            }
+        });
+        for to in ["svc/sklearn-iris-predictor", "deploy/sklearn-iris-predictor"] {
+            let port = if to.starts_with("svc") { ":80" } else { ":8080" };
+            holds(&Forwarded::start(&kubectl, to, port).ask("/v1/models/sklearn-iris"), &["HTTP/1.1 200"]);
+        }
+        let closed = Forwarded::start(&kubectl, &pod, ":9999");
+        assert_eq!(closed.ask("/"), "");
+        assert!(pods.said.next().is_some_and(|line| line.expect("a line").starts_with("Handling connection")));
+        holds(&kubectl.fails("port-forward pod/none 8080", ""), &["NotFound"]);
+        holds(&kubectl.fails(&format!("attach {pod}"), ""), &["attach is not offered"]);
+        holds(
+            &kubectl.fails(&format!("cp {}:/etc/hosts /dev/null", pod.trim_start_matches("pod/")), ""),
+            &["exec is not offered"],
+        );
+    });
+}
+
 #[test]
 fn the_core_kinds_are_kept_too() {
     with_each("the_core_kinds_are_kept_too", |kubectl| {

@@ -201,14 +201,25 @@ async fn follow_until(
         if args.timeout.is_zero() {
             std::future::pending::<()>().await;
         }
-        let watch =
-            format!("{}?fieldSelector=metadata.name%3D{}&watch=true", resource.path(Some(namespace)), escaped(name));
+        // What is there when the watch begins is told to its end: an object that went since the get is noticed.
+        let watch = format!(
+            "{}?fieldSelector=metadata.name%3D{}&watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan",
+            resource.path(Some(namespace)),
+            escaped(name)
+        );
+        let mut begun = false;
         let mut events = pin!(follow::watch(client, &watch, "application/json").await?);
-        // The watch begins with what is there, so that nothing between it and the get is lost. When it ends early the
-        // loop looks again; a daemon that went away is noticed then.
+        // When it ends early the loop looks again; a daemon that went away is noticed then.
         while let Some(event) = events.next().await {
             let event = event.map_err(interrupted)?;
-            *last = (event.kind != "DELETED").then_some(event.object);
+            match event.kind.as_str() {
+                // The end of the beginning, and the object was not in it.
+                "BOOKMARK" if !begun => *last = None,
+                "BOOKMARK" => continue,
+                "ERROR" => break,
+                kind => *last = (kind != "DELETED").then_some(event.object),
+            }
+            begun = true;
             if args.until.holds(last.as_ref()) {
                 return Ok(());
             }

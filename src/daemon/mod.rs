@@ -26,9 +26,11 @@ use crate::engine::{Container, ContainerEngine, EngineError};
 use crate::gateway::Gateway;
 use crate::home::Home;
 use crate::kubeapi::{self, ApiState};
+use crate::machine::GpuTool;
 use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
 use crate::plan::world::PlanConfig;
 use crate::reconcile::execute::{Executor, chain};
+use crate::reconcile::measure::Meter;
 use crate::reconcile::mounts::Mounts;
 use crate::reconcile::{Clock, Driver, DriverConfig, DriverParts, revisions};
 use crate::source::{Loader, watch as folder_watch};
@@ -157,6 +159,10 @@ impl Daemon {
         let driver = Driver::new(
             DriverParts {
                 store: store.clone(),
+                meter: Meter::new(
+                    Arc::clone(&engine),
+                    settings.environment.get("PATH").and_then(|path| GpuTool::find(path)),
+                ),
                 executor,
                 cache,
                 board: board.clone(),
@@ -328,6 +334,7 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             drain_deadline: settings.drain_deadline,
             default_mode: settings.default_mode.clone(),
             scale_to_zero_grace: settings.scale_to_zero_grace,
+            memory: settings.memory.clone(),
             ..PlanConfig::default()
         },
         workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone(), run_as },

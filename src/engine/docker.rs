@@ -26,7 +26,8 @@ use super::docker_network::leads_here;
 use super::docker_spec::{ReachBy, check_label, create_body, seconds};
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
-    LogOptions, Network, PullProgress, docker_events, docker_exec, docker_image, docker_logs, docker_network,
+    LogOptions, Network, PullProgress, Usage, docker_events, docker_exec, docker_image, docker_logs, docker_network,
+    docker_usage,
 };
 use crate::workload::names::INSTANCE_LABEL;
 
@@ -300,6 +301,11 @@ impl ContainerEngine for DockerEngine {
         let connection = self.connection().await?;
         let inspected = self.noting(self.inspect_ours(&connection, "inspect", &id.0).await)?;
         Ok(self.inner.endings.examine(&connection, &self.inner.network, inspected).await)
+    }
+
+    async fn usage(&self, ids: &[ContainerId]) -> Result<HashMap<ContainerId, Usage>, EngineError> {
+        let connection = self.connection().await?;
+        Ok(docker_usage::usage(&connection, ids).await)
     }
 
     async fn exec(

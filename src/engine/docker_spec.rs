@@ -157,7 +157,7 @@ fn host_config(
         memory: spec.resources.memory_limit.filter(|_| abilities.memory_limit).map(bytes),
         // Equal to the memory limit: no swap, so that a limit is a limit.
         memory_swap: spec.resources.memory_limit.filter(|_| abilities.memory_limit).map(bytes),
-        device_requests: gpus(spec)?,
+        device_requests: gpus(spec, &request.gpus)?,
         cap_drop: Some(vec!["ALL".to_owned()]),
         security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
         privileged: Some(false),
@@ -262,14 +262,15 @@ fn tmpfs(binds: &[Bind]) -> Option<HashMap<String, String>> {
     (!map.is_empty()).then_some(map)
 }
 
-fn gpus(spec: &ContainerSpec) -> Result<Option<Vec<DeviceRequest>>, SpecRefusal> {
+fn gpus(spec: &ContainerSpec, chosen: &[String]) -> Result<Option<Vec<DeviceRequest>>, SpecRefusal> {
     let mut wanted = spec.resources.gpus.iter().filter(|(_, count)| **count > 0);
     if let Some((other, _)) = wanted.clone().find(|(name, _)| *name != NVIDIA_GPU) {
         return Err(SpecRefusal::UnknownGpu(other.clone()));
     }
     Ok(wanted.next().map(|(_, count)| {
         vec![DeviceRequest {
-            count: Some(bytes(*count)),
+            count: chosen.is_empty().then(|| bytes(*count)),
+            device_ids: (!chosen.is_empty()).then(|| chosen.to_vec()),
             capabilities: Some(vec![vec!["gpu".to_owned()]]),
             ..DeviceRequest::default()
         }]
@@ -342,6 +343,7 @@ mod tests {
             publish: vec![8080],
             shm_size: None,
             host_aliases: vec![("10.0.0.7".to_owned(), vec!["features".to_owned()])],
+            gpus: Vec::new(),
             hostname: "sklearn-iris-predictor-00001-0".to_owned(),
             stop_timeout: Duration::from_millis(30_500),
         }

@@ -4,6 +4,7 @@
 //! their states by tokio's clock, so paused time works; those whose behaviour says so serve models on loopback ports, so
 //! the whole daemon can be tested without Docker. It makes no use of a spec's mounts, limits or environment.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ pub use super::memory_script::{Behaviour, Command, Fault, Remote, Serves, Verb};
 use super::memory_server::Server;
 use super::{
     Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, EngineInfo, Exit, LogLine,
-    LogOptions, PullProgress,
+    LogOptions, PullProgress, Usage,
 };
 use crate::workload::names::INSTANCE_LABEL;
 
@@ -300,6 +301,11 @@ impl ContainerEngine for MemoryEngine {
             state.shown(&key).ok_or_else(|| EngineError::NoSuchContainer(id.0.clone()))
         })
         .await
+    }
+
+    async fn usage(&self, ids: &[ContainerId]) -> Result<HashMap<ContainerId, Usage>, EngineError> {
+        let state = self.state();
+        Ok(ids.iter().filter_map(|id| Some((id.clone(), state.usage(&id.0)?))).collect())
     }
 
     async fn exec(

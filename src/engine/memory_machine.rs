@@ -12,7 +12,7 @@ use super::docker_spec::{Abilities, ImageFacts, ReachBy, check_label, create_bod
 use super::memory_script::{Behaviour, Remote, Script};
 use super::memory_server::Server;
 use super::{
-    Blame, Container, ContainerId, ContainerState, CreateContainer, EngineError, Exit, LogLine, Network, Reach,
+    Blame, Container, ContainerId, ContainerState, CreateContainer, EngineError, Exit, LogLine, Network, Reach, Usage,
 };
 use crate::tasks::Tasks;
 use crate::workload::names::INSTANCE_LABEL;
@@ -223,6 +223,13 @@ impl State {
     /// Returns how containers of an image behave.
     pub(super) fn behaviour(&self, image: &str) -> Behaviour {
         self.behaviours.get(image).or(self.any.as_ref()).cloned().unwrap_or_default()
+    }
+
+    /// Returns what a running container is told to use.
+    pub(super) fn usage(&self, id: &str) -> Option<Usage> {
+        let cell = self.containers.get(id).filter(|cell| matches!(cell.life, Life::Running { .. }))?;
+        let memory = self.behaviour(&cell.request.spec.image).memory;
+        (memory > 0).then_some(Usage { memory, peak: memory, cpu_nanos: None })
     }
 
     /// Makes a container, no questions asked.

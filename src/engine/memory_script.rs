@@ -22,6 +22,8 @@ pub struct Behaviour {
     pub commands: HashMap<Vec<String>, Command>,
     /// `USER` of the image.
     pub user: String,
+    /// Bytes it uses while it runs; nothing is told when 0.
+    pub memory: u64,
 }
 
 /// What a command run inside does.

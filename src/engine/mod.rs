@@ -20,6 +20,7 @@ mod docker_logs;
 mod docker_memory_death;
 mod docker_network;
 pub mod docker_spec;
+mod docker_usage;
 pub mod memory;
 mod memory_machine;
 pub mod memory_script;
@@ -35,8 +36,10 @@ mod process_rewrite;
 mod process_start;
 pub mod process_supervise;
 mod process_table;
+mod process_usage;
+mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -47,6 +50,8 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::workload::ContainerSpec;
+
+pub use usage::Usage;
 
 /// An engine's own id of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,6 +156,8 @@ pub struct CreateContainer {
     pub shm_size: Option<u64>,
     /// Extra hosts entries, address to names.
     pub host_aliases: Vec<(String, Vec<String>)>,
+    /// GPUs for a container that asks for some, by UUID; when empty, the engine chooses as many as it asks for.
+    pub gpus: Vec<String>,
     /// Host name inside.
     pub hostname: String,
     /// Grace between stop signal and kill.
@@ -325,6 +332,10 @@ pub trait ContainerEngine: Send + Sync + 'static {
     async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError>;
     /// Inspects one container: exact state, start and finish times, exit, out-of-memory.
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError>;
+    /// Measures what running containers use; those it cannot tell anything of are left out.
+    async fn usage(&self, _ids: &[ContainerId]) -> Result<HashMap<ContainerId, Usage>, EngineError> {
+        Ok(HashMap::new())
+    }
     /// Runs a command inside a container and returns its exit code and output (for exec probes and hooks).
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Duration)
     -> Result<(i64, String), EngineError>;

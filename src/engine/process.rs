@@ -23,7 +23,7 @@ use super::process_folder::{self, Folder, Found, Life};
 use super::process_prepare::{self, Request};
 use super::{
     Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, EngineInfo, LogLine, LogOptions,
-    PullProgress, process_changes, process_logs, process_start, process_table,
+    PullProgress, Usage, process_changes, process_logs, process_start, process_table, process_usage,
 };
 use crate::environments::{Environments, find_on_path};
 use crate::workload::names::INSTANCE_LABEL;
@@ -274,6 +274,12 @@ impl ContainerEngine for ProcessEngine {
         let found = self.ours("inspect", &id.0).await?;
         let all = self.all().await?;
         Ok(found.container(&joined_ports(&all, &found)))
+    }
+
+    async fn usage(&self, ids: &[ContainerId]) -> Result<HashMap<ContainerId, Usage>, EngineError> {
+        let ids = ids.to_vec();
+        let measured = tokio::task::spawn_blocking(move || process_usage::usage(&ids));
+        Ok(measured.await.unwrap_or_default())
     }
 
     async fn exec(

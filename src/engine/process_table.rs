@@ -77,7 +77,8 @@ pub(super) fn kill_marked(id: &str) -> usize {
     killed
 }
 
-fn all() -> Vec<i32> {
+/// Returns the ids of every process but this one.
+pub(super) fn all() -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());

@@ -106,7 +106,7 @@ struct Entry {
     verbs: &'static [&'static str],
     short_names: &'static [&'static str],
     categories: &'static [&'static str],
-    subresource: Option<&'static str>,
+    parts: &'static [Part],
 }
 
 fn entries() -> impl Iterator<Item = Entry> {
@@ -120,7 +120,7 @@ fn entries() -> impl Iterator<Item = Entry> {
         verbs: resource.verbs(),
         short_names: resource.short_names(),
         categories: resource.categories(),
-        subresource: subresource(resource),
+        parts: parts(resource),
     });
     let reviews = Review::ALL.into_iter().map(|review| Entry {
         group: review.group(),
@@ -132,7 +132,7 @@ fn entries() -> impl Iterator<Item = Entry> {
         verbs: &["create"],
         short_names: &[],
         categories: &[],
-        subresource: None,
+        parts: &[],
     });
     resources.chain(reviews)
 }
@@ -164,13 +164,13 @@ fn resources(group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
     for entry in served() {
         list.push(entry.classic());
-        if let Some(name) = entry.subresource {
+        for part in entry.parts {
             list.push(json!({
-                "name": format!("{}/{name}", entry.plural),
+                "name": format!("{}/{}", entry.plural, part.name),
                 "singularName": "",
                 "namespaced": entry.is_namespaced,
                 "kind": entry.kind,
-                "verbs": ["get"],
+                "verbs": part.verbs,
             }));
         }
     }
@@ -180,12 +180,25 @@ fn resources(group: &str, version: &str) -> Option<Value> {
     }))
 }
 
-/// The one part of an object that has a path of its own.
-pub fn subresource(resource: Resource) -> Option<&'static str> {
+/// A part of an object that has a path of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Last word of its path.
+    pub name: &'static str,
+    /// What can be done with it.
+    pub verbs: &'static [&'static str],
+}
+
+/// Returns the parts of a resource's objects.
+pub fn parts(resource: Resource) -> &'static [Part] {
     match resource {
-        Resource::Pods => Some("log"),
-        Resource::Object(crate::api::Kind::InferenceService | crate::api::Kind::InferenceGraph) => Some("status"),
-        _ => None,
+        Resource::Pods => {
+            const { &[Part { name: "log", verbs: &["get"] }, Part { name: "portforward", verbs: &["create", "get"] }] }
+        }
+        Resource::Object(crate::api::Kind::InferenceService | crate::api::Kind::InferenceGraph) => {
+            const { &[Part { name: "status", verbs: &["get"] }] }
+        }
+        _ => &[],
     }
 }
 
@@ -226,8 +239,9 @@ impl Entry {
             "verbs": self.verbs,
         });
         self.add_names(&mut value);
-        if let Some(name) = self.subresource {
-            value["subresources"] = json!([{"subresource": name, "responseKind": kind, "verbs": ["get"]}]);
+        if !self.parts.is_empty() {
+            let part = |part: &Part| json!({"subresource": part.name, "responseKind": kind, "verbs": part.verbs});
+            value["subresources"] = self.parts.iter().map(part).collect();
         }
         value
     }

@@ -18,7 +18,7 @@ use super::resource::{Resource, Target};
 use super::server::Api;
 use super::table::{self, TableOptions};
 use super::watch::Scope;
-use super::{delete, discovery, logs, openapi, patch, protobuf, reviews, watch, write};
+use super::{delete, discovery, logs, openapi, patch, port_forward, protobuf, reviews, watch, write};
 use crate::manifest::yaml;
 
 /// Largest body that is read.
@@ -88,6 +88,11 @@ pub async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let outcome = match Target::parse(&percent_decoded(&path)) {
         None => Err(Failure::no_such_path()),
+        Some(Target::Item { resource: Resource::Pods, namespace, name, subresource: Some(part) })
+            if part == "portforward" =>
+        {
+            port_forward::answer(&api, &namespace, &name, request).await
+        }
         Some(target) => match read(request).await {
             Ok(call) => dispatch(&api, target, call).await,
             Err(failure) => Err(failure),
@@ -205,8 +210,8 @@ fn no_part(resource: Resource, part: &str) -> Failure {
         (Resource::Pods, "exec" | "attach") => Failure::forbidden(format!(
             "{part} is not offered: kserve-local gives nobody a shell in a model's container; use the container engine's own {part}"
         )),
-        (Resource::Pods | Resource::Services, "portforward" | "proxy") => Failure::forbidden(
-            "port-forward is not offered: models answer on this machine already, at the address `kserve-local get inferenceservices` shows",
+        (Resource::Pods | Resource::Services, "proxy") => Failure::forbidden(
+            "proxy is not offered: models answer on this machine already, at the address `kserve-local get inferenceservices` shows",
         ),
         (Resource::Deployments | Resource::ReplicaSets, "scale") => Failure::forbidden(
             "deployments are not scaled here: set spec.predictor.minReplicas and maxReplicas of the InferenceService",

@@ -89,7 +89,7 @@ fn access(spec: &Value) -> Value {
     let found: Vec<Resource> = Resource::all().filter(meant).collect();
     let does = |resource: &Resource| match text("subresource") {
         "" => verb == "*" && resource.verbs().contains(&"create") || resource.verbs().contains(&verb),
-        sub => discovery::subresource(*resource) == Some(sub) && verb == "get",
+        sub => discovery::parts(*resource).iter().any(|part| part.name == sub && part.verbs.contains(&verb)),
     };
     if found.iter().any(does) {
         json!({"allowed": true})

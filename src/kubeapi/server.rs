@@ -88,17 +88,19 @@ pub struct Api {
     pub(super) writes: tokio::sync::Mutex<()>,
     /// Cancelled when the API ends; watches and logs end with it.
     pub(super) stop: CancellationToken,
+    /// What outlives a request: forwarded ports.
+    pub(super) tasks: Tasks,
 }
 
 impl Api {
     /// Makes the API of a state; it ends with `stop`.
-    pub fn new(state: ApiState, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(state: ApiState, tasks: Tasks, stop: CancellationToken) -> Arc<Self> {
         let born = (state.clock)();
         // Versions of boards begin at the time of start in milliseconds, so that they do not go back after a restart.
         let first = u64::try_from(born.as_millisecond()).unwrap_or_default();
         let boards = Resource::VIEWS.iter().map(|_| Board::new(first)).collect();
         let managers = Managers::open(state.home.managers());
-        Arc::new(Self { state, born, boards, managers, writes: tokio::sync::Mutex::default(), stop })
+        Arc::new(Self { state, born, boards, managers, writes: tokio::sync::Mutex::default(), stop, tasks })
     }
 
     /// Returns the board of a view.
@@ -124,7 +126,7 @@ struct Local(SocketAddr);
 pub async fn serve(state: ApiState, listener: TcpListener, tasks: &Tasks, cancel: CancellationToken) -> io::Result<()> {
     listener.local_addr()?;
     let tls = state.tls.clone().map(TlsAcceptor::from);
-    let router = router(Api::new(state, cancel.clone()));
+    let router = router(Api::new(state, tasks.clone(), cancel.clone()));
     let places = Arc::new(Semaphore::new(CONNECTION_LIMIT));
     loop {
         let accepted = tokio::select! {

@@ -108,6 +108,8 @@ pub struct CreateOrder {
     pub position: ContainerPosition,
     /// Container whose network is joined; its own when none.
     pub join: Option<String>,
+    /// GPUs its replica was given, by UUID; none also when the engine is to choose.
+    pub gpus: Vec<String>,
 }
 
 /// Which container of a workload.

@@ -7,8 +7,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::action::{Action, ProbeKind, ProbeOrder};
+use super::admission::{Explanation, Grant, Queued};
 use super::backoff;
+use super::ledger::Learned;
 use super::planner::Plan;
+use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
 use super::world::{ExitFact, Now};
@@ -32,6 +35,12 @@ pub struct Memory {
     pub draining: HashMap<String, Duration>,
     /// Of services that may sleep.
     pub activity: BTreeMap<ServiceKey, Activity>,
+    /// Memory given to replicas that are being made, by replica.
+    pub granted: BTreeMap<ReplicaName, Grant>,
+    /// Replicas that wait for room, by name.
+    pub queue: BTreeMap<ReplicaName, Queued>,
+    /// The last decision about the room of each service.
+    pub explanations: BTreeMap<ServiceKey, Explanation>,
     /// Of revisions whose replicas follow their load.
     pub scales: Scales,
     /// Since when a component is being started, for its load time.
@@ -150,6 +159,13 @@ pub struct RevisionNote {
     /// Whether every replica of it answered once.
     #[serde(default)]
     pub proven: bool,
+    /// What its replicas were seen to need.
+    #[serde(default, skip_serializing_if = "is_unlearned")]
+    pub learned: Learned,
+}
+
+fn is_unlearned(learned: &Learned) -> bool {
+    *learned == Learned::default()
 }
 
 /// Revisions remembered by number; older ones are forgotten.
@@ -361,6 +377,7 @@ impl Memory {
             self.draining.entry(name.to_string()).or_insert(now.tick);
         }
         self.note_rests(plan, now);
+        self.note_room(plan);
         self.scales.note(&plan.standings, now);
         let mut news = false;
         for (component, revision) in &plan.rolled_out {
@@ -388,6 +405,21 @@ impl Memory {
             }
         }
         news
+    }
+
+    /// Notes who was given room, who waits for it, and who must go.
+    fn note_room(&mut self, plan: &Plan) {
+        self.granted.extend(plan.granted.iter().cloned());
+        self.queue = plan.queued.iter().cloned().collect();
+        for eviction in &plan.evicted {
+            self.activity.entry(eviction.service.clone()).or_default().asleep = true;
+        }
+        for (service, explanation) in &plan.explanations {
+            let known = self.explanations.get(service);
+            if known.is_none_or(|known| !known.says_the_same(explanation)) {
+                self.explanations.insert(service.clone(), explanation.clone());
+            }
+        }
     }
 
     fn note_proven(&mut self, component: &ComponentKey, revision: u32) -> bool {
@@ -460,7 +492,7 @@ impl ContainerMemory {
 
 impl RevisionNote {
     fn new(fingerprint: &str, now: Now) -> Self {
-        Self { fingerprint: fingerprint.to_owned(), created_at: now.wall, proven: false }
+        Self { fingerprint: fingerprint.to_owned(), created_at: now.wall, proven: false, learned: Learned::default() }
     }
 }
 

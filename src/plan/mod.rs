@@ -12,9 +12,15 @@
 //! same plan. Orders that are under way are part of the world and are never given twice.
 
 pub mod action;
+pub mod admission;
 pub mod backoff;
 mod checks;
+pub mod eviction;
+pub mod gpus;
 mod graphs;
+mod holders;
+mod learn;
+pub mod ledger;
 pub mod memory;
 pub mod planner;
 pub mod pods;
@@ -23,6 +29,7 @@ pub mod record;
 pub mod replica;
 mod retire;
 pub mod rollout;
+mod room_words;
 pub mod routes;
 pub mod said;
 pub mod scale;

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, ActionKey};
+use super::admission::{Eviction, Explanation, Grant, Queued, Room};
+use super::holders;
 use super::memory::LoadClock;
 use super::pods::PodView;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{graphs, retire, rollout, status};
+use super::{admission, graphs, retire, rollout, status};
 use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
@@ -44,6 +46,14 @@ pub struct Plan {
     pub standings: Vec<Standing>,
     /// Components that are being started, and what that means for the clock of their load time.
     pub loads: Vec<(ComponentKey, LoadClock)>,
+    /// Replicas that were given memory in this pass.
+    pub granted: Vec<(ReplicaName, Grant)>,
+    /// Replicas that wait for room.
+    pub queued: Vec<(ReplicaName, Queued)>,
+    /// Services that are put to sleep to make room.
+    pub evicted: Vec<Eviction>,
+    /// What was decided about room, and why.
+    pub explanations: Vec<(ServiceKey, Explanation)>,
     /// When to plan again although nothing happened, in ticks.
     pub wake_at: Option<Duration>,
 }
@@ -78,6 +88,7 @@ pub(super) struct Draft<'w> {
     pub(super) world: &'w World,
     pub(super) now: Now,
     pub(super) plan: Plan,
+    pub(super) room: Room,
     ordered: HashSet<ActionKey>,
     starts: usize,
 }
@@ -125,15 +136,19 @@ impl Draft<'_> {
 /// Decides what to do next for every service, from a snapshot and the time.
 pub fn plan(world: &World, now: Now) -> Plan {
     let starts = starts_under_way(world);
-    let mut draft = Draft { world, now, plan: Plan::default(), ordered: HashSet::new(), starts };
+    let mut draft = Draft { world, now, plan: Plan::default(), room: Room::default(), ordered: HashSet::new(), starts };
     draft.plan.routes.domains.clone_from(&world.config.domains);
     let facts = Facts::new(world);
     if !world.desired_known {
         // Nothing is known of what is wanted: what runs is left alone, and nothing is served that may have been deleted.
         return draft.plan;
     }
-    for service in world.services.values() {
-        plan_service(&mut draft, service, &facts);
+    let rests: BTreeMap<&ServiceKey, Option<Rest>> =
+        world.services.iter().map(|(key, service)| (key, rest(&mut draft, service, &facts))).collect();
+    draft.room = holders::room(world, now, &facts, &rests);
+    admission::relieve(&mut draft);
+    for (key, service) in &world.services {
+        plan_service(&mut draft, service, rests.get(key).copied().flatten(), &facts);
     }
     graphs::add(&mut draft.plan, world);
     for (component, facts) in &facts.0 {
@@ -153,10 +168,18 @@ fn starts_under_way(world: &World) -> usize {
     world.in_flight.iter().filter(starting).count()
 }
 
-fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, facts: &Facts<'w>) {
-    let stopped = service.meta.annotation(meta::STOP).is_some_and(|value| value.eq_ignore_ascii_case("true"));
-    let rest = if stopped { None } else { sleep::rest(draft, service, facts) };
+fn is_stopped(service: &DesiredService) -> bool {
+    service.meta.annotation(meta::STOP).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts: &Facts<'w>) -> Option<Rest> {
+    let rest = if is_stopped(service) { None } else { sleep::rest(draft, service, facts) };
     draft.plan.rests.extend(rest.map(|rest| (service.key.clone(), rest)));
+    rest
+}
+
+fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, rest: Option<Rest>, facts: &Facts<'w>) {
+    let stopped = is_stopped(service);
     let mut reports = Vec::new();
     for kind in ComponentKind::ALL {
         let key = ComponentKey { service: service.key.clone(), component: kind };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, ContainerPosition, CreateOrder};
+use super::admission;
 use super::backoff;
 use super::checks::checks;
 use super::planner::Draft;
@@ -60,6 +61,18 @@ pub enum Phase {
         message: String,
         /// Whether it is tried again.
         transient: bool,
+    },
+    /// It waits until there is room for it: others are going to sleep, or busy.
+    WaitingForRoom {
+        /// In words for a person, with numbers.
+        message: String,
+    },
+    /// There is no room for it and will be none by itself.
+    NoRoom {
+        /// In words for a person, with numbers.
+        message: String,
+        /// Whether it is GPUs that lack.
+        gpu: bool,
     },
     /// A container is being made or started.
     Creating,
@@ -126,7 +139,11 @@ impl Phase {
             Self::Asleep | Self::EngineUnknown => 30,
             // The engine, and its queue.
             Self::Creating => 120,
-            Self::PullingModel(..) | Self::PullingImage(..) | Self::Initializing(_) | Self::Loading { .. } => 600,
+            Self::PullingModel(..)
+            | Self::PullingImage(..)
+            | Self::WaitingForRoom { .. }
+            | Self::Initializing(_)
+            | Self::Loading { .. } => 600,
             _ => return None,
         };
         Some(Duration::from_secs(seconds))
@@ -135,7 +152,11 @@ impl Phase {
     /// Whether something went wrong, as opposed to being under way.
     pub fn is_failure(&self) -> bool {
         match self {
-            Self::ModelFailed { .. } | Self::ImageFailed { .. } | Self::Refused { .. } | Self::Gone => true,
+            Self::ModelFailed { .. }
+            | Self::ImageFailed { .. }
+            | Self::Refused { .. }
+            | Self::NoRoom { .. }
+            | Self::Gone => true,
             // The first end may be a passing fault; it is started again at once.
             Self::Crashed(_) => true,
             _ => false,
@@ -279,11 +300,11 @@ fn keep(
             }
             None => Kept::Running,
         },
-        FactState::Created => Kept::Not(start(draft, fact)),
+        FactState::Created => Kept::Not(start(draft, replica, fact)),
         FactState::Exited(exit) if matches!(position, ContainerPosition::Init(_)) && exit.code == 0 => Kept::Done,
         // We ended it ourselves, in order, and want it after all.
-        FactState::Exited(_) if draft.world.memory.was_stopped(&fact.name) => Kept::Not(start(draft, fact)),
-        FactState::Exited(exit) => Kept::Not(restart(draft, fact, exit)),
+        FactState::Exited(_) if draft.world.memory.was_stopped(&fact.name) => Kept::Not(start(draft, replica, fact)),
+        FactState::Exited(exit) => Kept::Not(restart(draft, replica, fact, exit)),
         FactState::Paused => Kept::Not(Phase::Paused),
         FactState::Removing => Kept::Not(Phase::Creating),
     }
@@ -305,7 +326,12 @@ fn create(
     if let Some(phase) = refused(draft, &name) {
         return phase;
     }
+    let gpus = match admission::admit(draft, replica) {
+        Ok(gpus) => gpus,
+        Err(phase) => return phase,
+    };
     draft.act(Action::Create(Box::new(CreateOrder {
+        gpus,
         name,
         replica: Arc::clone(&replica.name),
         revision: replica.revision,
@@ -318,8 +344,11 @@ fn create(
     Phase::Creating
 }
 
-fn start(draft: &mut Draft<'_>, fact: &ContainerFact) -> Phase {
+fn start(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact) -> Phase {
     if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
+        return phase;
+    }
+    if let Err(phase) = admission::admit(draft, replica) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });
@@ -337,12 +366,15 @@ fn refused(draft: &mut Draft<'_>, name: &str) -> Option<Phase> {
     Some(Phase::Refused { message })
 }
 
-fn restart(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> Phase {
+fn restart(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact, exit: &ExitFact) -> Phase {
     let (crash, is_due) = crashed(draft, fact, exit);
     if !is_due {
         return crash;
     }
     if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
+        return phase;
+    }
+    if let Err(phase) = admission::admit(draft, replica) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });

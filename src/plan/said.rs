@@ -36,6 +36,9 @@ pub(super) fn said(phase: &Phase) -> Said {
             let reason = if process_recipe(image).is_some() { "EnvironmentFailed" } else { "ImagePullFailed" };
             (False, reason, retried(message, *transient))
         }
+        Phase::WaitingForRoom { message } => (Unknown, "WaitingForMemory", message.clone()),
+        Phase::NoRoom { message, gpu: false } => (False, "InsufficientMemory", message.clone()),
+        Phase::NoRoom { message, gpu: true } => (False, "InsufficientGPU", message.clone()),
         Phase::Creating => (Unknown, "ContainerCreating", "the container is being created".to_owned()),
         Phase::Refused { message } => (False, "ContainerCannotRun", message.clone()),
         Phase::Initializing(name) => (Unknown, "PodInitializing", format!("init container `{name}` is running")),

@@ -42,7 +42,9 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
         return Some(Rest::Busy);
     }
     let activity = memory.activity.get(&service.key).copied().unwrap_or_default();
-    if activity.asleep {
+    // Whoever it waits for room for has gone: nobody is put to sleep for that.
+    let runs = || facts.of_service(&service.key).any(ContainerFact::is_running);
+    if activity.asleep || (memory.queue.values().any(|queued| queued.service == service.key) && !runs()) {
         return Some(Rest::Asleep);
     }
     let Some(last) = activity.last else {
@@ -55,6 +57,24 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
     }
     let patience = sleepers.iter().map(|part| idle_time(draft.world, part)).max().unwrap_or_default();
     Some(if draft.due(last + patience) { Rest::Asleep } else { Rest::Idle })
+}
+
+/// Whether a service could be put to sleep now, although its time has not come: nobody asks it, and it is known to wake.
+pub(super) fn may_be_put_to_sleep(world: &World, service: &DesiredService, facts: &Facts<'_>, rest: Rest) -> bool {
+    match rest {
+        Rest::Asleep => false,
+        Rest::Idle => true,
+        // Not asked since the daemon started, but it was there before.
+        Rest::Busy => {
+            let memory = &world.memory;
+            let unseen = memory.activity.get(&service.key).is_none_or(|activity| activity.last.is_none());
+            let parts = service.resolution.as_deref().unwrap_or_default();
+            let is_known = |part: &ResolvedWorkload| {
+                memory.revisions.get(&part.workload.component).is_some_and(|history| history.is_proven(history.target))
+            };
+            unseen && !is_asked_for(world, &service.key, facts) && parts.iter().all(is_known)
+        }
+    }
 }
 
 /// From the last byte of the last answer to sleep.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::holders;
+use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
 use super::record::ReplicaRecord;
 use super::{ActionKey, routes::ReplicaName};
@@ -59,6 +61,12 @@ pub struct World {
     pub wanted: HashSet<ReplicaName>,
     /// Requests that wait for a component to answer.
     pub waiting: BTreeMap<ComponentKey, u64>,
+    /// The machine the models run on.
+    pub machine: Machine,
+    /// What containers use, by name, as last measured.
+    pub used: HashMap<String, Used>,
+    /// When the last list of containers was asked for, in ticks.
+    pub listed_at: Option<Duration>,
     /// Actions under way.
     pub in_flight: HashSet<ActionKey>,
     /// What passes remember.
@@ -75,7 +83,12 @@ impl World {
         if !self.desired_known || self.engine != EngineState::Up {
             return false;
         }
-        let Self { containers, services, in_flight, memory, .. } = self;
+        let mut granted = std::mem::take(&mut self.memory.granted);
+        granted.retain(|replica, grant| holders::is_pending(self, replica, grant));
+        self.memory.granted = granted;
+        let Self { containers, services, in_flight, memory, used, .. } = self;
+        used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::is_running));
+        memory.explanations.retain(|key, _| services.contains_key(key));
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
@@ -109,6 +122,8 @@ pub struct PlanConfig {
     /// Besides the window, the time nobody must have asked before a service that may sleep does
     /// (`scale-to-zero-grace-period`).
     pub scale_to_zero_grace: Duration,
+    /// Of memory.
+    pub memory: MemoryConfig,
 }
 
 impl Default for PlanConfig {
@@ -120,6 +135,7 @@ impl Default for PlanConfig {
             drain_deadline: Duration::from_secs(300),
             default_mode: "Knative".to_owned(),
             scale_to_zero_grace: Duration::from_secs(30),
+            memory: MemoryConfig::default(),
         }
     }
 }
@@ -197,6 +213,8 @@ pub struct ContainerFact {
     pub state: FactState,
     /// How its ports are reached.
     pub reach: FactReach,
+    /// GPUs its replica was given, by UUID.
+    pub gpus: Vec<String>,
     /// When it was made.
     pub created_at: Option<Timestamp>,
     /// What must be known of its replica.

@@ -13,6 +13,7 @@ use super::Clock;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
+use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
 use super::{graphs, observe, said};
 use crate::api::{ServiceKey, StorageUri};
@@ -20,6 +21,7 @@ use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
 use crate::home::write_atomically;
 use crate::plan::action::{ProbeKind, ProbeOrder};
+use crate::plan::ledger::Machine;
 use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
@@ -62,6 +64,8 @@ pub struct DriverParts {
     pub store: Store,
     /// Effects.
     pub executor: Executor,
+    /// Memory and GPUs.
+    pub meter: Meter,
     /// Models that are here.
     pub cache: Cache,
     /// Requests in flight.
@@ -91,6 +95,7 @@ enum Fact {
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
     Probed { order: Box<ProbeOrder>, result: Result<(), String> },
     LastWords { name: String, lines: Vec<String> },
+    Measured(Measured),
 }
 
 /// Owns the world.
@@ -108,12 +113,15 @@ pub struct Driver {
     listing: bool,
     list_again: bool,
     last_list: Duration,
+    /// When the list was asked for that is under way or was the last.
+    asked_at: Duration,
     last_check_again: Duration,
     model_progress: HashMap<StorageUri, watch::Receiver<Progress>>,
     image_progress: HashMap<String, watch::Receiver<PullProgress>>,
     image_failures: HashMap<String, u32>,
     model_failures: HashMap<StorageUri, u32>,
     saved_revisions: BTreeMap<ComponentKey, Revisions>,
+    rounds: Rounds,
     /// Whether what revisions are made from is to be saved.
     sources_changed: bool,
 }
@@ -138,7 +146,8 @@ impl Driver {
         let Ledger { revisions, sources } = ledger;
         let memory = Memory { revisions: revisions.clone(), sources, ..Memory::default() };
         let instance = parts.executor.instance.clone();
-        let world = World { instance, memory, config: config.plan, ..World::default() };
+        let machine = Machine { pending: true, ..Machine::default() };
+        let world = World { instance, memory, machine, config: config.plan, ..World::default() };
         Self {
             resolver: Resolver::new(config.workload),
             parts,
@@ -152,12 +161,14 @@ impl Driver {
             listing: false,
             list_again: true,
             last_list: Duration::ZERO,
+            asked_at: Duration::ZERO,
             last_check_again: Duration::ZERO,
             model_progress: HashMap::new(),
             image_progress: HashMap::new(),
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
             saved_revisions: revisions,
+            rounds: Rounds::default(),
             sources_changed: false,
         }
     }
@@ -172,6 +183,7 @@ impl Driver {
         let mut wake = Duration::ZERO;
         loop {
             self.ask_for_list();
+            self.ask_for_measure();
             let timer = tokio::time::Instant::from_std(self.parts.clock.at(wake));
             let tick = self.parts.clock.now().tick;
             let measure = self.load.due(&self.world, tick).map(|at| self.parts.clock.at(at).into());
@@ -356,6 +368,10 @@ impl Driver {
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
             Fact::Container { action, result } => self.take_container(&action, result),
             Fact::Probed { order, result } => self.take_probe(&order, result),
+            Fact::Measured(measured) => match self.rounds.end(&mut self.world, measured) {
+                true => Urgency::Now,
+                false => Urgency::Never,
+            },
             Fact::LastWords { name, lines } => {
                 if let Some(memory) = self.world.memory.containers.get_mut(&name) {
                     memory.last_words = lines;
@@ -387,6 +403,7 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.listed_at = Some(self.asked_at);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
         let mut fresh = Vec::new();
@@ -434,6 +451,10 @@ impl Driver {
                 self.world.memory.note_running(&fact.name, now);
             }
             FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                if exit.out_of_memory {
+                    let used = self.world.used.get(&fact.name).map_or(0, |used| used.peak);
+                    self.world.memory.note_memory_death(&fact, used);
+                }
                 self.fetch_last_words(&fact);
             }
             _ => {}
@@ -615,12 +636,24 @@ impl Driver {
             return;
         }
         self.listing = true;
+        self.asked_at = tick;
         self.list_again = false;
         let (engine, sender, asked) = (Arc::clone(&self.parts.executor.engine), self.sender.clone(), self.serial);
         self.parts.tasks.spawn_droppable("list", async move {
             let result = engine.list().await;
             // The driver is gone: nobody needs the list.
             let _ = sender.send(Fact::Listed { asked, result }).await;
+        });
+    }
+
+    /// Measures the machine, once at a time.
+    fn ask_for_measure(&mut self) {
+        let Some(containers) = self.rounds.begin(&self.world, self.parts.clock.now().tick) else { return };
+        let (meter, sender) = (self.parts.meter.clone(), self.sender.clone());
+        self.parts.tasks.spawn_droppable("measure", async move {
+            let measured = meter.measure(containers).await;
+            // The driver is gone: nobody needs the numbers.
+            let _ = sender.send(Fact::Measured(measured)).await;
         });
     }
 
@@ -643,7 +676,8 @@ impl Driver {
             (true, false) => RELIST,
             (false, false) => RELIST_DOWN,
         };
-        wake.unwrap_or(Duration::MAX).min(now.tick + rest)
+        let measure = self.rounds.next(&self.world);
+        wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
     }
 
     /// Reads the notice board.

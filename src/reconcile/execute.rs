@@ -190,6 +190,7 @@ impl Executor {
             publish,
             shm_size: workload.shm_size,
             host_aliases: workload.host_aliases.clone(),
+            gpus: order.gpus.clone(),
             hostname: format!("{}-{}", names_host(&workload.service_name, order.revision), order.ordinal),
             stop_timeout: workload.termination_grace,
             spec,

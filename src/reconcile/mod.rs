@@ -8,6 +8,7 @@ pub mod driver;
 pub mod execute;
 mod graphs;
 mod load;
+pub mod measure;
 pub mod mounts;
 pub mod observe;
 pub mod revisions;

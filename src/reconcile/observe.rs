@@ -13,11 +13,15 @@ use crate::workload::{ComponentKey, names};
 /// Label with KServe's name of the component's service.
 const SERVICE_NAME_LABEL: &str = "kserve-local/service-name";
 
+/// Label with the UUIDs of the GPUs its replica was given.
+const GPUS_LABEL: &str = "kserve-local/gpus";
+
 /// Returns the labels of a container to be made.
 pub fn labels(instance: &str, order: &CreateOrder, container: &str) -> BTreeMap<String, String> {
     let workload = &order.workload;
     let record = serde_json::to_string(&ReplicaRecord::of(workload)).unwrap_or_default();
     let component = &workload.component;
+    let gpus = (!order.gpus.is_empty()).then(|| (GPUS_LABEL, order.gpus.join(",")));
     [
         (names::INSTANCE_LABEL, instance.to_owned()),
         (names::NAMESPACE_LABEL, component.service.namespace.clone()),
@@ -32,6 +36,7 @@ pub fn labels(instance: &str, order: &CreateOrder, container: &str) -> BTreeMap<
         (RECORD_LABEL, record),
     ]
     .into_iter()
+    .chain(gpus)
     .map(|(key, value)| (key.to_owned(), value))
     .collect()
 }
@@ -64,6 +69,7 @@ pub fn fact(container: &Container) -> Option<ContainerFact> {
         image: container.image.clone(),
         state: state(container),
         reach: reach(&container.reach),
+        gpus: label(GPUS_LABEL).map(|text| text.split(',').map(str::to_owned).collect()).unwrap_or_default(),
         created_at: container.created_at,
         record: Arc::new(record),
     })

@@ -22,6 +22,7 @@ use tokio::sync::{Notify, watch};
 
 use super::cache::RecordedFile;
 use super::digest::{Computed, DigestKind, Digester, worth_checking};
+use super::nearby;
 use super::piece::{Landed, Piece, Ranges, Sink, blocking, pieces_of, read_blocks, read_piece};
 use super::pull::{Progress, PullConfig};
 use super::resume::{Finished, ResumeLog};
@@ -146,6 +147,16 @@ impl<'a> Download<'a> {
     /// Brings one piece to disk, from an earlier download or from the source.
     async fn piece(&self, piece: Piece) -> Result<(), PullError> {
         let remote = &self.fetch.files[piece.file];
+        if remote.nearby.is_some() {
+            let (nearby, target) = (remote.clone(), self.target(piece));
+            let wanted = worth_checking(&remote.digests, remote.size);
+            let taken = blocking(move || nearby::take(&nearby, &target, piece, wanted)).await;
+            if let Some(landed) = taken.map_err(|error| self.disk_error(error))? {
+                self.advance(landed.size);
+                self.finished(piece, landed);
+                return Ok(());
+            }
+        }
         if let Some(&crc) = self.recorded.get(&(piece.file, piece.index)) {
             let (path, length) = (self.target(piece), piece.length.or(remote.size));
             let wanted = worth_checking(&remote.digests, remote.size);

@@ -43,7 +43,14 @@ impl HttpSource {
         let invalid = |problem: String| SourceError::Invalid(format!("`{shown}` cannot be fetched: {problem}"));
         let url = Url::parse(url).map_err(|error| invalid(error.to_string()))?;
         let authorities = authorities(environment).map_err(SourceError::Invalid)?;
-        let wish = ClientWish { url: &url, follow: false, verify_tls: true, authorities, stall: config.stall_timeout };
+        let wish = ClientWish {
+            url: &url,
+            follow: false,
+            verify_tls: true,
+            authorities,
+            identity: None,
+            stall: config.stall_timeout,
+        };
         let client = reach::client(&config.reach, wish, environment).map_err(|error| invalid(error.to_string()))?;
         let headers = headers_by_host(environment)?;
         Ok(Self { url, shown, client, policy: config.reach.clone(), headers })
@@ -172,7 +179,7 @@ impl ModelSource for HttpSource {
             .find_map(|name| text_of(response.headers(), name))
             .map(str::to_owned);
         let digests = digest::from_headers(response.headers());
-        let file = RemoteFile { path, key: self.url.to_string(), size, etag, digests, version };
+        let file = RemoteFile { path, key: self.url.to_string(), size, etag, digests, version, nearby: None };
         Ok(RemoteManifest { files: vec![file], unpack })
     }
 
@@ -217,18 +224,18 @@ impl ModelSource for HttpSource {
     }
 }
 
-struct ContentRange {
-    start: u64,
+pub(super) struct ContentRange {
+    pub(super) start: u64,
     size: Option<u64>,
 }
 
-fn content_range(response: &Response) -> Option<ContentRange> {
+pub(super) fn content_range(response: &Response) -> Option<ContentRange> {
     let (range, size) = text_of(response.headers(), header::CONTENT_RANGE)?.strip_prefix("bytes ")?.split_once('/')?;
     let start = range.split_once('-').and_then(|(start, _)| start.trim().parse().ok()).unwrap_or(0);
     Some(ContentRange { start, size: size.trim().parse().ok() })
 }
 
-fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+pub(super) fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
 }
 

@@ -11,11 +11,14 @@
 //! | [`resume`] | what a partial download already has, written as it goes |
 //! | [`cache`] | where models live, and what makes one visible |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
-//! | [`object`], [`http`], [`local`] | the sources |
+//! | [`object`], [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`local`] | the sources |
+//! | [`open`] | which source a URI has, and with which credentials |
 //! | [`credentials`] | what the environment says about S3 and GCS |
 //! | [`reach`] | where connections may go, and the HTTP client that keeps to it |
 //! | [`digest`] | digests that sources state, computed while bytes pass |
 //! | [`names`] | names chosen by servers and archives, checked |
+//! | [`nearby`] | files that are on this machine already |
+//! | [`web`] | requests to the HTTP APIs of stores |
 //! | [`unpack`] | archives, in their box |
 //!
 //! **Invariant:** a model directory that is visible under its final name is whole.
@@ -25,15 +28,20 @@ pub mod credentials;
 pub mod digest;
 pub mod fetch;
 pub mod http;
+pub mod hugging_face;
+pub mod hugging_face_cache;
 pub mod local;
 pub mod names;
+pub mod nearby;
 pub mod object;
+pub mod open;
 pub mod piece;
 pub mod pull;
 pub mod reach;
 pub mod resume;
 pub mod staging;
 pub mod unpack;
+pub mod web;
 
 use std::io;
 use std::sync::Arc;
@@ -63,6 +71,18 @@ pub struct RemoteFile {
     /// What else tells one version of the file from another, compared and never read: a `Last-Modified`, a generation, a
     /// commit. Used to see whether the source has something new, not to resume.
     pub version: Option<String>,
+    /// A file of this machine with these bytes, so that nothing has to be fetched.
+    pub nearby: Option<Nearby>,
+}
+
+/// A file of this machine that has the bytes of a [`RemoteFile`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nearby {
+    /// Someone else's, such as a Hugging Face cache's: linked, or copied where it cannot be, and never written to. When it
+    /// has not the size or digest that the source states, the file is fetched after all.
+    Theirs(Utf8PathBuf),
+    /// Made for this pull: moved.
+    Ours(Utf8PathBuf),
 }
 
 /// An answer of a source: bytes, and what it states about them.

@@ -365,7 +365,8 @@ impl Connector {
         config: &PullConfig,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, SourceError> {
-        let wish = ClientWish { url, follow: true, verify_tls, authorities, stall: config.stall_timeout };
+        let wish =
+            ClientWish { url, follow: true, verify_tls, authorities, identity: None, stall: config.stall_timeout };
         let client = reach::client(&config.reach, wish, environment)
             .map_err(|error| SourceError::Invalid(format!("`{url}` cannot be reached: {error}")))?;
         Ok(Self { client, policy: config.reach.clone() })

@@ -35,13 +35,16 @@ pub(super) struct Piece {
 /// Cuts a file into pieces; into one when it is small, or cannot be pinned to a version.
 pub(super) fn pieces_of(file: usize, remote: &RemoteFile, piece_size: u64, ranges: Ranges) -> Vec<Piece> {
     match remote.size {
-        Some(size) if ranges == Ranges::Yes && remote.etag.is_some() && size > piece_size => (0..size
-            .div_ceil(piece_size))
-            .map(|index| {
-                let start = index * piece_size;
-                Piece { file, index, start, length: Some(piece_size.min(size - start)), whole: false }
-            })
-            .collect(),
+        Some(size)
+            if ranges == Ranges::Yes && remote.etag.is_some() && remote.nearby.is_none() && size > piece_size =>
+        {
+            (0..size.div_ceil(piece_size))
+                .map(|index| {
+                    let start = index * piece_size;
+                    Piece { file, index, start, length: Some(piece_size.min(size - start)), whole: false }
+                })
+                .collect()
+        }
         length => vec![Piece { file, index: 0, start: 0, length, whole: true }],
     }
 }

@@ -31,16 +31,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::{self, ModelKey, Record, RecordedFile};
 use super::fetch::{Fetch, pause};
-use super::http::HttpSource;
 use super::local::{self, Found};
 use super::names::Placed;
-use super::object::ObjectSource;
+use super::open::{Opening, open};
 use super::piece::blocking;
 use super::reach::ReachPolicy;
 use super::staging::Staging;
 use super::unpack::{self, ArchiveLimits, UnpackError};
 use super::{Cache, CachedModel, ModelSource, PullError, RemoteManifest, SourceError, Unpack};
 use crate::api::StorageUri;
+use crate::workload::Access;
 
 /// How far a pull is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,7 +124,22 @@ impl Puller {
         progress: watch::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<CachedModel, PullError> {
-        let (work, mut watched) = self.join(uri);
+        self.pull_with(uri, &Access::default(), progress, cancel).await
+    }
+
+    /// Fetches a model as [`Puller::pull`] does, with what Secrets, ServiceAccounts and the `storage` block give. Who
+    /// joins a pull that is under way shares its credentials.
+    ///
+    /// # Errors
+    /// As [`Puller::pull`].
+    pub async fn pull_with(
+        &self,
+        uri: &StorageUri,
+        access: &Access,
+        progress: watch::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<CachedModel, PullError> {
+        let (work, mut watched) = self.join(uri, access);
         let mut work = work.fuse();
         let mut open = true;
         loop {
@@ -145,7 +160,7 @@ impl Puller {
     }
 
     /// Joins the pull of a URI that is under way, or starts one.
-    fn join(&self, uri: &StorageUri) -> (Work, watch::Receiver<Progress>) {
+    fn join(&self, uri: &StorageUri, access: &Access) -> (Work, watch::Receiver<Progress>) {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = flights.get(uri)
             && let Some(work) = flight.work.upgrade().filter(|work| work.peek().is_none())
@@ -156,6 +171,7 @@ impl Puller {
         let (sender, progress) = watch::channel(Progress::default());
         let pull = Pull {
             uri: uri.clone(),
+            access: access.clone(),
             cache: self.cache.clone(),
             config: self.config.clone(),
             environment: self.environment.clone(),
@@ -172,6 +188,7 @@ impl Puller {
 /// One pull.
 struct Pull {
     uri: StorageUri,
+    access: Access,
     cache: Cache,
     config: PullConfig,
     environment: Arc<BTreeMap<String, String>>,
@@ -189,10 +206,7 @@ impl Pull {
         match &self.uri {
             StorageUri::Local(path) => return self.local(Utf8Path::new(path)).await,
             StorageUri::Pvc { .. } => return Err(PullError::UnsupportedScheme { scheme: "pvc".to_owned() }),
-            StorageUri::Unsupported { scheme, .. } => {
-                return Err(PullError::UnsupportedScheme { scheme: scheme.clone() });
-            }
-            StorageUri::S3 { .. } | StorageUri::Gs { .. } | StorageUri::Http(_) => {}
+            _ => {}
         }
         if let Some(model) = self.blocking(move || Ok(cache.lookup(&uri))).await? {
             return Ok(self.present(model));
@@ -202,7 +216,7 @@ impl Pull {
             Staged::Present(model) => return Ok(self.present(model)),
             Staged::Ours(staging) => staging,
         };
-        let source = self.open().await?;
+        let source = self.open(&staging).await?;
         let mut outcome = self.remote(&*source, &staging, &key).await;
         if let Err(PullError::Source { source: SourceError::Changed(_), .. }) = &outcome {
             // Someone is writing there. Once more from the listing; nothing of the old version is used.
@@ -263,10 +277,20 @@ impl Pull {
     }
 
     /// Opens the source of a remote URI.
-    async fn open(&self) -> Result<Box<dyn ModelSource>, PullError> {
+    async fn open(&self, staging: &Staging) -> Result<Box<dyn ModelSource>, PullError> {
         self.phase("listing");
         let (uri, config, environment) = (self.uri.clone(), self.config.clone(), self.environment.clone());
-        let opened = self.blocking(move || Ok(open_source(&uri, &config, &environment))).await?;
+        let (access, scratch) = (self.access.clone(), staging.folder().to_owned());
+        let opening = move || {
+            Ok(open(&Opening {
+                uri: &uri,
+                config: &config,
+                environment: &environment,
+                access: &access,
+                scratch: &scratch,
+            }))
+        };
+        let opened = self.blocking(opening).await?;
         opened.map_err(|error| self.failed(error))
     }
 
@@ -410,20 +434,6 @@ impl Pull {
 enum Staged {
     Present(CachedModel),
     Ours(Arc<Staging>),
-}
-
-/// Opens the source of a remote URI with what the environment gives. Blocking.
-fn open_source(
-    uri: &StorageUri,
-    config: &PullConfig,
-    environment: &BTreeMap<String, String>,
-) -> Result<Box<dyn ModelSource>, SourceError> {
-    match uri {
-        StorageUri::S3 { bucket, path } => Ok(Box::new(ObjectSource::s3(bucket, path, config, environment)?)),
-        StorageUri::Gs { bucket, path } => Ok(Box::new(ObjectSource::gcs(bucket, path, config, environment)?)),
-        StorageUri::Http(url) => Ok(Box::new(HttpSource::open(url, config, environment)?)),
-        other => Err(SourceError::Invalid(format!("`{other}` is not fetched"))),
-    }
 }
 
 /// Returns the bytes a partial download already takes on disk.

@@ -135,6 +135,8 @@ pub(super) struct ClientWish<'a> {
     pub(super) verify_tls: bool,
     /// Certificate authorities besides the system's, PEM.
     pub(super) authorities: Option<Vec<u8>>,
+    /// Client certificate and key, PEM.
+    pub(super) identity: Option<Vec<u8>>,
     /// Longest silence.
     pub(super) stall: Duration,
 }
@@ -166,6 +168,9 @@ pub(super) fn client(
         .no_proxy();
     if let Some(pem) = wish.authorities {
         builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem)?);
+    }
+    if let Some(pem) = wish.identity {
+        builder = builder.identity(reqwest::Identity::from_pem(&pem)?);
     }
     for proxy in proxies(environment)? {
         builder = builder.proxy(proxy);
@@ -326,8 +331,14 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_resolves_to_a_place_out_of_reach_is_not_connected_to() {
         let url = Url::parse("http://localhost:8090/m").unwrap();
-        let wish =
-            ClientWish { url: &url, follow: false, verify_tls: true, authorities: None, stall: Duration::from_secs(5) };
+        let wish = ClientWish {
+            url: &url,
+            follow: false,
+            verify_tls: true,
+            authorities: None,
+            identity: None,
+            stall: Duration::from_secs(5),
+        };
         let client = client(&policy(), wish, &BTreeMap::new()).unwrap();
         let error = client.get(url.clone()).send().await.unwrap_err();
         let refused = cause::<Unreachable>(&error).expect("the reason is in the chain");

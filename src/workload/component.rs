@@ -186,6 +186,7 @@ fn finish(
     let secrets = component.image_pull_secrets.iter().flatten();
     Ok(Pod {
         kind,
+        memory_is_declared: true,
         volumes: volumes.map(|(index, volume)| (format!("spec.{kind}.volumes[{index}]"), volume.clone())).collect(),
         pull_secrets: secrets.map(|secret| secret.name.clone()).collect(),
         labels: pod_labels(None, &scope.meta.labels, component.labels.as_ref(), &scope.key.name, kind),

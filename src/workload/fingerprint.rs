@@ -184,6 +184,8 @@ mod tests {
             image_pull_secrets: Vec::new(),
             service_account: "default".to_owned(),
             runtime: None,
+            memory_is_declared: true,
+            priority_class: None,
             warnings: Vec::new(),
         }
     }

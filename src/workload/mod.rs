@@ -3,6 +3,7 @@
 //!
 //! **Invariant:** pure. The same inputs give the same [`Workload`] and the same [`Fingerprint`], on any machine.
 
+pub mod access;
 mod component;
 mod env;
 mod expand;
@@ -26,6 +27,7 @@ mod server_defaults;
 pub mod spec;
 mod volumes;
 
+pub use access::Access;
 pub use extras::Extras;
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};

@@ -79,9 +79,9 @@ fn overlaps(a: &str, b: &str) -> bool {
 
 fn check(uri: &StorageUri, field: &str) -> Result<(), ResolveError> {
     match uri {
-        StorageUri::Unsupported { scheme, .. } => {
-            Err(ResolveError::invalid(field, format!("`{scheme}` models are not pulled yet")).with_help(
-                "s3://, gs://, http://, https://, pvc://, file:// and absolute paths are; a local copy can be named with file://",
+        uri if !uri.is_fetched() => {
+            Err(ResolveError::invalid(field, format!("`{uri}` is not fetched yet")).with_help(
+                "s3://, gs://, hf://, http://, https://, pvc://, file:// and absolute paths are; a local copy can be named with file://",
             ))
         }
         StorageUri::Local(path) if !path.starts_with('/') => {
@@ -193,12 +193,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_found_or_pulled_is_refused() {
-        for uri in
-            ["ssh://x/y", "hf://a/b", "oci://a/b", "models/iris", "file://iris", "pvc://c/../x", "pvc://../x", ""]
-        {
+        for uri in ["ssh://x/y", "oci://a/b", "models/iris", "file://iris", "pvc://c/../x", "pvc://../x", ""] {
             assert!(single(uri, "spec.predictor.model.storageUri", "team", true).is_err(), "{uri}");
         }
-        for uri in ["/models/iris", "file:///models/iris", "gs://b", "https://host/x.tar.gz"] {
+        for uri in ["/models/iris", "file:///models/iris", "gs://b", "hf://a/b", "https://host/x.tar.gz"] {
             assert!(single(uri, "f", "team", true).is_ok(), "{uri}");
         }
     }

@@ -59,6 +59,8 @@ pub(super) struct Pod {
     /// How the serving container runs as a process, when its runtime says so and it matters.
     pub(super) process: Option<Process>,
     pub(super) warnings: Vec<String>,
+    /// Whether its memory is asked for by more than a runtime that came with this program.
+    pub(super) memory_is_declared: bool,
 }
 
 /// Sets a variable, over whatever it was.
@@ -170,6 +172,8 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         annotations: pod.annotations,
         protocol: pod.protocol,
         runtime: pod.runtime,
+        memory_is_declared: pod.memory_is_declared,
+        priority_class: component.priority_class_name.clone().filter(|name| !name.is_empty()),
         warnings,
     })
 }

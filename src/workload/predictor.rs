@@ -39,6 +39,7 @@ pub(super) fn pod(written: &ModelSpec, scope: &Scope<'_>) -> Result<Pod, Resolve
     let graph_protocol = graph_protocol(written, runtime, &containers, &protocol);
     Ok(Pod {
         kind: ComponentKind::Predictor,
+        memory_is_declared: !runtime.built_in || asks_for_memory(written),
         protocol_written: hints_at_protocol(&containers),
         has_model: server_defaults::has_storage(written) || (!models.mounts.is_empty() && !starts_empty(server_type)),
         containers,
@@ -235,6 +236,13 @@ fn models(
             Ok(ModelMounts::default())
         }
     }
+}
+
+/// Whether a manifest says itself what memory its model needs.
+fn asks_for_memory(model: &ModelSpec) -> bool {
+    let resources = model.resources.as_ref();
+    let written = resources.map(|resources| [resources.requests.as_ref(), resources.limits.as_ref()]);
+    written.into_iter().flatten().flatten().any(|amounts| amounts.contains_key("memory"))
 }
 
 /// Servers that load nothing when only `storageUris` is set.

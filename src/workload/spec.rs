@@ -76,6 +76,10 @@ pub struct Workload {
     pub service_account: String,
     /// The runtime that was chosen, for a model predictor.
     pub runtime: Option<RuntimeRef>,
+    /// Whether somebody wrote down what memory it needs: the manifest, or a runtime that did not come with this program.
+    pub memory_is_declared: bool,
+    /// Name of its priority class.
+    pub priority_class: Option<String>,
     /// Things in the manifest that mean nothing on one machine, with their field paths.
     pub warnings: Vec<String>,
 }

@@ -139,6 +139,7 @@ impl Api {
             publish: vec![],
             shm_size: None,
             host_aliases: vec![],
+            gpus: Vec::new(),
             hostname: "h".to_owned(),
             stop_timeout: DEADLINE,
         };

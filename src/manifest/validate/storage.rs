@@ -89,9 +89,8 @@ fn check_uri(uri: &str, path: &FieldPath, report: &mut Report<'_>) {
         Err(error) => {
             report.invalid(path, error.to_string());
         }
-        Ok(StorageUri::Unsupported { scheme, .. }) => {
-            let message =
-                format!("storage `{scheme}` is not served by this version; the service will not get its model");
+        Ok(uri) if !uri.is_fetched() => {
+            let message = format!("`{uri}` is not fetched by this version; the service will not get its model");
             report.warning(path, DiagnosticCode::NotServed, message);
         }
         Ok(_) => {}

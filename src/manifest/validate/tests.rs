@@ -358,7 +358,7 @@ fn canaries_are_checked() {
 
 #[test]
 fn fields_that_mean_nothing_on_one_machine_are_warned_of_by_name() {
-    let yaml = "sklearn: {storageUri: hf://o/m, protocolVersion: v3, terminationMessagePath: /x}\nnodeSelector: {a: b}\ntolerations: [{key: a}]\naffinity: {}\nautomountServiceAccountToken: false\npriority: 1\nautoScaling: {metrics: []}";
+    let yaml = "sklearn: {storageUri: oci://o/m, protocolVersion: v3, terminationMessagePath: /x}\nnodeSelector: {a: b}\ntolerations: [{key: a}]\naffinity: {}\nautomountServiceAccountToken: false\npriority: 1\nautoScaling: {metrics: []}";
     let decoded = service(STANDARD, &predictor(yaml));
     assert_eq!(errors(&decoded), [""; 0]);
     let told: Vec<_> = warnings(&decoded).iter().map(|warning| warning.field.clone().unwrap()).collect();

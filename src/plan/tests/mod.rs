@@ -5,6 +5,7 @@ mod graphs;
 mod histories;
 mod images;
 mod lifecycle;
+mod memory;
 mod probes;
 mod retire;
 mod rollout;

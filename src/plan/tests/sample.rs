@@ -71,6 +71,8 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         image_pull_secrets: Vec::new(),
         service_account: "default".to_owned(),
         runtime: Some(RuntimeRef { name: "kserve-sklearnserver".to_owned(), cluster: true, server_type: None }),
+        memory_is_declared: true,
+        priority_class: None,
         warnings: Vec::new(),
     }
 }

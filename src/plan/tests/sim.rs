@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::sample;
 use crate::api::{ComponentKind, InferenceServiceStatus};
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeKind, ProbeOrder};
+use crate::plan::ledger::{Amount, Used};
 use crate::plan::record::ReplicaRecord;
 use crate::plan::routes::{Backend, RouteState};
 use crate::plan::scale::{Load, MEASURE_EVERY};
@@ -270,6 +271,7 @@ impl Sim {
             self.world.engine = EngineState::Up;
             let index = self.faults.stale.min(self.lists.len() - 1);
             self.world.containers = self.lists[index].clone();
+            self.world.listed_at = Some(now.tick);
         }
         let facts: Vec<ContainerFact> = self.world.containers.values().cloned().collect();
         for fact in &facts {
@@ -277,6 +279,9 @@ impl Sim {
             match &fact.state {
                 FactState::Running { .. } => self.world.memory.note_running(&fact.name, now),
                 FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                    if exit.out_of_memory {
+                        self.world.memory.note_memory_death(fact, 0);
+                    }
                     let memory = self.world.memory.containers.get_mut(&fact.name).unwrap();
                     memory.last_words = vec!["loading".to_owned(), "ValueError: no model".to_owned()];
                 }
@@ -510,6 +515,7 @@ impl Sim {
             image: spec.image.clone(),
             state: FactState::Created,
             reach: if order.join.is_none() { FactReach::Address(address) } else { FactReach::None },
+            gpus: order.gpus.clone(),
             created_at: Some(self.now().wall),
             record: Arc::new(ReplicaRecord::of(workload)),
         };
@@ -564,6 +570,8 @@ impl Sim {
         self.world.images.clear();
         self.world.models.retain(|_, state| matches!(state, ModelState::Present { .. }));
         self.world.containers.clear();
+        self.world.used.clear();
+        self.world.listed_at = None;
         self.world.engine = EngineState::Unknown;
         self.lists.clear();
         self.leases.clear();
@@ -585,6 +593,13 @@ impl Sim {
         }
         let early = plan(&self.world, self.now());
         assert!(early.actions.iter().all(|action| !action.needs_engine()), "{:#?}", early.actions);
+    }
+
+    /// Measures that everything that runs uses this.
+    pub(super) fn use_memory(&mut self, used: &Used) {
+        self.world.used = self.running().into_iter().map(|name| (name, used.clone())).collect();
+        self.world.learn_footprints();
+        self.saved.revisions.clone_from(&self.world.memory.revisions);
     }
 
     /// Moves the wall clock.
@@ -616,6 +631,7 @@ impl Sim {
         for action in &next.actions {
             self.check_stop(action);
         }
+        self.check_budget();
         self.check_routes(next);
     }
 
@@ -629,6 +645,24 @@ impl Sim {
         let since = self.world.memory.draining.get(fact.replica.as_ref()).copied();
         let deadline = self.world.config.drain_deadline;
         assert!(since.is_some_and(|since| since + deadline <= self.now().tick), "{action} with {leases} leases");
+    }
+
+    /// What runs in truth never asks for more than there is, whatever got lost on the way.
+    fn check_budget(&self) {
+        let Some(Amount::Bytes(budget)) = self.world.config.memory.budget else { return };
+        // A list that is old shows as gone what is not; nobody can count right then.
+        if self.faults.stale > 0 {
+            return;
+        }
+        let request = |fact: &&ContainerFact| {
+            let made_from = self.made_from.get(&fact.fingerprint)?;
+            let specs = &made_from.workload.containers;
+            specs.iter().find(|spec| spec.name == fact.container)?.resources.memory_request
+        };
+        let running = self.containers.values().filter(|fact| fact.is_running());
+        let held: u64 = running.clone().filter_map(|fact| request(&fact)).sum();
+        let names: Vec<&String> = running.map(|fact| &fact.name).collect();
+        assert!(held <= budget, "{held} of {budget} are held by {names:?}");
     }
 
     fn check_routes(&self, next: &Plan) {

@@ -1,0 +1,166 @@
+//! What the machine has and what containers use of it: measured now and then, handed to the planner as facts.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{ContainerEngine, ContainerId, Usage};
+use crate::machine::{self, GpuTool, Gpus};
+use crate::plan::World;
+use crate::plan::ledger::{Gpu, Machine, MachineMemory, Used};
+use crate::plan::world::ContainerFact;
+
+/// Between two measurements while everything answers.
+const QUIET: Duration = Duration::from_secs(10);
+/// The same while something loads or waits for room.
+const LIVELY: Duration = Duration::from_secs(1);
+/// A container that has run for so long shows little that is new: only every so many measurements look at it.
+const SETTLED: Duration = Duration::from_secs(120);
+/// How many.
+const SETTLED_EVERY: u64 = 6;
+/// Smaller changes of what other programs use are not told: they would only change numbers in messages.
+const STEP: u64 = 64 << 20;
+
+/// Measures one machine.
+#[derive(Clone)]
+pub struct Meter {
+    engine: Arc<dyn ContainerEngine>,
+    gpus: Option<GpuTool>,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Measured {
+    machine: Machine,
+    used: HashMap<String, Used>,
+}
+
+/// When to measure, and what was measured last.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    under_way: bool,
+    last: Option<Duration>,
+    count: u64,
+}
+
+impl Meter {
+    /// Makes a meter; `gpus` is the driver's tool, where there is one.
+    pub fn new(engine: Arc<dyn ContainerEngine>, gpus: Option<GpuTool>) -> Self {
+        Self { engine, gpus }
+    }
+
+    /// Measures. `containers` are ids and names.
+    pub(super) async fn measure(&self, containers: HashMap<ContainerId, String>) -> Measured {
+        let ids: Vec<ContainerId> = containers.keys().cloned().collect();
+        let gpus = async {
+            match &self.gpus {
+                Some(tool) => machine::gpus(tool).await,
+                None => None,
+            }
+        };
+        let (info, used, gpus) = tokio::join!(self.engine.info(), self.engine.usage(&ids), gpus);
+        let here = machine::memory();
+        let told = info.ok().map(|info| (info.memory_total, info.name)).filter(|(total, _)| *total > 0);
+        let is_here = is_here(here, told.as_ref());
+        let memory = match told {
+            Some((total, _)) if !is_here => Some(MachineMemory { total, available: None }),
+            _ => here.map(|here| MachineMemory { available: here.available.map(stepped), ..here }),
+        };
+        // A driver that does not answer is not one without GPUs.
+        let devices = match (&self.gpus, &gpus) {
+            (Some(_), found) => found.as_ref().map(|gpus| gpus.devices.clone()),
+            (None, _) => is_here.then(Vec::new),
+        };
+        let processes = gpus.unwrap_or_default();
+        let mut by_name: HashMap<String, Used> = HashMap::new();
+        for (id, usage) in used.unwrap_or_default() {
+            if let Some(name) = containers.get(&id) {
+                by_name.insert(name.clone(), read(usage, &processes, &id));
+            }
+        }
+        Measured { machine: Machine { memory, gpus: devices.map(settled), pending: false }, used: by_name }
+    }
+}
+
+/// Whether the engine runs containers on this very machine: it counts the same memory.
+fn is_here(here: Option<MachineMemory>, told: Option<&(u64, String)>) -> bool {
+    match (here, told) {
+        (Some(_), Some((_, name))) if name == "process" => true,
+        (Some(here), Some((total, _))) => here.total.abs_diff(*total) <= here.total / 100,
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
+fn stepped(bytes: u64) -> u64 {
+    bytes / STEP * STEP
+}
+
+fn settled(gpus: Vec<Gpu>) -> Vec<Gpu> {
+    gpus.into_iter().map(|gpu| Gpu { free: stepped(gpu.free), ..gpu }).collect()
+}
+
+fn read(usage: Usage, gpus: &Gpus, id: &ContainerId) -> Used {
+    let mut by_gpu: BTreeMap<String, u64> = BTreeMap::new();
+    for (pid, used) in &gpus.processes {
+        if belongs(*pid, id) {
+            used.iter().for_each(|(uuid, bytes)| *by_gpu.entry(uuid.clone()).or_default() += bytes);
+        }
+    }
+    Used { memory: usage.memory, peak: usage.peak, gpus: by_gpu }
+}
+
+/// Whether a process is one of a container's: its control group, or its environment, says so.
+fn belongs(pid: u32, id: &ContainerId) -> bool {
+    let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let names = |text: Vec<u8>| text.windows(id.0.len().max(1)).any(|part| part == id.0.as_bytes());
+    names(read("cgroup")) || names(read("environ"))
+}
+
+impl Rounds {
+    /// Returns the containers to be measured when it is time for it.
+    pub(super) fn begin(&mut self, world: &World, now: Duration) -> Option<HashMap<ContainerId, String>> {
+        if self.under_way || self.last.is_some_and(|last| now < last + pause(world)) {
+            return None;
+        }
+        self.under_way = true;
+        self.last = Some(now);
+        self.count += 1;
+        let everything = self.count.is_multiple_of(SETTLED_EVERY);
+        let started = |name: &str| world.memory.containers.get(name).and_then(|memory| memory.started);
+        let is_new = |name: &str| started(name).is_none_or(|started| now < started + SETTLED);
+        let running = world.containers.values().filter(|fact| fact.is_running());
+        let due = running.filter(|fact| everything || is_new(&fact.name));
+        Some(due.map(|fact| (ContainerId(fact.id.clone()), fact.name.clone())).collect())
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self, world: &World) -> Duration {
+        match (self.under_way, self.last) {
+            (false, Some(last)) => last + pause(world),
+            (false, None) => Duration::ZERO,
+            (true, _) => Duration::MAX,
+        }
+    }
+
+    /// Takes a measurement in. Returns true when the planner should look at it now.
+    pub(super) fn end(&mut self, world: &mut World, measured: Measured) -> bool {
+        self.under_way = false;
+        let Measured { machine, used } = measured;
+        let is_news = world.machine != machine;
+        world.machine = machine;
+        let before = world.memory.revisions.clone();
+        for (name, used) in used {
+            world.used.insert(name, used);
+        }
+        world.learn_footprints();
+        is_news || world.memory.revisions != before
+    }
+}
+
+fn pause(world: &World) -> Duration {
+    let is_first = |fact: &&ContainerFact| fact.record.containers.first().is_some_and(|own| own.name == fact.container);
+    let mut serving = world.containers.values().filter(|fact| fact.is_running()).filter(is_first);
+    let loads = serving.any(|fact| !world.memory.has_answered(&[fact]));
+    if loads || !world.memory.queue.is_empty() { LIVELY } else { QUIET }
+}

@@ -1,0 +1,101 @@
+//! From a URI to its source, with what the environment and KServe's Secrets give.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+
+use camino::Utf8Path;
+
+use super::http::HttpSource;
+use super::hugging_face::HuggingFaceSource;
+use super::object::ObjectSource;
+use super::pull::PullConfig;
+use super::{ModelSource, SourceError};
+use crate::api::StorageUri;
+use crate::workload::Access;
+
+/// What a source is opened with.
+pub(super) struct Opening<'a> {
+    pub(super) uri: &'a StorageUri,
+    pub(super) config: &'a PullConfig,
+    /// The user's own environment.
+    pub(super) environment: &'a BTreeMap<String, String>,
+    /// What Secrets, ServiceAccounts and the `storage` block give.
+    pub(super) access: &'a Access,
+    /// A folder of this pull's own, for files that must exist while it runs.
+    pub(super) scratch: &'a Utf8Path,
+}
+
+/// Opens the source of a remote URI. Blocking.
+///
+/// # Errors
+/// The credentials, the endpoint or the URI cannot be used.
+pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn ModelSource>, SourceError> {
+    let keys = opening.scratch.join("keys");
+    let written = surroundings(opening, &keys);
+    let opened = written.map_err(unwritten).and_then(|environment| by_scheme(opening, &environment));
+    // Whatever names a file has read it by now.
+    match std::fs::remove_dir_all(&keys) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritten(error)),
+        _ => opened,
+    }
+}
+
+fn unwritten(error: io::Error) -> SourceError {
+    SourceError::transient("could not keep the credentials in a file for a moment", error)
+}
+
+fn by_scheme(
+    opening: &Opening<'_>,
+    environment: &BTreeMap<String, String>,
+) -> Result<Box<dyn ModelSource>, SourceError> {
+    let config = opening.config;
+    match opening.uri.bare() {
+        StorageUri::S3 { bucket, path } => Ok(Box::new(ObjectSource::s3(bucket, path, config, environment)?)),
+        StorageUri::Gs { bucket, path } => Ok(Box::new(ObjectSource::gcs(bucket, path, config, environment)?)),
+        StorageUri::Http(url) => Ok(Box::new(HttpSource::open(url, config, environment)?)),
+        StorageUri::HuggingFace { repository, revision } => {
+            Ok(Box::new(HuggingFaceSource::open(repository, revision.as_deref(), config, environment)?))
+        }
+        other => Err(SourceError::Invalid(format!("`{}` is not fetched", other.redacted()))),
+    }
+}
+
+/// Variables of the user's own environment that say who someone is to S3; a Secret's keys do not mix with them.
+const S3_IDENTITY: [&str; 6] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "awsAnonymousCredential",
+];
+
+/// Returns the user's environment with what was given put over it; files are written below `keys`, for this user only.
+fn surroundings(opening: &Opening<'_>, keys: &Utf8Path) -> io::Result<BTreeMap<String, String>> {
+    let Access { variables, files, .. } = opening.access;
+    let mut environment = opening.environment.clone();
+    if S3_IDENTITY.iter().any(|name| variables.contains_key(*name)) {
+        environment.retain(|name, _| !S3_IDENTITY.contains(&name.as_str()));
+    }
+    if variables.contains_key("AWS_ENDPOINT_URL") {
+        environment.remove("AWS_ENDPOINT_URL_S3");
+    }
+    if variables.contains_key("GOOGLE_APPLICATION_CREDENTIALS") {
+        environment.remove("STORAGE_EMULATOR_HOST");
+    }
+    if variables.keys().any(|name| name.starts_with("AZURE_")) {
+        environment.retain(|name, _| !name.starts_with("AZURE_") && !name.starts_with("AZ_"));
+    }
+    environment.extend(variables.clone());
+    for (index, (named, content)) in files.iter().enumerate() {
+        let path = keys.join(index.to_string());
+        std::fs::DirBuilder::new().mode(0o700).recursive(true).create(keys)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        io::Write::write_all(&mut file, content)?;
+        for value in environment.values_mut().filter(|value| *value == named) {
+            path.as_str().clone_into(value);
+        }
+    }
+    Ok(environment)
+}

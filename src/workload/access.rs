@@ -1,0 +1,46 @@
+//! What a model is fetched with, besides the user's own environment (§3.4, §3.5).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Credentials and settings that Secrets, ServiceAccounts and the `storage` block give for one model, in the variables
+/// that KServe's storage initializer reads (§3.3). Never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Variables; they go before the user's own.
+    pub variables: BTreeMap<String, String>,
+    /// Contents of files that variables name, by the value of the variable.
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// What they come from, for people: `Secret team/s3`.
+    pub origins: Vec<String>,
+    /// `imagePullSecrets`: the `.dockerconfigjson` of each.
+    pub registries: Vec<String>,
+}
+
+impl Access {
+    /// Whether nothing is given.
+    pub fn is_empty(&self) -> bool {
+        self.variables.is_empty() && self.files.is_empty() && self.registries.is_empty()
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.variables.keys().map(String::as_str).collect();
+        f.debug_struct("Access").field("variables", &names).field("origins", &self.origins).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_do_not_show_in_debug_output() {
+        let mut access = Access::default();
+        access.variables.insert("AWS_SECRET_ACCESS_KEY".to_owned(), "hush".to_owned());
+        access.files.insert("key.json".to_owned(), b"hush".to_vec());
+        access.registries.push("hush".to_owned());
+        assert!(!format!("{access:?}").contains("hush"));
+    }
+}

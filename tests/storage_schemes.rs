@@ -1,0 +1,109 @@
+//! Every scheme end to end: from URI to mounted folder, against an emulator or a server that speaks its API.
+//!
+//! `docs/storage.md` has the table of schemes and tests. Promises that hold for all sources alike are in
+//! `storage_conformance.rs`.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "support/stores/mod.rs"]
+mod stores;
+
+#[path = "storage_schemes/hub.rs"]
+mod hub;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use kserve_local::api::StorageUri;
+use kserve_local::storage::{Cache, CachedModel, PullConfig, PullError, Puller};
+use kserve_local::workload::Access;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// A cache and a puller with an environment.
+pub(crate) struct Bench {
+    _folder: tempfile::TempDir,
+    pub(crate) puller: Puller,
+}
+
+impl Bench {
+    pub(crate) fn new(environment: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let puller = Self::puller(folder.path(), environment);
+        Self { _folder: folder, puller }
+    }
+
+    fn puller(folder: &std::path::Path, environment: &[(&str, &str)]) -> Puller {
+        let cache = Cache::open(Utf8PathBuf::from_path_buf(folder.join("cache")).unwrap()).unwrap();
+        let config = PullConfig {
+            range_size: 64 << 10,
+            stall_timeout: Duration::from_secs(5),
+            backoff: Duration::from_millis(1),
+            ..PullConfig::default()
+        };
+        let environment: BTreeMap<String, String> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Puller::new(cache, config, environment.into())
+    }
+
+    pub(crate) async fn pull(&self, uri: &str) -> Result<CachedModel, PullError> {
+        self.pull_with(uri, &Access::default()).await
+    }
+
+    pub(crate) async fn pull_with(&self, uri: &str, access: &Access) -> Result<CachedModel, PullError> {
+        let uri = StorageUri::parse(uri).unwrap();
+        self.puller.pull_with(&uri, access, watch::Sender::default(), CancellationToken::new()).await
+    }
+
+    /// Pulls what must be there and returns its files.
+    pub(crate) async fn files(&self, uri: &str) -> BTreeMap<String, Vec<u8>> {
+        let model = self.pull(uri).await.unwrap_or_else(|error| panic!("{uri}: {}", told(&error)));
+        tree(&model.path)
+    }
+
+    /// Pulls what must fail for good and returns what is said.
+    pub(crate) async fn refused(&self, uri: &str) -> String {
+        let error = self.pull(uri).await.unwrap_err();
+        assert!(!error.is_transient(), "{uri}: {}", told(&error));
+        let said = told(&error);
+        assert!(!said.contains("hush"), "{said}");
+        said
+    }
+}
+
+/// Every file of a folder, with its content.
+pub(crate) fn tree(folder: &Utf8Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(at) = folders.pop() {
+        for entry in at.read_dir_utf8().unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.into_path());
+            } else {
+                let name = entry.path().strip_prefix(folder).unwrap().to_string();
+                found.insert(name, std::fs::read(entry.path()).unwrap());
+            }
+        }
+    }
+    found
+}
+
+/// An error with all its causes, as a user sees it.
+pub(crate) fn told(error: &PullError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Bytes that are nowhere the same.
+pub(crate) fn weights(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (0..length).map(next).collect()
+}
