@@ -117,10 +117,7 @@ impl Resource {
     /// Returns the categories it is listed with; `all` is what `kubectl get all` asks for.
     pub fn categories(self) -> &'static [&'static str] {
         match self {
-            Self::Object(Kind::InferenceService | Kind::InferenceGraph)
-            | Self::Pods
-            | Self::Services
-            | Self::Deployments => &["all"],
+            Self::Object(Kind::InferenceService) | Self::Pods | Self::Services | Self::Deployments => &["all"],
             _ => &[],
         }
     }
