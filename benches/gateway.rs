@@ -32,7 +32,7 @@ use kserve_local::gateway::{Gateway, GatewayConfig};
 use kserve_local::plan::routes::{Backend, ComponentRoute, RouteState, RouteTable, ServiceRoute};
 use kserve_local::tasks::Tasks;
 use kserve_local::traffic::TrafficBoard;
-use kserve_local::workload::UpstreamProtocol;
+use kserve_local::workload::{Extras, UpstreamProtocol};
 use tokio::net::TcpListener;
 
 // As the daemon has it.
@@ -97,6 +97,7 @@ fn service(name: &str, http: SocketAddr, grpc: SocketAddr) -> ServiceRoute {
         state,
         tags: std::collections::BTreeMap::new(),
         timeout: None,
+        extras: Extras::default(),
     };
     ServiceRoute {
         key: ServiceKey::new("default", name),

@@ -6,7 +6,7 @@
 //! | floor | room | what it is for |
 //! |---|---|---|
 //! | 0 | [`api`] | objects exactly as users write them |
-//! | 1 | [`manifest`], [`scale`] | text to objects, with positions and diagnostics; how many replicas |
+//! | 1 | [`manifest`], [`scale`], [`graph`] | text to objects, with positions and diagnostics; how many replicas; what a graph does |
 //! | 2 | [`runtimes`] | which runtime serves which model, and why not |
 //! | 3 | [`workload`] | what should run, in no engine's words |
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
@@ -28,6 +28,7 @@ pub mod daemon;
 pub mod engine;
 pub mod environments;
 pub mod gateway;
+pub mod graph;
 pub mod home;
 pub mod kubeapi;
 pub mod machine;

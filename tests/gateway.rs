@@ -6,6 +6,8 @@
 mod abuse;
 #[path = "gateway/endings.rs"]
 mod endings;
+#[path = "gateway/graphs.rs"]
+mod graphs;
 #[path = "gateway/hold.rs"]
 mod hold;
 #[path = "gateway/interop.rs"]
@@ -30,7 +32,7 @@ use kserve_local::gateway::{Gateway, GatewayConfig};
 use kserve_local::plan::routes::{Backend, ComponentRoute, RouteState, RouteTable, ServiceRoute};
 use kserve_local::tasks::Tasks;
 use kserve_local::traffic::TrafficBoard;
-use kserve_local::workload::UpstreamProtocol;
+use kserve_local::workload::{Extras, UpstreamProtocol};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +65,8 @@ fn backend(address: SocketAddr) -> Backend {
 
 /// One service `default/iris` whose predictor is in `state`.
 fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
-    let component = ComponentRoute { service_name: "iris-predictor".into(), state, tags: BTreeMap::new(), timeout };
+    let (service_name, extras) = ("iris-predictor".into(), Extras::default());
+    let component = ComponentRoute { service_name, state, tags: BTreeMap::new(), timeout, extras };
     let key = ServiceKey::new("default", "iris");
     let service = ServiceRoute {
         key: key.clone(),

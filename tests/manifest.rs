@@ -187,7 +187,7 @@ const BAD: [(&str, &str); 16] = [
     ),
     (
         "not_served",
-        "apiVersion: serving.kserve.io/v1alpha1\nkind: InferenceGraph\nmetadata:\n  name: graph\nspec: {}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: d\n---\napiVersion: serving.kserve.io/v1beta1\nkind: InferenceServce\nmetadata:\n  name: iris\n---\napiVersion: v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n",
+        "apiVersion: serving.kserve.io/v1alpha1\nkind: LocalModelNode\nmetadata:\n  name: graph\nspec: {}\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: d\n---\napiVersion: serving.kserve.io/v1beta1\nkind: InferenceServce\nmetadata:\n  name: iris\n---\napiVersion: v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n",
     ),
     (
         "headless",

@@ -1,9 +1,12 @@
 //! `InferenceGraph` v1alpha1: several services behind one address (`V1A1/inference_graph.go`, §6.1).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
+
+/// Name of the node a request enters by.
+pub const ROOT: &str = "root";
 
 /// What a graph is made of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -85,6 +88,16 @@ pub struct GraphStep {
     pub dependency: Option<StepDependency>,
 }
 
+impl GraphStep {
+    /// Returns the targets that are written, by field. A step that can be followed has exactly one.
+    pub fn targets(&self) -> Vec<(&'static str, &str)> {
+        let all =
+            [("nodeName", &self.node_name), ("serviceName", &self.service_name), ("serviceUrl", &self.service_url)];
+        let written = all.into_iter().filter_map(|(field, value)| Some((field, value.as_deref()?)));
+        written.filter(|(_, value)| !value.is_empty()).collect()
+    }
+}
+
 /// What a failure of a step means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StepDependency {
@@ -120,4 +133,37 @@ pub struct RouterTimeouts {
     pub server_idle: Option<i64>,
     /// For one step.
     pub service_client: Option<i64>,
+}
+
+impl InferenceGraphSpec {
+    /// Returns a step that leads back to a node it came from (its node, its place there, and the way), if there is one.
+    pub fn cycle(&self) -> Option<(String, usize, Vec<String>)> {
+        let mut done = BTreeSet::new();
+        self.nodes.keys().find_map(|start| self.walk(start, &mut Vec::new(), &mut done))
+    }
+
+    fn walk<'s>(
+        &'s self,
+        node: &'s str,
+        way: &mut Vec<&'s str>,
+        done: &mut BTreeSet<&'s str>,
+    ) -> Option<(String, usize, Vec<String>)> {
+        if done.contains(node) {
+            return None;
+        }
+        way.push(node);
+        for (index, step) in self.nodes.get(node).into_iter().flat_map(|node| node.steps.iter().enumerate()) {
+            let Some(next) = step.node_name.as_deref() else { continue };
+            if let Some(at) = way.iter().position(|name| *name == next) {
+                let round = way[at..].iter().copied().chain([next]).map(str::to_owned).collect();
+                return Some((node.to_owned(), index, round));
+            }
+            if let found @ Some(_) = self.walk(next, way, done) {
+                return found;
+            }
+        }
+        way.pop();
+        done.insert(node);
+        None
+    }
 }

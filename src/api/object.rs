@@ -208,6 +208,11 @@ impl ServiceKey {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
+    /// Returns the key of the object of that name and another kind.
+    pub fn to_key_of(&self, kind: Kind) -> ObjectKey {
+        ObjectKey { kind, namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+
     /// Returns the key of the InferenceService object.
     pub fn to_object_key(&self) -> ObjectKey {
         ObjectKey { kind: Kind::InferenceService, namespace: self.namespace.clone(), name: self.name.clone() }
@@ -269,6 +274,14 @@ impl Object {
     pub fn as_inference_service(&self) -> Option<&InferenceServiceSpec> {
         match &self.typed {
             Typed::InferenceService(spec) => Some(spec),
+            _ => None,
+        }
+    }
+
+    /// Returns the graph's spec when this is an InferenceGraph.
+    pub fn as_inference_graph(&self) -> Option<&InferenceGraphSpec> {
+        match &self.typed {
+            Typed::InferenceGraph(spec) => Some(spec),
             _ => None,
         }
     }

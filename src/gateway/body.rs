@@ -106,6 +106,13 @@ impl RequestBody {
         Self { front, rest, progress, metrics, clock }
     }
 
+    /// Passes on what is all there.
+    pub(crate) fn whole(body: Bytes, metrics: Arc<ServiceMetrics>) -> Self {
+        let front: VecDeque<_> = (!body.is_empty()).then(|| Frame::data(body)).into_iter().collect();
+        let progress = (!front.is_empty()).then(Arc::default);
+        Self { front, rest: None, progress, metrics, clock: None }
+    }
+
     /// Returns where to follow the body; none when there is no body.
     pub(crate) fn progress(&self) -> Option<Arc<Progress>> {
         self.progress.clone()

@@ -68,6 +68,15 @@ pub struct GatewayConfig {
     /// Most bytes of a body read ahead to find its `model`. Default 1 MiB.
     #[serde(with = "size")]
     pub peek_limit: usize,
+    /// Largest body that is held whole, for graphs. Then 413. Default 64 MiB.
+    #[serde(with = "size")]
+    pub max_whole_body: usize,
+    /// Most bytes of bodies held whole at once, of all requests. Then 503. Default 1 GiB.
+    #[serde(with = "size")]
+    pub max_whole_bodies: usize,
+    /// Headers of a request that a graph passes on to its steps: regular expressions over canonical names
+    /// (`X-Request-Id`), as `router.headers.propagate` of KServe's `inferenceservice-config`. Default none.
+    pub propagate_headers: Vec<String>,
     /// Most bytes of a body read while its request waits for a replica, so that a client that leaves is noticed.
     /// Default 64 KiB.
     #[serde(with = "size")]
@@ -123,6 +132,9 @@ impl Default for GatewayConfig {
             max_idle_upstream: 64,
             upstream_idle_timeout: Duration::from_secs(4),
             peek_limit: 1 << 20,
+            max_whole_body: 64 << 20,
+            max_whole_bodies: 1 << 30,
+            propagate_headers: Vec::new(),
             read_ahead: 64 << 10,
             max_waiting: 100,
             max_held: 2048,

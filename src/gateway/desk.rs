@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
+use crate::api::ServiceKey;
 use crate::plan::routes::{ReplicaName, RouteState, RouteTable, ServiceRoute};
 use crate::traffic::{BoardEntry, Lease, TrafficBoard};
 
 use super::metrics::{Metrics, ServiceMetrics};
-use super::route::{Route, RouteIndex};
+use super::route::{Route, RouteIndex, Target};
 
 /// One service, ready to be served.
 #[derive(Debug)]
@@ -65,6 +66,13 @@ impl Desks {
     pub(crate) fn new(table: Arc<RouteTable>, metrics: &Metrics, worker: usize, board: &TrafficBoard) -> Self {
         let desk = |route: &Arc<ServiceRoute>| Arc::new(Desk::new(route, metrics.service(worker, &route.key), board));
         Self { desks: table.services.values().map(desk).collect(), index: RouteIndex::new(table) }
+    }
+
+    /// Finds what answers for a service, and its desk.
+    pub(crate) fn of_service(&self, key: &ServiceKey) -> Option<(Target, Arc<Desk>)> {
+        let target = self.index.by_key(key)?;
+        let desk = self.desks.get(target.number).cloned()?;
+        Some((target, desk))
     }
 
     /// Returns the desk of a route that this index has found.

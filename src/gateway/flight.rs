@@ -132,6 +132,11 @@ impl Flight {
         &self.metrics
     }
 
+    /// Returns the client, to keep.
+    pub(crate) fn shared_client(&self) -> Arc<Client> {
+        Arc::clone(&self.client)
+    }
+
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }

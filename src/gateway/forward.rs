@@ -27,7 +27,7 @@ use super::desk::Desk;
 use super::flight::Flight;
 use super::headers::{self, Origin};
 use super::hold::{self, PHASE_HEADER};
-use super::metrics::UpstreamError;
+use super::metrics::{ServiceMetrics, UpstreamError};
 use super::refusal::Refusal;
 use super::route::Target;
 use super::tunnel::Tunnel;
@@ -103,11 +103,34 @@ impl Exchange<'_> {
         let upgrade = wanted_upgrade(&mut request);
         let path = self.forwarded_path(request.uri())?;
         // What seldom happens is boxed, here and below: its room would have to be made for every request.
-        let mut place = match self.place_now()? {
+        let place = match self.place_now()? {
             Some(place) => place,
             None => Box::pin(self.wait_for_place(&mut request, &mut front)).await?,
         };
-        let mut outgoing = self.prepare(*request, front, upgrade.as_ref());
+        let outgoing = self.prepare(*request, front, upgrade.as_ref());
+        self.deliver(place, outgoing, &path, upgrade).await
+    }
+
+    /// Forwards a request of our own, whose body is all there.
+    pub(crate) async fn run_whole(mut self, request: Request<Bytes>) -> Refused<Response<AnswerBody>> {
+        let path = self.forwarded_path(request.uri())?;
+        let place = match self.place_now()? {
+            Some(place) => place,
+            None => self.place(&[]).await?,
+        };
+        let (mut parts, body) = request.into_parts();
+        let metrics = self.prepare_head(&mut parts, None);
+        let outgoing = Request::from_parts(parts, RequestBody::whole(body, metrics));
+        self.deliver(place, outgoing, &path, None).await
+    }
+
+    async fn deliver(
+        mut self,
+        mut place: Place,
+        mut outgoing: Request<RequestBody>,
+        path: &PathAndQuery,
+        upgrade: Option<Upgrade>,
+    ) -> Refused<Response<AnswerBody>> {
         let progress = outgoing.body().progress();
         let mut tried: Vec<ReplicaName> = Vec::new();
         loop {
@@ -118,7 +141,7 @@ impl Exchange<'_> {
             if let Some(entry) = self.flight.as_mut().and_then(Flight::entry) {
                 entry.replica = Some(Arc::clone(&backend.replica));
             }
-            let attempt = self.attempt(endpoint, &path, outgoing, progress.as_deref()).await;
+            let attempt = self.attempt(endpoint, path, outgoing, progress.as_deref()).await;
             match attempt.inspect_err(|refusal| held.judge(refusal.status))? {
                 Attempt::Answered(response, sender) => {
                     held.judge(response.status());
@@ -250,12 +273,19 @@ impl Exchange<'_> {
 
     fn prepare(&mut self, request: Request<Incoming>, front: Front, upgrade: Option<&Upgrade>) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
+        // Over HTTP/1 the guard sees to it. Calls of gRPC may be silent in the direction in which they stream.
+        let pace = (parts.version == Version::HTTP_2 && !self.grpc).then(|| self.worker.config.pace());
+        let metrics = self.prepare_head(&mut parts, upgrade);
+        Request::from_parts(parts, RequestBody::new(front, body, metrics, pace))
+    }
+
+    /// Makes the head of a request what the backend is to see.
+    fn prepare_head(&mut self, parts: &mut http::request::Parts, upgrade: Option<&Upgrade>) -> Arc<ServiceMetrics> {
         let trailers = headers::wants_trailers(&parts.headers);
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.headers.remove(header::EXPECT);
         parts.extensions.clear();
-        let version = parts.version;
-        if version == Version::HTTP_2 {
+        if parts.version == Version::HTTP_2 {
             headers::join_cookies(&mut parts.headers);
         }
         if trailers {
@@ -274,9 +304,7 @@ impl Exchange<'_> {
                 entry.id = parts.headers.get("x-request-id").cloned();
             }
         }
-        // Over HTTP/1 the guard sees to it. Calls of gRPC may be silent in the direction in which they stream.
-        let pace = (version == Version::HTTP_2 && !self.grpc).then(|| self.worker.config.pace());
-        Request::from_parts(parts, RequestBody::new(front, body, metrics, pace))
+        metrics
     }
 
     /// Puts the request into the form the protocol wants.
@@ -549,7 +577,7 @@ async fn in_time<F: Future>(answer: F, limits: Limits, progress: Option<&Progres
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

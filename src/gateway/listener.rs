@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -32,9 +33,12 @@ use super::crew::{Arrival, Crew, Ending};
 use super::desk::Desks;
 use super::executor::StreamExecutor;
 use super::flight::Client;
+use super::graph_run::Propagate;
 use super::guard::Guard;
 use super::metrics::Metrics;
+use super::outside::Outside;
 use super::upstream::Pool;
+use super::whole::Room;
 use super::worker::Worker;
 
 /// The data path. Built once, then served on one or more listeners.
@@ -46,6 +50,8 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     balancer: Arc<Balancer>,
     backend_refused: Arc<Notify>,
+    whole: Arc<Room>,
+    propagate: Arc<Propagate>,
 }
 
 impl Gateway {
@@ -57,6 +63,8 @@ impl Gateway {
             max_pause: config.max_eject_pause,
         };
         let metrics: Arc<Metrics> = Arc::default();
+        let whole = Arc::new(Room::new(config.max_whole_body, config.max_whole_bodies));
+        let propagate = Arc::new(Propagate::new(&config.propagate_headers));
         Self {
             routes,
             board,
@@ -64,6 +72,8 @@ impl Gateway {
             balancer: Arc::new(Balancer::new(policy, Arc::clone(&metrics))),
             metrics,
             backend_refused: Arc::default(),
+            whole,
+            propagate,
         }
     }
 
@@ -95,7 +105,8 @@ impl Gateway {
         // Whatever becomes of this future, the threads end.
         let cut = ending.cut.clone().drop_guard();
         let access_log = AccessLog::start(self.config.access_log, self.access_log_file()?, &self.metrics)?;
-        let worker = |number| self.worker(number, tasks, &ending, access_log.clone());
+        let own = listener.local_addr()?;
+        let worker = |number| self.worker(number, own, tasks, &ending, access_log.clone());
         let workers = (0..self.config.workers.max(1)).map(worker).collect();
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
@@ -126,7 +137,14 @@ impl Gateway {
         })
     }
 
-    fn worker(&self, number: usize, tasks: &Tasks, ending: &Ending, access_log: Option<AccessLog>) -> Arc<Worker> {
+    fn worker(
+        &self,
+        number: usize,
+        own: SocketAddr,
+        tasks: &Tasks,
+        ending: &Ending,
+        access_log: Option<AccessLog>,
+    ) -> Arc<Worker> {
         let metrics = Arc::clone(&self.metrics);
         Arc::new(Worker {
             number,
@@ -142,6 +160,9 @@ impl Gateway {
             backend_refused: Arc::clone(&self.backend_refused),
             access_log,
             ending: ending.of_one_worker(),
+            whole: Arc::clone(&self.whole),
+            propagate: Arc::clone(&self.propagate),
+            outside: Outside::new(own),
         })
     }
 }
@@ -200,7 +221,7 @@ async fn sweep(worker: &Worker) {
         let table = worker.with_desks(|desks| Arc::clone(desks.index.table()));
         if worker.number == 0 {
             worker.balancer.sweep(|key| table.services.contains_key(&key.service), &table);
-            worker.metrics.retain(|key| table.services.contains_key(key));
+            worker.metrics.retain(|key| table.services.contains_key(key) || table.graphs.contains_key(key));
         }
     }
 }

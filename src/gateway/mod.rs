@@ -8,7 +8,7 @@
 //!
 //! **Invariants:** the gateway decides nothing that the [route table](crate::plan::routes) does not say. A lease is held
 //! from before a backend is contacted until the last byte of its answer has been passed on, on every path. Bodies are
-//! never collected. Every wait ends by a limit of [`GatewayConfig`].
+//! never collected, but for graphs (`graph_run`), which send them more than once, within a limit (`whole`). Every wait ends by a limit of [`GatewayConfig`].
 
 mod access_log;
 mod address;
@@ -26,19 +26,23 @@ mod forward;
 mod framing;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod graph_run;
 mod guard;
 mod headers;
 mod hold;
 mod index;
+mod inner;
 mod line;
 mod listener;
 mod metrics;
+mod outside;
 mod peek;
 mod refusal;
 mod route;
 mod tunnel;
 mod upload;
 mod upstream;
+mod whole;
 mod worker;
 
 #[cfg(test)]

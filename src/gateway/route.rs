@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::api::{ComponentKind, ServiceKey};
-use crate::plan::routes::{Backend, ComponentRoute, RouteTable, ServiceRoute};
+use crate::plan::routes::{Backend, ComponentRoute, GraphRoute, RouteTable, ServiceRoute};
 
 use super::address::{self, Place};
 use super::peek::GrpcName;
@@ -35,6 +35,8 @@ pub(crate) enum Route {
     To(Target),
     /// The service is named in the body; look there, then ask [`RouteIndex::by_model`].
     Ask(Question),
+    /// Through a graph of services.
+    Graph(Arc<GraphRoute>),
     /// Answered by the gateway itself.
     Own(OwnAnswer),
     /// To nobody.
@@ -188,6 +190,8 @@ pub(crate) struct RouteIndex {
     models: HashMap<Box<str>, Vec<Numbered>>,
     /// `default/iris`.
     paths: HashMap<Box<str>, Numbered>,
+    /// `iris-default`, `iris.default`, `default/iris`.
+    graphs: HashMap<Box<str>, Arc<GraphRoute>>,
 }
 
 impl RouteIndex {
@@ -199,6 +203,7 @@ impl RouteIndex {
             components: HashMap::new(),
             models: HashMap::new(),
             paths: HashMap::new(),
+            graphs: graph_names(&table),
         };
         for (number, route) in table.services.values().enumerate() {
             index.add(&Numbered { number, route: Arc::clone(route) });
@@ -252,9 +257,31 @@ impl RouteIndex {
         }
     }
 
+    /// Finds the component of a service that answers for it.
+    pub(crate) fn by_key(&self, key: &ServiceKey) -> Option<Target> {
+        let service = self.paths.get(format!("{}/{}", key.namespace, key.name).as_str())?;
+        match select_component(service, None, "", 0) {
+            Route::To(target) => Some(target),
+            _ => None,
+        }
+    }
+
+    /// Decides where a URL of a manifest leads, if that is here. `is_own` says that host and port are this gateway's.
+    pub(crate) fn by_url(&self, host: &str, is_own: bool, path: &str) -> Option<Route> {
+        let head = Head { method: &Method::POST, host: Some(host), path, grpc: false };
+        match address::place(Some(host), &self.table.domains) {
+            Place::Bare => is_own.then(|| self.find(head)),
+            Place::Below(_) => Some(self.find(head)),
+            Place::Elsewhere(label) => self.find_host(&label, path),
+        }
+    }
+
     /// A service's own host wins over a component's host of the same spelling, and that over a tag's.
     fn find_host(&self, label: &str, path: &str) -> Option<Route> {
         let Some(found) = self.services.get(label).or_else(|| self.components.get(label)) else {
+            if let Some(graph) = self.graphs.get(label) {
+                return Some(Route::Graph(Arc::clone(graph)));
+            }
             let (tag, component) = Tag::split(label)?;
             let [one] = self.components.get(component)?.as_slice() else { return None };
             let route = select_component(&one.service, one.component, path, 0);
@@ -330,7 +357,10 @@ impl RouteIndex {
         let strip = "/serving/".len() + named.len();
         match self.paths.get(named) {
             Some(service) => select_component(service, None, &path[strip..], strip),
-            None => Route::Miss(Miss::new(MissReason::UnknownService, named)),
+            None => match self.graphs.get(named) {
+                Some(graph) => Route::Graph(Arc::clone(graph)),
+                None => Route::Miss(Miss::new(MissReason::UnknownService, named)),
+            },
         }
     }
 }
@@ -348,6 +378,19 @@ fn own_method(path: &str) -> Option<OwnAnswer> {
 
 /// Separators looked at in a path that names a model: enough for `org/model/versions/1:predict`.
 const MAX_MODEL_SEPARATORS: usize = 8;
+
+/// Every name of every graph: its hosts, its path.
+fn graph_names(table: &RouteTable) -> HashMap<Box<str>, Arc<GraphRoute>> {
+    let mut names = HashMap::new();
+    for graph in table.graphs.values() {
+        let ServiceKey { namespace, name } = &graph.key;
+        for spelling in [format!("{name}-{namespace}"), format!("{name}.{namespace}"), format!("{namespace}/{name}")] {
+            // `a-b` in `c` and `a` in `b-c` share a spelling; as among services, the others are told apart.
+            names.entry(spelling.to_ascii_lowercase().into()).or_insert_with(|| Arc::clone(graph));
+        }
+    }
+    names
+}
 
 fn insert(names: &mut Names, name: &str, namespace: &str, service: &Numbered, component: Option<ComponentKind>) {
     for spelling in [format!("{name}-{namespace}"), format!("{name}.{namespace}")] {

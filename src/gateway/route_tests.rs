@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::plan::routes::{ComponentRoute, RouteState};
+use crate::workload::Extras;
 use crate::workload::names::component_service_name;
 
 use ComponentKind::{Explainer, Predictor, Transformer};
@@ -16,6 +17,7 @@ fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]
             state: RouteState::Open(Vec::new()),
             tags: BTreeMap::new(),
             timeout: None,
+            extras: Extras::default(),
         };
         (*kind, route)
     };
@@ -56,6 +58,7 @@ fn tell(route: &Route) -> String {
         Route::To(Target { service, component, strip: 0, .. }) => format!("{} {component}", service.key),
         Route::To(Target { service, component, strip, .. }) => format!("{} {component} -{strip}", service.key),
         Route::Ask(question) => format!("{question:?}"),
+        Route::Graph(graph) => format!("graph {}", graph.key),
         Route::Own(answer) => format!("{answer:?}"),
         Route::Miss(miss) => format!("{:?} {} {}", miss.reason, miss.wanted, miss.candidates.len()),
     }

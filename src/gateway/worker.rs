@@ -28,14 +28,17 @@ use super::crew::Ending;
 use super::desk::Desks;
 use super::flight::{Client, Flight};
 use super::forward::Exchange;
+use super::graph_run::{self, Propagate};
 use super::guard;
 use super::hold;
 use super::index::{own_answer, own_message};
 use super::metrics::{Metrics, ServiceMetrics};
+use super::outside::Outside;
 use super::peek::{Found, GrpcName, JsonModel};
 use super::refusal::{Refusal, is_grpc, json_response};
 use super::route::{Head, OwnAnswer, Question, Route};
 use super::upstream::Pool;
+use super::whole::Room;
 
 /// Pieces of a body that have been read ahead.
 pub(crate) type Front = VecDeque<Frame<Bytes>>;
@@ -57,6 +60,12 @@ pub(crate) struct Worker {
     pub(crate) backend_refused: Arc<Notify>,
     pub(crate) access_log: Option<AccessLog>,
     pub(crate) ending: Ending,
+    /// Room for bodies that are held whole.
+    pub(crate) whole: Arc<Room>,
+    /// Which headers graphs pass on.
+    pub(crate) propagate: Arc<Propagate>,
+    /// What is called that is not behind this gateway.
+    pub(crate) outside: Outside,
 }
 
 impl Worker {
@@ -161,6 +170,12 @@ impl Walk<'_> {
             let head = Head { method: request.method(), host: host.as_ref().map(as_str), path, grpc: self.grpc };
             self.worker.with_desks(|desks| look(desks, desks.index.find(head)))
         };
+        if let (Some(flight), (_, Route::Graph(graph))) = (&mut self.flight, &found) {
+            flight.belongs_to(self.worker.metrics.service(self.worker.number, &graph.key));
+            if let Some(entry) = flight.entry() {
+                entry.service = Some(graph.key.clone());
+            }
+        }
         let (desk, route) = match found {
             (_, Route::Ask(question)) => {
                 let model = Box::pin(self.ask(question, request.body_mut(), &mut front)).await?;
@@ -190,6 +205,13 @@ impl Walk<'_> {
                 };
                 exchange.run(request, front).await
             }
+            (Route::Graph(graph), _) => {
+                let client = self.client()?;
+                let (parts, body) = request.into_parts();
+                let run = graph_run::run(self.worker, &client, &graph, &parts, body, self.grpc);
+                let response = Box::pin(run).await?;
+                self.flight.take().map(|flight| own(response, flight)).ok_or_else(no_flight)
+            }
             (Route::Own(which), _) if self.grpc => {
                 self.flight.take().map(|flight| own_grpc(which, flight)).ok_or_else(no_flight)
             }
@@ -202,6 +224,10 @@ impl Walk<'_> {
             }
             (Route::Ask(_) | Route::To(_), _) => Err(no_flight()),
         }
+    }
+
+    fn client(&self) -> Result<Arc<Client>, Box<Refusal>> {
+        self.flight.as_ref().map(Flight::shared_client).ok_or_else(no_flight)
     }
 
     /// Reads ahead until the model's name is found.

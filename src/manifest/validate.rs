@@ -6,6 +6,7 @@
 mod autoscaling;
 mod canary;
 mod component;
+mod graph;
 mod ignored;
 mod kept;
 mod limits;
@@ -32,6 +33,10 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value,
         Typed::InferenceService(spec) => {
             service::check(metadata, spec, report);
             ignored::check_service(spec, raw, report);
+        }
+        Typed::InferenceGraph(spec) => {
+            graph::check(&metadata.name, spec, report);
+            ignored::check_graph(raw, report);
         }
         Typed::ServingRuntime(spec) => {
             runtime::check(kind, &metadata.name, spec, report);

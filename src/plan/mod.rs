@@ -18,6 +18,7 @@ mod checks;
 pub mod doze;
 pub mod eviction;
 pub mod gpus;
+mod graphs;
 mod holders;
 mod learn;
 pub mod ledger;

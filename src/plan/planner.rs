@@ -15,8 +15,8 @@ use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, preload, retire, rollout, status};
-use crate::api::{ComponentKind, InferenceServiceStatus, ServiceKey, meta};
+use super::{admission, graphs, preload, retire, rollout, status};
+use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
 /// What is to be done, shown and waited for.
@@ -28,6 +28,8 @@ pub struct Plan {
     pub routes: RouteTable,
     /// Statuses of every InferenceService.
     pub statuses: Vec<(ServiceKey, InferenceServiceStatus)>,
+    /// Statuses of other objects.
+    pub other_statuses: Vec<(ObjectKey, InferenceServiceStatus)>,
     /// What runs, for people.
     pub pods: Vec<PodView>,
     /// Revisions that have all traffic from now on.
@@ -157,6 +159,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
     for (key, service) in &world.services {
         plan_service(&mut draft, service, rests.get(key).copied().flatten(), &facts);
     }
+    graphs::add(&mut draft.plan, world);
     for (component, facts) in &facts.0 {
         if !world.services.contains_key(&component.service) {
             retire_all(&mut draft, facts, "its InferenceService was deleted");

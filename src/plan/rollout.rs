@@ -370,6 +370,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let recorded = || self.of(serving).find_map(|(_, unit, _)| unit.record.timeout);
         let timeout = workload.map_or_else(recorded, |workload| workload.timeout);
         let fact_name = || facts.first().map(|fact| fact.service_name.clone()).unwrap_or_default();
+        let extras = workload.map(|workload| workload.extras.clone()).unwrap_or_default();
         let service_name = workload.map_or_else(fact_name, |workload| workload.service_name.clone());
         let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let tags = self.tags(&shares);
@@ -387,7 +388,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
             replicas: self.replicas.needed,
             ready_replicas,
             runtime: workload.and_then(|workload| workload.runtime.clone()),
-            route: ComponentRoute { service_name, state, tags, timeout },
+            route: ComponentRoute { service_name, state, tags, timeout, extras },
             is_split: shares.len() > 1,
             shares: if asleep || ready_replicas > 0 { shares } else { Vec::new() },
             model_name: workload.map(|workload| workload.model_name.clone()),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{ComponentKind, ServiceKey};
-use crate::workload::{ComponentKey, UpstreamProtocol};
+use crate::graph::Graph;
+use crate::workload::{ComponentKey, Extras, UpstreamProtocol};
 
 /// Everything the gateway knows. Swapped as a whole; read without locks.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -15,6 +16,8 @@ pub struct RouteTable {
     pub domains: Vec<String>,
     /// Every known service, stopped and failing ones included.
     pub services: BTreeMap<ServiceKey, Arc<ServiceRoute>>,
+    /// Every known InferenceGraph that does not share its name with a service.
+    pub graphs: BTreeMap<ServiceKey, Arc<GraphRoute>>,
     /// Where the metrics of replicas that answer are to be had (§5.7). Not for requests.
     pub scrapes: Vec<Scrape>,
 }
@@ -44,6 +47,15 @@ pub struct ServiceRoute {
     pub model_names: Vec<String>,
 }
 
+/// How one InferenceGraph is run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GraphRoute {
+    /// Whose route this is. Steps call services of its namespace.
+    pub key: ServiceKey,
+    /// What to run, or why it cannot be: one CamelCase word and a sentence.
+    pub graph: Result<Graph, (String, String)>,
+}
+
 /// How one component is reached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComponentRoute {
@@ -56,6 +68,8 @@ pub struct ComponentRoute {
     pub tags: BTreeMap<String, Vec<Backend>>,
     /// Longest time from the request's last byte to the answer's first; none means the gateway's default (§4.3).
     pub timeout: Option<Duration>,
+    /// What the proxy does besides forwarding.
+    pub extras: Extras,
 }
 
 /// What may be done with a request.

@@ -19,8 +19,8 @@ use super::said::{Said, said};
 use super::split::Share;
 use super::world::{DesiredService, World};
 use crate::api::status::{Address, ComponentStatus, FailureInfo, ModelCopies, ModelStates, ModelStatus, TrafficTarget};
-use crate::api::{ComponentKind, Condition, ConditionStatus, InferenceServiceStatus, ServiceKey, meta};
-use crate::workload::{ComponentKey, ResolveError, names};
+use crate::api::{ComponentKind, Condition, ConditionStatus, InferenceServiceStatus, Metadata, ServiceKey, meta};
+use crate::workload::{ComponentKey, Extras, ResolveError, names};
 
 /// Returns what the proxy does about a component without a backend: requests wait while it is under way, and are refused
 /// when something is wrong. `load_time` is what it usually takes.
@@ -55,7 +55,13 @@ pub(super) fn close_when_empty(mut route: ServiceRoute, service: &DesiredService
     };
     let state = RouteState::NotReady { reason, message, retry_after: Duration::from_secs(30) };
     let service_name = names::component_service_name(&service.key.name, ComponentKind::Predictor, None);
-    let component = super::routes::ComponentRoute { service_name, state, tags: BTreeMap::new(), timeout: None };
+    let component = super::routes::ComponentRoute {
+        service_name,
+        state,
+        tags: BTreeMap::new(),
+        timeout: None,
+        extras: Extras::default(),
+    };
     route.components.insert(ComponentKind::Predictor, component);
     route
 }
@@ -77,7 +83,7 @@ pub(super) fn of_service(
 ) -> InferenceServiceStatus {
     let mut status = InferenceServiceStatus {
         observed_generation: service.meta.generation,
-        deployment_mode: deployment_mode(world, service),
+        deployment_mode: deployment_mode(world, &service.meta),
         ..InferenceServiceStatus::default()
     };
     if stopped {
@@ -123,8 +129,14 @@ fn internal_url(service: &ServiceKey, reports: &[ComponentReport], knative: bool
     format!("http://{name}.{}.svc.cluster.local", service.namespace)
 }
 
-fn deployment_mode(world: &World, service: &DesiredService) -> String {
-    match service.meta.annotation(meta::DEPLOYMENT_MODE) {
+/// Returns the address of an object from outside.
+pub(super) fn public_address(world: &World, key: &ServiceKey, mode: &str) -> String {
+    public_url(world, &host(world, key, mode == KNATIVE))
+}
+
+/// Returns the deployment mode an object asks for, else the default one.
+pub(super) fn deployment_mode(world: &World, meta: &Metadata) -> String {
+    match meta.annotation(meta::DEPLOYMENT_MODE) {
         Some("Standard" | "RawDeployment") => "Standard".to_owned(),
         Some("Knative" | "Serverless") => KNATIVE.to_owned(),
         _ => world.config.default_mode.clone(),

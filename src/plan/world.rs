@@ -14,6 +14,7 @@ use super::memory::Memory;
 use super::record::ReplicaRecord;
 use super::{ActionKey, routes::ReplicaName};
 use crate::api::{Metadata, ServiceKey, StorageUri};
+use crate::graph::{CompileError, Graph};
 use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload, names};
 
 /// The time of a pass: monotonic for arithmetic, wall for people.
@@ -40,6 +41,8 @@ pub struct World {
     pub instance: String,
     /// What is wanted.
     pub services: BTreeMap<ServiceKey, Arc<DesiredService>>,
+    /// Graphs that are wanted.
+    pub graphs: BTreeMap<ServiceKey, Arc<DesiredGraph>>,
     /// False until the folder was read once: nothing is removed before.
     pub desired_known: bool,
     /// What earlier revisions were made from, as far as that is still known: those that keep a share of traffic are made
@@ -172,6 +175,17 @@ pub struct DesiredService {
     pub meta: Metadata,
     /// Its components, or why they cannot be.
     pub resolution: Result<Vec<ResolvedWorkload>, ResolveError>,
+}
+
+/// One InferenceGraph as wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredGraph {
+    /// Its name.
+    pub key: ServiceKey,
+    /// Its metadata.
+    pub meta: Metadata,
+    /// What it does, or why it cannot.
+    pub graph: Result<Graph, CompileError>,
 }
 
 /// A component with its fingerprint.

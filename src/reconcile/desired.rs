@@ -37,7 +37,9 @@ impl Resolver {
         let companions: Vec<Arc<Stored>> = snapshot
             .objects
             .values()
-            .filter(|stored| !matches!(stored.object.key.kind, Kind::InferenceService | Kind::Namespace))
+            .filter(|stored| {
+                !matches!(stored.object.key.kind, Kind::InferenceService | Kind::InferenceGraph | Kind::Namespace)
+            })
             .cloned()
             .collect();
         let same = companions.len() == self.companions.len()

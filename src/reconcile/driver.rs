@@ -17,7 +17,7 @@ use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
-use super::{notice, observe, renames, said};
+use super::{graphs, notice, observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
@@ -271,6 +271,7 @@ impl Driver {
         let now = self.parts.clock.now();
         let (services, anew) = self.resolver.resolve(snapshot);
         self.world.services = services;
+        self.world.graphs = graphs::desired(snapshot, &self.world.graphs);
         self.world.desired_known = true;
         for key in &anew {
             self.forgive(key);
@@ -743,14 +744,7 @@ impl Driver {
             self.parts.routes.store(Arc::new(plan.routes.clone()));
             self.parts.board.announce_table();
         }
-        let statuses = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status.clone()));
-        let changed = self.parts.store.set_statuses(statuses, now.wall);
-        let mut before: HashMap<_, _> = changed.into_iter().collect();
-        for (key, status) in &plan.statuses {
-            if let Some(before) = before.remove(&key.to_object_key()) {
-                said::say(&self.parts.events, key, before.as_ref(), status, now.wall);
-            }
-        }
+        said::publish(&self.parts.store, &self.parts.events, plan, now.wall);
         let pods = Arc::new(plan.pods.clone());
         self.parts.pods.send_if_modified(|current| {
             let differs = *current != pods;

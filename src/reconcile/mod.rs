@@ -9,6 +9,7 @@ pub mod desired;
 mod doze;
 pub mod driver;
 pub mod execute;
+mod graphs;
 mod load;
 pub mod measure;
 pub mod mounts;

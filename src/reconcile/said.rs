@@ -1,15 +1,32 @@
 //! Status transitions to log lines and events: one per change a person would care about.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use crate::api::{ConditionStatus, InferenceServiceStatus, ServiceKey};
+use crate::api::{ConditionStatus, InferenceServiceStatus, ObjectKey};
+use crate::plan::Plan;
+use crate::store::Store;
 use crate::telemetry::{EventLog, EventType};
 
-/// Says what changed between two statuses of a service.
-pub fn say(
+/// Sets the statuses of a plan, and says what changed.
+pub fn publish(store: &Store, events: &EventLog, plan: &Plan, now: Timestamp) {
+    let services = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status));
+    let all: Vec<_> = services.chain(plan.other_statuses.iter().map(|(key, status)| (key.clone(), status))).collect();
+    let changed = store.set_statuses(all.iter().map(|(key, status)| (key.clone(), (*status).clone())), now);
+    let mut before: HashMap<_, _> = changed.into_iter().collect();
+    for (key, status) in all {
+        if let Some(before) = before.remove(&key) {
+            say(events, &key, before.as_ref(), status, now);
+        }
+    }
+}
+
+/// Says what changed between two statuses of an object.
+fn say(
     events: &EventLog,
-    key: &ServiceKey,
+    key: &ObjectKey,
     before: Option<&InferenceServiceStatus>,
     after: &InferenceServiceStatus,
     now: Timestamp,
@@ -20,16 +37,17 @@ pub fn say(
     if same {
         return;
     }
-    let object = key.to_object_key();
+    let (object, kind) = (key, key.kind);
+    let name = format!("{}/{}", key.namespace, key.name);
     let was_ready = old.is_some_and(|old| old.status == ConditionStatus::True);
     match ready.status {
         ConditionStatus::True => {
-            info!(service = %key, url = after.url.as_deref().unwrap_or_default(), "ready");
-            let message = format!("InferenceService [{}] is Ready", key.name);
-            events.record(&object, EventType::Normal, "InferenceServiceReady", &message, now);
+            info!(%kind, service = name, url = after.url.as_deref().unwrap_or_default(), "ready");
+            let message = format!("{kind} [{}] is Ready", key.name);
+            events.record(object, EventType::Normal, &format!("{kind}Ready"), &message, now);
         }
         ConditionStatus::False => {
-            warn!(service = %key, reason = ready.reason, message = ready.message, "not ready");
+            warn!(%kind, service = name, reason = ready.reason, message = ready.message, "not ready");
             if was_ready {
                 let why: Vec<&str> = after
                     .conditions
@@ -37,16 +55,15 @@ pub fn say(
                     .filter(|c| c.status == ConditionStatus::False && c.severity.is_empty() && c.kind != "Ready")
                     .map(|c| c.kind.as_str())
                     .collect();
-                let message =
-                    format!("InferenceService [{}] is no longer Ready because of: {}", key.name, why.join(", "));
-                events.record(&object, EventType::Warning, "InferenceServiceNotReady", &message, now);
+                let message = format!("{kind} [{}] is no longer Ready because of: {}", key.name, why.join(", "));
+                events.record(object, EventType::Warning, &format!("{kind}NotReady"), &message, now);
             }
-            events.record(&object, EventType::Warning, &ready.reason, &ready.message, now);
+            events.record(object, EventType::Warning, &ready.reason, &ready.message, now);
         }
         ConditionStatus::Unknown => {
-            info!(service = %key, reason = ready.reason, "{}", ready.message);
+            info!(%kind, service = name, reason = ready.reason, "{}", ready.message);
             if !ready.reason.is_empty() {
-                events.record(&object, EventType::Normal, &ready.reason, &ready.message, now);
+                events.record(object, EventType::Normal, &ready.reason, &ready.message, now);
             }
         }
     }

@@ -31,7 +31,7 @@ impl Default for ReachPolicy {
 
 /// A place that is not fetched from.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("models are not fetched from `{place}`: {reason}")]
+#[error("nothing is fetched from `{place}`: {reason}")]
 pub struct Unreachable {
     /// Host or address.
     place: String,
@@ -195,6 +195,22 @@ pub(super) fn client(
     builder.build()
 }
 
+/// Makes a client for calls that are no pulls. It follows no redirect.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub fn caller(policy: &ReachPolicy) -> Result<reqwest::Client, reqwest::Error> {
+    let resolver = Judge { policy: policy.clone(), never_here: false };
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("kserve-local/", env!("CARGO_PKG_VERSION")))
+        .referer(false)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .dns_resolver(Arc::new(resolver))
+        .no_proxy();
+    builder.build()
+}
+
 /// Most redirects followed.
 pub(super) const MOST_REDIRECTS: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -343,6 +359,6 @@ mod tests {
         let client = client(&policy(), wish, &BTreeMap::new()).unwrap();
         let error = client.get(url.clone()).send().await.unwrap_err();
         let refused = cause::<Unreachable>(&error).expect("the reason is in the chain");
-        assert_eq!(refused.to_string(), "models are not fetched from `localhost`: it is this daemon");
+        assert_eq!(refused.to_string(), "nothing is fetched from `localhost`: it is this daemon");
     }
 }

@@ -197,6 +197,7 @@ fn finish(
         models,
         containers,
         runtime: None,
+        graph_protocol: protocol.clone(),
         protocol,
         protocol_written,
         process: None,

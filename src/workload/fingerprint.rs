@@ -120,7 +120,7 @@ mod tests {
     use crate::api::{ComponentKind, ServiceKey, StorageUri};
     use crate::scale::Policy;
     use crate::workload::{
-        Check, ComponentKey, EntryPoint, ModelRef, Probe, Readiness, Resources, Security, UpstreamProtocol,
+        Check, ComponentKey, EntryPoint, Extras, ModelRef, Probe, Readiness, Resources, Security, UpstreamProtocol,
     };
 
     fn container() -> ContainerSpec {
@@ -175,6 +175,7 @@ mod tests {
             annotations: BTreeMap::new(),
             entry: EntryPoint { port: 8080, protocol: UpstreamProtocol::Http1, grpc_port: None },
             protocol: "v1".to_owned(),
+            extras: Extras::default(),
             model_name: "iris".to_owned(),
             readiness: Readiness::PortOpen,
             termination_grace: Duration::from_secs(30),

@@ -8,6 +8,7 @@ mod component;
 mod credentials;
 mod env;
 mod expand;
+mod extras;
 pub mod fingerprint;
 mod image;
 pub mod merge;
@@ -30,6 +31,7 @@ mod storage_spec;
 mod volumes;
 
 pub use access::Access;
+pub use extras::Extras;
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};
 pub use spec::*;

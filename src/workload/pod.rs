@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Container, Volume};
 use super::credentials;
 use super::env::{self, PodFacts};
 use super::expand::expand;
+use super::extras::extras;
 use super::model_source::ModelMounts;
 use super::origin::Origin;
 use super::process::Process;
@@ -51,6 +52,8 @@ pub(super) struct Pod {
     pub(super) models: ModelMounts,
     pub(super) runtime: Option<RuntimeRef>,
     pub(super) protocol: String,
+    /// Protocol in which a graph calls the component (§6.3).
+    pub(super) graph_protocol: String,
     /// Whether the manifest hints that a model protocol is spoken.
     pub(super) protocol_written: bool,
     pub(super) has_model: bool,
@@ -168,6 +171,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         init_containers,
         containers,
         entry,
+        extras: extras(&pod, &model_name),
         model_name,
         models: pod.models.models,
         labels: pod.labels,

@@ -38,6 +38,7 @@ pub(super) fn pod(written: &ModelSpec, scope: &Scope<'_>) -> Result<Pod, Resolve
     }
     warn_of_grpc(&model, &containers[0].container, &mut warnings);
     let protocol = model.protocol_version.unwrap_or_default();
+    let graph_protocol = graph_protocol(written, runtime, &containers, &protocol);
     Ok(Pod {
         kind: ComponentKind::Predictor,
         memory_is_declared: !runtime.built_in || asks_for_memory(written),
@@ -67,9 +68,23 @@ pub(super) fn pod(written: &ModelSpec, scope: &Scope<'_>) -> Result<Pod, Resolve
             server_type: server_type.map(str::to_owned),
         }),
         protocol,
+        graph_protocol,
         process,
         warnings,
     })
+}
+
+/// Returns the protocol in which a graph calls the component (§6.3, `GetPredictorEndpoint`): that of a collocated
+/// transformer; of a runtime that is named, its first that graphs speak, whatever the service asks for; else the service's.
+fn graph_protocol(written: &ModelSpec, runtime: &Runtime, containers: &[Placed], protocol: &str) -> String {
+    if let Some(transformer) = find(containers, meta::TRANSFORMER_CONTAINER) {
+        return literal_env(&transformer.container, "PROTOCOL").unwrap_or("v1").to_owned();
+    }
+    let spoken = &runtime.spec.protocol_versions;
+    if written.runtime.is_some() && !spoken.is_empty() {
+        return spoken.iter().find(|one| matches!(one.as_str(), "v1" | "v2")).cloned().unwrap_or_default();
+    }
+    written.protocol_version.clone().unwrap_or_else(|| if protocol.is_empty() { "v1" } else { protocol }.to_owned())
 }
 
 /// Applies what the server needs; a protocol that is still unset becomes the runtime's most preferred one.

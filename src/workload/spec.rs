@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{ComponentKind, ServiceKey, StorageUri};
 use crate::scale::Policy;
 
-use super::Access;
+use super::{Access, Extras};
 
 /// Names one component of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +52,8 @@ pub struct Workload {
     pub protocol: String,
     /// Name under which the server knows the model; the service's name unless arguments or environment say otherwise.
     pub model_name: String,
+    /// What the proxy does for it besides forwarding.
+    pub extras: Extras,
     /// What proves that the component answers.
     pub readiness: Readiness,
     /// Between the stop signal and the kill.

@@ -10,6 +10,7 @@ use crate::manifest::report::Report;
 const ONE_NODE: &str = "there is one machine to run on";
 const NO_SCHEDULER: &str = "there is no scheduler to ask";
 const NO_POD_DNS: &str = "containers are not pods with names of their own";
+const NO_ROUTER: &str = "graphs run inside the proxy, without a router container";
 const MODEL_MESH: &str = "only ModelMesh reads it";
 
 /// Pod fields (§1.5).
@@ -86,6 +87,31 @@ pub(super) fn check_service(spec: &InferenceServiceSpec, raw: &Value, report: &m
         }
         warn_of_containers(&place, raw, report);
     }
+}
+
+/// Fields of a graph (§6.1): the router is a part of the proxy.
+const GRAPH: [(&str, &str); 10] = [
+    ("resources", NO_ROUTER),
+    ("affinity", ONE_NODE),
+    ("tolerations", ONE_NODE),
+    ("nodeSelector", ONE_NODE),
+    ("nodeName", ONE_NODE),
+    ("serviceAccountName", NO_ROUTER),
+    ("minReplicas", NO_ROUTER),
+    ("maxReplicas", NO_ROUTER),
+    ("scaleTarget", NO_ROUTER),
+    ("scaleMetric", NO_ROUTER),
+];
+
+pub(super) fn check_graph(raw: &Value, report: &mut Report<'_>) {
+    let place = FieldPath::of(&["spec"]);
+    warn(&GRAPH, &place, raw, report);
+    warn(
+        &[("serverIdle", "the proxy's own limit on idle connections applies")],
+        &place.key("routerTimeouts"),
+        raw,
+        report,
+    );
 }
 
 pub(super) fn check_runtime(raw: &Value, report: &mut Report<'_>) {

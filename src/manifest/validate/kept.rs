@@ -15,7 +15,6 @@ pub(super) fn check(kind: Kind, report: &mut Report<'_>) {
 
 fn instead(kind: Kind) -> Option<&'static str> {
     Some(match kind {
-        Kind::InferenceGraph => "call the services it names one after the other",
         Kind::TrainedModel => "give the model an InferenceService of its own",
         Kind::ClusterStorageContainer => "the schemes KServe knows are fetched without one",
         Kind::LocalModelCache | Kind::LocalModelNamespaceCache => "`kserve-local pull` fetches a model ahead of time",

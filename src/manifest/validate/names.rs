@@ -16,6 +16,7 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, report: &mut Report<'_>) {
         // That it is missing has been told.
         _ if name.is_empty() => {}
         Kind::InferenceService => check_service_name(name, &path.key("name"), report),
+        Kind::InferenceGraph => check_graph_name(name, &path.key("name"), report),
         Kind::Namespace => check_label(name, &path.key("name"), report),
         _ if !is_subdomain(name) => {
             report.invalid(&path.key("name"), subdomain_message(name));
@@ -45,6 +46,20 @@ fn check_service_name(name: &str, path: &FieldPath, report: &mut Report<'_>) {
                 "the InferenceService \"{name}\" is invalid: a InferenceService name must consist of lower case \
                  alphanumeric characters or '-', and must start with alphabetical character. (e.g. \"my-name\" or \
                  \"abc-123\", regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+            ),
+        );
+    }
+    check_length(name, path, report);
+}
+
+fn check_graph_name(name: &str, path: &FieldPath, report: &mut Report<'_>) {
+    if !is_service_name(name) {
+        report.invalid(
+            path,
+            format!(
+                "the InferenceGraph \"{name}\" is invalid: a InferenceGraph name must consist of lower case alphanumeric \
+                 characters or '-', and must start with alphabetical character. (e.g. \"my-name\" or \"abc-123\", regex \
+                 used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
             ),
         );
     }

@@ -2,6 +2,7 @@
 
 mod canary;
 mod doze;
+mod graphs;
 mod histories;
 mod images;
 mod lifecycle;

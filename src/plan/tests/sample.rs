@@ -9,8 +9,8 @@ use crate::api::{ComponentKind, Metadata, ServiceKey, StorageUri};
 use crate::plan::world::{DesiredService, ResolvedWorkload};
 use crate::scale::Policy;
 use crate::workload::{
-    Access, Check, ComponentKey, ContainerSpec, EntryPoint, Fingerprint, ModelRef, Probe, Readiness, ResolveError,
-    RuntimeRef, UpstreamProtocol, Workload, names,
+    Access, Check, ComponentKey, ContainerSpec, EntryPoint, Extras, Fingerprint, ModelRef, Probe, Readiness,
+    ResolveError, RuntimeRef, UpstreamProtocol, Workload, names,
 };
 
 /// Returns the key of a service in `default`.
@@ -58,6 +58,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         annotations: BTreeMap::new(),
         entry: EntryPoint { port: 8080, protocol: UpstreamProtocol::Http1, grpc_port: None },
         protocol: "v1".to_owned(),
+        extras: Extras { predict_path: Some(format!("/v1/models/{service}:predict").into()) },
         model_name: service.to_owned(),
         readiness: Readiness::ModelEndpoint { path: format!("/v1/models/{service}") },
         termination_grace: Duration::from_secs(30),
