@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::config::Settings;
 use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerEngine, EngineError};
-use crate::gateway::Gateway;
+use crate::gateway::{Gate, Gateway};
 use crate::home::Home;
 use crate::kubeapi::{self, ApiState};
 use crate::machine::GpuTool;
@@ -209,6 +209,16 @@ impl Daemon {
             let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), gateway_end.clone());
             async move { gateway.serve(data, &tasks, end).await }
         });
+        if docker.is_some() {
+            match Gate::open(&home.gate()) {
+                Ok(gate) => {
+                    drop(tasks.spawn("gate", gate.keep(gateway.inside(), tasks.clone(), gateway_end.clone())));
+                }
+                Err(error) => {
+                    warn!(%error, folder = %home.gate(), "could not open the gate; transformers do not reach predictors");
+                }
+            }
+        }
         let gateway_address = addresses.data.parse().unwrap_or(settings.listen);
         let exposition = Arc::new(exposition::Exposition {
             store: store.clone(),

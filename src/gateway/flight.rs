@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 
+use crate::api::ServiceKey;
+
 use super::access_log::{End, Entry};
 use super::crew::Place;
 use super::metrics::{Metrics, ServiceMetrics};
@@ -18,6 +20,8 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// Its IP address, for `X-Forwarded-For`.
     pub(crate) ip: HeaderValue,
+    /// The service a replica of which it is.
+    pub(crate) caller: Option<Arc<ServiceKey>>,
     /// Requests in flight on it.
     in_flight: AtomicUsize,
     /// Whether an answer on it could not be finished.
@@ -27,11 +31,16 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(peer: SocketAddr, place: Place, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        caller: Option<Arc<ServiceKey>>,
+        place: Place,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let (in_flight, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { peer, ip, in_flight, broken, _place: place, metrics })
+        Arc::new(Self { peer, ip, caller, in_flight, broken, _place: place, metrics })
     }
 
     /// An answer on it could not be finished.

@@ -1,7 +1,7 @@
 //! Accepts connections, hands them to the workers, tells HTTP/1 from HTTP/2, and ends them in order.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,7 @@ use super::desk::Desks;
 use super::executor::TaskExecutor;
 use super::flight::Client;
 use super::guard::Guard;
+use super::inside::Call;
 use super::metrics::Metrics;
 use super::upstream::Pool;
 use super::worker::Worker;
@@ -43,7 +44,12 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     balancer: Arc<Balancer>,
     backend_refused: Arc<Notify>,
+    inside: mpsc::Sender<Call>,
+    calls: Mutex<Option<mpsc::Receiver<Call>>>,
 }
+
+/// Calls from inside replicas on their way to the workers.
+const CALLS: usize = 64;
 
 impl Gateway {
     /// Makes a gateway that forwards as `routes` says at each moment, and marks what it forwards on `board`.
@@ -54,7 +60,10 @@ impl Gateway {
             max_pause: config.max_eject_pause,
         };
         let metrics: Arc<Metrics> = Arc::default();
+        let (inside, calls) = mpsc::channel(CALLS);
         Self {
+            inside,
+            calls: Mutex::new(Some(calls)),
             routes,
             board,
             config,
@@ -73,6 +82,11 @@ impl Gateway {
     /// neither which nor how many.
     pub fn backend_refused(&self) -> Arc<Notify> {
         Arc::clone(&self.backend_refused)
+    }
+
+    /// Returns where connections go that were made inside replicas; the first listener that is served takes them.
+    pub fn inside(&self) -> mpsc::Sender<Call> {
+        self.inside.clone()
     }
 
     /// Serves a listener until `cancel`; then accepts nothing more, lets requests in flight finish up to the drain
@@ -97,9 +111,10 @@ impl Gateway {
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
         let room = Arc::new(Semaphore::new(self.config.max_connections));
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner).take();
         tokio::select! {
             // Losing an accept loses at most a connection that nobody has served yet, and we are closing.
-            () = accept(&listener, &room, &mut crew) => {}
+            () = accept(&listener, calls.as_mut(), &room, &mut crew) => {}
             () = cancel.cancelled() => {}
         }
         drop(listener);
@@ -144,13 +159,26 @@ impl Gateway {
 }
 
 /// Accepts connections and hands them out. Never ends: an accept that fails is tried again.
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>, crew: &mut Crew) {
+async fn accept(
+    listener: &TcpListener,
+    mut calls: Option<&mut mpsc::Receiver<Call>>,
+    room: &Arc<Semaphore>,
+    crew: &mut Crew,
+) {
     loop {
         let Ok(permit) = Arc::clone(room).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            // What is not accepted waits in the backlog.
+            accepted = listener.accept() => accepted,
+            // What is not taken stays in the queue.
+            Some(Call { socket, peer, service }) = next(&mut calls) => {
+                crew.take((socket, peer), Some(service), permit).await;
+                continue;
+            }
+        };
         // Taken out of this runtime again: another one will serve it.
-        let accepted = listener.accept().await.and_then(|(socket, peer)| Ok((socket.into_std()?, peer)));
-        match accepted {
-            Ok((socket, peer)) => crew.take(socket, peer, permit).await,
+        match accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
+            Ok(arrived) => crew.take(arrived, None, permit).await,
             Err(error) => {
                 drop(permit);
                 if !is_about_one_connection(&error) {
@@ -159,6 +187,14 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>, crew: &mut Crew) 
                 }
             }
         }
+    }
+}
+
+/// The next call from inside a replica; none for ever when another listener takes them.
+async fn next(calls: &mut Option<&mut mpsc::Receiver<Call>>) -> Option<Call> {
+    match calls {
+        Some(calls) => calls.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -180,10 +216,10 @@ pub(crate) async fn work(worker: &Arc<Worker>, mut arrivals: mpsc::Receiver<Arri
 }
 
 fn begin(worker: &Arc<Worker>, arrival: Arrival) {
-    let Arrival { socket, peer, place } = arrival;
+    let Arrival { socket, peer, place, caller } = arrival;
     // A socket that cannot be registered is closed.
     let Ok(socket) = TcpStream::from_std(socket) else { return };
-    let client = Client::new(peer, place, Arc::clone(&worker.metrics));
+    let client = Client::new(peer, caller, place, Arc::clone(&worker.metrics));
     let (worker, cut) = (Arc::clone(worker), worker.ending.cut.clone());
     let tasks = worker.tasks.clone();
     tasks.spawn_short(async move {

@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod desired;
+mod door;
 pub mod driver;
 pub mod execute;
 mod load;

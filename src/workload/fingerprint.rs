@@ -183,6 +183,7 @@ mod tests {
             scaling: Policy::default(),
             shm_size: None,
             host_aliases: Vec::new(),
+            callees: Vec::new(),
             image_pull_secrets: Vec::new(),
             service_account: "default".to_owned(),
             runtime: None,

@@ -67,6 +67,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         scaling: Policy::default(),
         shm_size: None,
         host_aliases: Vec::new(),
+        callees: Vec::new(),
         image_pull_secrets: Vec::new(),
         service_account: "default".to_owned(),
         runtime: Some(RuntimeRef { name: "kserve-sklearnserver".to_owned(), cluster: true, server_type: None }),
