@@ -1,5 +1,7 @@
 //! Settings: file, then environment, then flags. Read once; nothing reads the environment later.
 
+pub mod cache;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -12,6 +14,7 @@ use crate::home::Home;
 use crate::manifest::yaml;
 use crate::plan::ledger::MemoryConfig;
 use crate::plan::world::SandboxConfig;
+use crate::storage::RoomPolicy;
 use crate::telemetry::logs::LogFormat;
 
 mod memory_keys;
@@ -50,6 +53,10 @@ pub struct FileConfig {
     pub docker_host: Option<String>,
     /// Folder of the model cache; the platform's cache folder by default.
     pub cache_dir: Option<Utf8PathBuf>,
+    /// Limits of the model cache.
+    pub cache: cache::CacheConfig,
+    /// Whether nothing is fetched, models and images; `false` by default.
+    pub offline: Option<bool>,
     /// Host names of services.
     pub ingress: IngressConfig,
     /// How services are deployed.
@@ -116,6 +123,8 @@ pub struct Flags {
     pub api_listen: Option<String>,
     /// `--engine`.
     pub engine: Option<EngineChoice>,
+    /// `--offline`.
+    pub offline: bool,
 }
 
 /// Settings of one daemon.
@@ -133,6 +142,10 @@ pub struct Settings {
     pub docker_host: Option<String>,
     /// Folder of the model cache.
     pub cache_dir: Utf8PathBuf,
+    /// How much room the cache may take.
+    pub room: RoomPolicy,
+    /// Whether nothing is fetched.
+    pub offline: bool,
     /// Domains, the one of `status.url` first.
     pub domains: Vec<String>,
     /// `Knative` or `Standard`.
@@ -208,6 +221,12 @@ impl Settings {
             (None, Some(text)) => parse_engine(&text)?,
             (None, None) => file.engine.unwrap_or_default(),
         };
+        let offline = match variable("OFFLINE") {
+            _ if flags.offline => true,
+            Some(text) => cache::switch("KSERVE_LOCAL_OFFLINE", &text)?,
+            None => file.offline.unwrap_or_default(),
+        };
+        let room = file.cache.policy(variable)?;
         let cache = variable("CACHE_DIR").map(Utf8PathBuf::from).or(file.cache_dir.clone());
         let mode = file.deploy.default_deployment_mode.clone().unwrap_or_else(|| "Knative".to_owned());
         Ok(Self {
@@ -216,6 +235,8 @@ impl Settings {
             engine,
             docker_host: variable("DOCKER_HOST").or(file.docker_host.clone()),
             cache_dir: cache.unwrap_or_else(|| default_cache(&home)),
+            room,
+            offline,
             domains: domains(&file.ingress),
             default_mode: parse_mode(&mode)?,
             allowed_host_paths: file.allowed_host_paths,
@@ -343,6 +364,19 @@ mod tests {
         assert!(said("gateway:\n  maxConections: 5\n", &Flags::default()).contains("maxConections"));
         assert!(said("gateway:\n  workers: 0\n", &Flags::default()).contains("gateway: workers: 0 is not between"));
         assert!(said("deploy:\n  defaultDeploymentMode: Raw\n", &Flags::default()).contains("use Knative or Standard"));
+    }
+
+    #[test]
+    fn limits_of_the_cache_are_quantities_and_the_environment_wins() {
+        let file = "cache: {maxSize: 50Gi, minFree: 2Gi, collect: false}\noffline: true\n";
+        let settings = load(file, &[], &Flags::default()).unwrap();
+        assert_eq!(settings.room, RoomPolicy { most: Some(50 << 30), spare: 2 << 30, collect: false });
+        assert!(settings.offline);
+        let variables = [("KSERVE_LOCAL_CACHE_MAX_SIZE", "1Gi"), ("KSERVE_LOCAL_OFFLINE", "no")];
+        let settings = load(file, &variables, &Flags::default()).unwrap();
+        assert_eq!((settings.room.most, settings.offline), (Some(1 << 30), false));
+        let said = load("cache: {maxSize: lots}\n", &[], &Flags::default()).unwrap_err().to_string();
+        assert!(said.starts_with("config.yaml: cache.maxSize: `lots` is not a quantity"), "{said}");
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn prepare(folder: &Utf8Path) -> Result<()> {
 
 async fn serve_demo(folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
     let free = || Some("127.0.0.1:0".to_owned());
-    let flags = Flags { listen: free(), api_listen: free(), engine: None };
+    let flags = Flags { listen: free(), api_listen: free(), engine: None, offline: false };
     let settings = Settings::load(Home::new(folder), &flags, serve::environment()).map_err(serve::bad_setting)?;
     let outcome = serve_with(settings.clone(), folder, args).await;
     let Err(error) = outcome else { return outcome };

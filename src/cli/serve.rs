@@ -27,6 +27,9 @@ pub struct ServeArgs {
     /// What runs the containers [default: auto]
     #[arg(long, value_enum)]
     pub engine: Option<EngineChoice>,
+    /// Fetch nothing: use the models and images that are here
+    #[arg(long)]
+    pub offline: bool,
     /// What is logged, for example `info` or `warn,kserve_local=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "KSERVE_LOCAL_LOG", hide_env_values = true)]
     pub log: String,
@@ -79,7 +82,8 @@ pub async fn run(home: &Utf8Path, args: ServeArgs, inherited: Inherited) -> Resu
         LogFormat::Json => logs::LogFormat::Json,
     };
     logs::init(&args.log, format, colour()).map_err(|error| Problem::usage("--log cannot be used").because(error))?;
-    let flags = Flags { listen: args.listen, api_listen: args.api_listen, engine: args.engine.map(Into::into) };
+    let engine = args.engine.map(Into::into);
+    let flags = Flags { listen: args.listen, api_listen: args.api_listen, engine, offline: args.offline };
     let load = || Settings::load(Home::new(home), &flags, environment());
     let mut daemon = Daemon::start(load().map_err(bad_setting)?, inherited).await.map_err(cannot_start)?;
     let end = loop {

@@ -169,12 +169,14 @@ impl Daemon {
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
-        let pull = PullConfig { reach, ..PullConfig::default() };
+        let (room, offline) = (settings.room, settings.offline);
+        let pull = PullConfig { reach, room, offline, ..PullConfig::default() };
         let executor = Executor {
             engine: Arc::clone(&engine),
             puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone())),
             mounts: Mounts { home: home.clone(), cache: cache.clone() },
             instance,
+            offline,
         };
         let data_port = data.local_addr().map_err(in_home)?.port();
         let (reload, reloads) = watch::channel(driver_config(&settings, data_port, run_as));

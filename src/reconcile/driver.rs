@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::claims::ModelClaims;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
@@ -46,6 +47,8 @@ const CHECK_AGAIN: Duration = Duration::from_millis(250);
 const GATHER: Duration = Duration::from_millis(50);
 /// Facts of what is still loading wait this long for company.
 const SOON: Duration = Duration::from_millis(5);
+/// Containers may still read a model this long after the time requests have to drain.
+const LINGER: Duration = Duration::from_secs(60);
 /// Statuses show the progress of pulls this often.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -122,6 +125,7 @@ pub struct Driver {
     image_progress: HashMap<String, watch::Receiver<PullProgress>>,
     image_failures: HashMap<String, u32>,
     model_failures: HashMap<StorageUri, u32>,
+    claims: ModelClaims,
     saved_revisions: BTreeMap<ComponentKey, Revisions>,
     rounds: Rounds,
     /// Whether what revisions are made from is to be saved.
@@ -169,6 +173,7 @@ impl Driver {
             image_progress: HashMap::new(),
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
+            claims: ModelClaims::default(),
             saved_revisions: revisions,
             rounds: Rounds::default(),
             sources_changed: false,
@@ -348,7 +353,7 @@ impl Driver {
 
     /// Looks up the models that are wanted, and forgets those that are not.
     fn look_up_models(&mut self) {
-        let mut wanted = std::collections::HashSet::new();
+        let mut wanted = std::collections::BTreeSet::new();
         for service in self.world.services.values() {
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 wanted.extend(resolved.workload.models.iter().map(|model| model.uri.clone()));
@@ -357,6 +362,9 @@ impl Driver {
         let older = self.world.older.values().flat_map(BTreeMap::values);
         wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
         self.world.models.retain(|uri, _| wanted.contains(uri));
+        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
+        let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
+        self.claims.want(&self.parts.cache, owner, wanted.clone(), tick, linger);
         for uri in wanted {
             if matches!(self.world.models.get(&uri), None | Some(ModelState::Absent)) {
                 let state = match self.parts.cache.lookup(&uri) {
@@ -688,6 +696,9 @@ impl Driver {
             debug!(%action, "doing");
             self.dispatch(action);
         }
+        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
+        let over = self.claims.let_go(&self.parts.cache, owner, now.tick);
+        let wake = wake.into_iter().chain(over).min();
         let pulls = !self.model_progress.is_empty() || !self.image_progress.is_empty();
         let rest = match (self.world.engine == EngineState::Up, pulls) {
             (_, true) => PROGRESS,

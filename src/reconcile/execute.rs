@@ -37,6 +37,8 @@ pub struct Executor {
     pub mounts: Mounts,
     /// Name of this instance.
     pub instance: String,
+    /// Whether nothing is fetched.
+    pub offline: bool,
 }
 
 /// An effect that failed, in words for a person, with whose problem it is.
@@ -126,6 +128,12 @@ impl Executor {
     /// # Errors
     /// The registry or the engine refused.
     pub async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), (Failure, bool)> {
+        if self.offline {
+            let present = self.engine.image_present(image).await.unwrap_or(false);
+            let message = format!("the image `{image}` is not on this machine, and this is offline mode");
+            let absent = Failure { message, permanent: true, lesson: Lesson::None };
+            return if present { Ok(()) } else { Err((absent, false)) };
+        }
         match self.engine.pull_image(image, progress).await {
             Ok(()) => Ok(()),
             Err(error) => {

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** statuses and routes are published before anything is done; a pass never waits for an effect.
 
+mod claims;
 pub mod clock;
 pub mod desired;
 mod door;
