@@ -162,6 +162,7 @@ impl Daemon {
         let (engine, docker, run_as) = (Arc::clone(&chosen.engine), chosen.docker.clone(), chosen.run_as);
         let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
         let board = TrafficBoard::default();
+        let mut tables = board.tables();
         let routes = Arc::new(ArcSwap::default());
         let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()));
         let served_routes = Arc::clone(&routes);
@@ -214,7 +215,15 @@ impl Daemon {
         if docker.is_some() {
             match Gate::open(&home.gate()) {
                 Ok(gate) => {
-                    drop(tasks.spawn("gate", gate.keep(gateway.inside(), tasks.clone(), gateway_end.clone())));
+                    let (calls, group, end) = (gateway.inside(), tasks.clone(), gateway_end.clone());
+                    drop(tasks.spawn("gate", async move {
+                        tokio::select! {
+                            // Before the first table nobody is found; calls wait in their backlogs.
+                            _ = tables.changed() => {}
+                            () = end.cancelled() => return,
+                        }
+                        gate.keep(calls, group, end).await;
+                    }));
                 }
                 Err(error) => {
                     warn!(%error, folder = %home.gate(), "could not open the gate; transformers do not reach predictors");

@@ -1,13 +1,11 @@
 //! Transformers on KServe's SDK before real predictors, in containers: wiring, not rules.
 
-#[path = "support/daemon.rs"]
-mod daemon;
-
 use std::process::Command;
 use std::time::Duration;
 
-use daemon::{Daemon, docker_or_skip, eventually};
 use serde_json::{Value, json};
+
+use super::daemon::{Daemon, docker_or_skip, eventually};
 
 /// Takes twice of each feature, so that the answer shows that it was asked.
 const TRANSFORMER: &str = r#"
