@@ -21,7 +21,7 @@ use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat}
 use crate::plan::world::FactReach;
 use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Progress, PullError, Puller};
-use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol, names};
+use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol};
 
 /// Lines of output kept when a container ends.
 const LAST_WORDS: usize = 20;
