@@ -109,6 +109,11 @@ impl Home {
         self.state().join("engine")
     }
 
+    /// Folder of the socket through which replicas call their own service.
+    pub fn gate(&self) -> Utf8PathBuf {
+        self.state().join("gate")
+    }
+
     /// Scratch folders of replicas.
     pub fn scratch(&self) -> Utf8PathBuf {
         self.state().join("scratch")

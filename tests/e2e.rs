@@ -4,6 +4,8 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "e2e/transformers.rs"]
+mod transformers;
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};

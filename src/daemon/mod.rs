@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::config::Settings;
 use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerEngine, EngineError};
-use crate::gateway::Gateway;
+use crate::gateway::{Gate, Gateway};
 use crate::home::Home;
 use crate::kubeapi::{self, ApiState};
 use crate::machine::GpuTool;
@@ -163,6 +163,7 @@ impl Daemon {
         let (engine, docker, run_as) = (Arc::clone(&chosen.engine), chosen.docker.clone(), chosen.run_as);
         let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
         let board = TrafficBoard::default();
+        let mut tables = board.tables();
         let routes = Arc::new(ArcSwap::default());
         let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()));
         let served_routes = Arc::clone(&routes);
@@ -212,6 +213,24 @@ impl Daemon {
             let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), gateway_end.clone());
             async move { gateway.serve(data, &tasks, end).await }
         });
+        if docker.is_some() {
+            match Gate::open(&home.gate()) {
+                Ok(gate) => {
+                    let (calls, group, end) = (gateway.inside(), tasks.clone(), gateway_end.clone());
+                    drop(tasks.spawn("gate", async move {
+                        tokio::select! {
+                            // Before the first table nobody is found; calls wait in their backlogs.
+                            _ = tables.changed() => {}
+                            () = end.cancelled() => return,
+                        }
+                        gate.keep(calls, group, end).await;
+                    }));
+                }
+                Err(error) => {
+                    warn!(%error, folder = %home.gate(), "could not open the gate; transformers do not reach predictors");
+                }
+            }
+        }
         let gateway_address = addresses.data.parse().unwrap_or(settings.listen);
         let exposition = Arc::new(exposition::Exposition {
             store: store.clone(),

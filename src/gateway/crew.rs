@@ -15,6 +15,8 @@ use tokio::runtime::Builder;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::api::ServiceKey;
+
 use super::listener;
 use super::worker::Worker;
 
@@ -24,6 +26,8 @@ pub(crate) struct Arrival {
     pub(crate) socket: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) place: Place,
+    /// The service a replica of which calls.
+    pub(crate) caller: Option<Arc<ServiceKey>>,
 }
 
 /// A connection's place among all, and among those of its worker.
@@ -86,7 +90,12 @@ impl Crew {
     }
 
     /// Hands a connection to the worker that has the fewest; among equals they take turns.
-    pub(crate) async fn take(&mut self, socket: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    pub(crate) async fn take(
+        &mut self,
+        (socket, peer): (TcpStream, SocketAddr),
+        caller: Option<Arc<ServiceKey>>,
+        permit: OwnedSemaphorePermit,
+    ) {
         let count = self.members.len();
         let turns = (1..=count).map(|step| (self.last + step) % count);
         let load = |at: &usize| self.members[*at].connections.load(Ordering::Relaxed);
@@ -95,7 +104,7 @@ impl Crew {
         member.connections.fetch_add(1, Ordering::Relaxed);
         let place = Place { _among_all: permit, of_worker: Arc::clone(&member.connections) };
         // A worker whose thread has ended takes nothing; the connection is closed.
-        let _ = member.arrivals.send(Arrival { socket, peer, place }).await;
+        let _ = member.arrivals.send(Arrival { socket, peer, place, caller }).await;
     }
 
     /// Waits for the threads, which end once they have been told to cut everything.

@@ -8,6 +8,8 @@ use http::{HeaderValue, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::api::ServiceKey;
+
 use super::access_log::{End, Entry};
 use super::crew::Place;
 use super::metrics::{Metrics, ServiceMetrics};
@@ -19,6 +21,8 @@ pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     /// Its IP address, for `X-Forwarded-For`.
     pub(crate) ip: HeaderValue,
+    /// The service a replica of which it is.
+    pub(crate) caller: Option<Arc<ServiceKey>>,
     /// Requests in flight on it.
     in_flight: AtomicUsize,
     /// Requests that we have begun to answer.
@@ -32,11 +36,16 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(peer: SocketAddr, place: Place, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        peer: SocketAddr,
+        caller: Option<Arc<ServiceKey>>,
+        place: Place,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let (in_flight, begun, broken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { peer, ip, in_flight, begun, broken, resting: Mutex::default(), _place: place, metrics })
+        Arc::new(Self { peer, ip, caller, in_flight, begun, broken, resting: Mutex::default(), _place: place, metrics })
     }
 
     /// Puts the socket aside until the client says something.

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -35,6 +35,7 @@ use super::executor::StreamExecutor;
 use super::flight::Client;
 use super::graph_run::Propagate;
 use super::guard::Guard;
+use super::inside::Call;
 use super::metrics::Metrics;
 use super::outside::Outside;
 use super::upstream::Pool;
@@ -52,7 +53,12 @@ pub struct Gateway {
     backend_refused: Arc<Notify>,
     whole: Arc<Room>,
     propagate: Arc<Propagate>,
+    inside: mpsc::Sender<Call>,
+    calls: Mutex<Option<mpsc::Receiver<Call>>>,
 }
+
+/// Calls from inside replicas on their way to the workers.
+const CALLS: usize = 64;
 
 impl Gateway {
     /// Makes a gateway that forwards as `routes` says at each moment, and marks what it forwards on `board`.
@@ -65,7 +71,10 @@ impl Gateway {
         let metrics: Arc<Metrics> = Arc::default();
         let whole = Arc::new(Room::new(config.max_whole_body, config.max_whole_bodies));
         let propagate = Arc::new(Propagate::new(&config.propagate_headers));
+        let (inside, calls) = mpsc::channel(CALLS);
         Self {
+            inside,
+            calls: Mutex::new(Some(calls)),
             routes,
             board,
             config,
@@ -86,6 +95,11 @@ impl Gateway {
     /// neither which nor how many.
     pub fn backend_refused(&self) -> Arc<Notify> {
         Arc::clone(&self.backend_refused)
+    }
+
+    /// Returns where connections go that were made inside replicas; the first listener that is served takes them.
+    pub fn inside(&self) -> mpsc::Sender<Call> {
+        self.inside.clone()
     }
 
     /// Serves a listener until `cancel`; then accepts nothing more, lets requests in flight finish up to the drain
@@ -111,9 +125,10 @@ impl Gateway {
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
         let room = Arc::new(Semaphore::new(self.config.max_connections));
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner).take();
         tokio::select! {
             // Losing an accept loses at most a connection that nobody has served yet, and we are closing.
-            () = accept(&listener, &room, &mut crew) => {}
+            () = accept(&listener, calls.as_mut(), &room, &mut crew) => {}
             () = cancel.cancelled() => {}
         }
         drop(listener);
@@ -168,13 +183,26 @@ impl Gateway {
 }
 
 /// Accepts connections and hands them out. Never ends: an accept that fails is tried again.
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>, crew: &mut Crew) {
+async fn accept(
+    listener: &TcpListener,
+    mut calls: Option<&mut mpsc::Receiver<Call>>,
+    room: &Arc<Semaphore>,
+    crew: &mut Crew,
+) {
     loop {
         let Ok(permit) = Arc::clone(room).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            // What is not accepted waits in the backlog.
+            accepted = listener.accept() => accepted,
+            // What is not taken stays in the queue.
+            Some(Call { socket, peer, service }) = next(&mut calls) => {
+                crew.take((socket, peer), Some(service), permit).await;
+                continue;
+            }
+        };
         // Taken out of this runtime again: another one will serve it.
-        let accepted = listener.accept().await.and_then(|(socket, peer)| Ok((socket.into_std()?, peer)));
-        match accepted {
-            Ok((socket, peer)) => crew.take(socket, peer, permit).await,
+        match accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
+            Ok(arrived) => crew.take(arrived, None, permit).await,
             Err(error) => {
                 drop(permit);
                 if !is_about_one_connection(&error) {
@@ -183,6 +211,14 @@ async fn accept(listener: &TcpListener, room: &Arc<Semaphore>, crew: &mut Crew) 
                 }
             }
         }
+    }
+}
+
+/// The next call from inside a replica; none for ever when another listener takes them.
+async fn next(calls: &mut Option<&mut mpsc::Receiver<Call>>) -> Option<Call> {
+    match calls {
+        Some(calls) => calls.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -204,10 +240,10 @@ pub(crate) async fn work(worker: &Arc<Worker>, mut arrivals: mpsc::Receiver<Arri
 }
 
 fn begin(worker: &Arc<Worker>, arrival: Arrival) {
-    let Arrival { socket, peer, place } = arrival;
+    let Arrival { socket, peer, place, caller } = arrival;
     // A socket that cannot be registered is closed.
     let Ok(socket) = TcpStream::from_std(socket) else { return };
-    let client = Client::new(peer, place, Arc::clone(&worker.metrics));
+    let client = Client::new(peer, caller, place, Arc::clone(&worker.metrics));
     // When everything is cut it is dropped with the runtime, which closes it, and with it everything done for it.
     worker.tasks.spawn_short(serve(Arc::clone(worker), socket, client));
 }

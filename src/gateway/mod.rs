@@ -4,7 +4,8 @@
 //! `worker` walks the request through `route` (pure) and, where the body names the model, `peek` (pure); `forward`
 //! waits in `hold` for a service that sleeps, takes a place from `balance` and a connection from `upstream`, and relays
 //! the answer piece by piece as a `body`;
-//! `tunnel` takes over after an upgrade. Whatever we answer ourselves is a `refusal` or comes from `index`.
+//! `tunnel` takes over after an upgrade. Replicas that call their own service come in by the `gate` and are looked up
+//! `inside` it. Whatever we answer ourselves is a `refusal` or comes from `index`.
 //!
 //! **Invariants:** the gateway decides nothing that the [route table](crate::plan::routes) does not say. A lease is held
 //! from before a backend is contacted until the last byte of its answer has been passed on, on every path. Bodies are
@@ -27,11 +28,13 @@ mod framing;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod graph_run;
+mod gate;
 mod guard;
 mod headers;
 mod hold;
 mod index;
 mod inner;
+mod inside;
 mod line;
 mod listener;
 mod metrics;
@@ -50,5 +53,7 @@ mod panic_tests;
 
 pub use access_log::AccessLogFormat;
 pub use config::GatewayConfig;
+pub use gate::Gate;
+pub use inside::Call;
 pub use listener::Gateway;
 pub use metrics::{LATENCY_BOUNDS, Metrics, MetricsSnapshot, ServiceSnapshot};

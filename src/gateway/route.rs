@@ -165,7 +165,7 @@ impl Miss {
 
 /// A service and its place in the table.
 #[derive(Clone, Debug)]
-struct Numbered {
+pub(crate) struct Numbered {
     number: usize,
     route: Arc<ServiceRoute>,
 }
@@ -214,6 +214,11 @@ impl RouteIndex {
     /// Returns the table this was made from.
     pub(crate) fn table(&self) -> &Arc<RouteTable> {
         &self.table
+    }
+
+    /// Returns a service by its name.
+    pub(crate) fn service(&self, key: &ServiceKey) -> Option<&Numbered> {
+        self.paths.get(format!("{}/{}", key.namespace, key.name).as_str())
     }
 
     fn add(&mut self, service: &Numbered) {
@@ -402,7 +407,7 @@ fn insert(names: &mut Names, name: &str, namespace: &str, service: &Numbered, co
 }
 
 /// Chooses the component of a service (§4.2): the one the host names, else explainer, transformer, predictor.
-fn select_component(service: &Numbered, named: Option<ComponentKind>, path: &str, strip: usize) -> Route {
+pub(crate) fn select_component(service: &Numbered, named: Option<ComponentKind>, path: &str, strip: usize) -> Route {
     let Numbered { number, route } = service;
     let has = |kind: &ComponentKind| route.components.contains_key(kind);
     let component = named.filter(has).or_else(|| {

@@ -164,11 +164,18 @@ impl Walk<'_> {
         check(&request)?;
         let host = host_of(&request)?;
         let mut front = Front::new();
+        let caller = self.flight.as_ref().and_then(|flight| flight.client().caller.clone());
         let look = |desks: &Desks, route: Route| (desks.of(&route), route);
         let found = {
             let path = request.uri().path();
             let head = Head { method: request.method(), host: host.as_ref().map(as_str), path, grpc: self.grpc };
-            self.worker.with_desks(|desks| look(desks, desks.index.find(head)))
+            self.worker.with_desks(|desks| {
+                let route = match caller.as_deref() {
+                    Some(service) => desks.index.find_inside(service, head),
+                    None => desks.index.find(head),
+                };
+                look(desks, route)
+            })
         };
         if let (Some(flight), (_, Route::Graph(graph))) = (&mut self.flight, &found) {
             flight.belongs_to(self.worker.metrics.service(self.worker.number, &graph.key));

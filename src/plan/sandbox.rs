@@ -1,7 +1,7 @@
 //! Sandboxes: a container that holds a replica's network while the others come and go.
 //!
 //! Half of what an engine needs to start a container is its network. A sandbox keeps one, so that waking from sleep does
-//! not pay for it; it is also what several containers of a replica share.
+//! not pay for it; it is also what several containers of a replica share, and where a transformer finds its predictor.
 //!
 //! ```text
 //! absent ──create──▶ running ──its replica sleeps──▶ running, for the services asked for last
@@ -57,7 +57,9 @@ impl<'w> Sandboxes<'w> {
 pub(super) fn pays(draft: &Draft<'_>, workload: &Workload) -> bool {
     let world = draft.world;
     let saves_time = workload.scaling.sleeps() || workload.containers.len() > 1;
-    world.holds_networks && world.config.sandboxes.enabled && saves_time
+    // Without one a transformer finds no predictor, so this is not up to the settings.
+    let calls = !workload.callees.is_empty();
+    world.holds_networks && (calls || (world.config.sandboxes.enabled && saves_time))
 }
 
 /// Makes sure that a replica's sandbox runs and that nothing is left behind in another. Says why not yet.

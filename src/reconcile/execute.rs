@@ -9,6 +9,7 @@ use futures::StreamExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::door;
 use super::mounts::{MountError, Mounts};
 use super::observe;
 use crate::api::StorageUri;
@@ -20,7 +21,7 @@ use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat}
 use crate::plan::world::FactReach;
 use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Progress, PullError, Puller};
-use crate::workload::{Access, ContainerSpec, EntryPoint, Hook, UpstreamProtocol, names};
+use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol};
 
 /// Lines of output kept when a container ends.
 const LAST_WORDS: usize = 20;
@@ -182,13 +183,19 @@ impl Executor {
         let spec = match order.position {
             ContainerPosition::Init(index) => workload.init_containers[index].clone(),
             ContainerPosition::Main(index) => workload.containers[index].clone(),
-            ContainerPosition::Sandbox => ContainerSpec { name: names::SANDBOX.to_owned(), ..ContainerSpec::default() },
+            ContainerPosition::Sandbox => door::sandbox(&workload),
         };
         let (mounts, replica) = (self.mounts.clone(), Arc::clone(&order.replica));
         let (for_binds, owner) = (Arc::clone(&workload), spec.clone());
-        let binds = tokio::task::spawn_blocking(move || mounts.binds(&replica, &for_binds, &owner))
+        let mut binds = tokio::task::spawn_blocking(move || mounts.binds(&replica, &for_binds, &owner))
             .await
             .map_err(|error| Failure { message: error.to_string(), permanent: false, lesson: Lesson::None })??;
+        let calls = order.position == ContainerPosition::Sandbox && !workload.callees.is_empty();
+        let mut host_aliases = workload.host_aliases.clone();
+        if calls {
+            host_aliases.push(door::names(&workload));
+            binds.push(door::gate(&self.mounts.home));
+        }
         let owner = if order.sandboxed { ContainerPosition::Sandbox } else { ContainerPosition::Main(0) };
         let owns_network = order.position == owner;
         let mut publish: Vec<u16> = Vec::new();
@@ -211,7 +218,7 @@ impl Executor {
             },
             publish,
             shm_size: workload.shm_size,
-            host_aliases: workload.host_aliases.clone(),
+            host_aliases,
             gpus: order.gpus.clone(),
             hostname: format!("{}-{}", names_host(&workload.service_name, order.revision), order.ordinal),
             stop_timeout: workload.termination_grace,

@@ -6,6 +6,7 @@ mod access;
 mod claims;
 pub mod clock;
 pub mod desired;
+mod door;
 mod doze;
 pub mod driver;
 pub mod execute;

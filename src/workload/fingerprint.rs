@@ -185,6 +185,7 @@ mod tests {
             scaling: Policy::default(),
             shm_size: None,
             host_aliases: Vec::new(),
+            callees: Vec::new(),
             image_pull_secrets: Vec::new(),
             image_access: crate::workload::Access::default(),
             service_account: "default".to_owned(),

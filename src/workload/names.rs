@@ -44,6 +44,26 @@ pub fn component_service_name(service: &str, component: ComponentKind, predictor
     }
 }
 
+/// Returns the names under which a service's own containers find its components: as a cluster's DNS has them, and as
+/// older versions of KServe named predictors.
+pub fn callees(service: &ServiceKey, predictor_name: Option<&str>) -> Vec<String> {
+    let ServiceKey { namespace, name } = service;
+    let mut bases = vec![
+        component_service_name(name, ComponentKind::Predictor, predictor_name),
+        component_service_name(name, ComponentKind::Predictor, None),
+        format!("{name}-predictor-default"),
+        component_service_name(name, ComponentKind::Transformer, None),
+        component_service_name(name, ComponentKind::Explainer, None),
+        name.clone(),
+    ];
+    bases.dedup();
+    let forms = |base: String| {
+        let qualified = format!("{base}.{namespace}");
+        [format!("{qualified}.svc"), format!("{qualified}.svc.cluster.local"), qualified, base]
+    };
+    bases.into_iter().flat_map(forms).collect()
+}
+
 /// Returns a revision's name, as Knative names it.
 pub fn revision_name(service_name: &str, revision: u32) -> String {
     format!("{service_name}-{revision:05}")

@@ -22,7 +22,7 @@ use super::{
     Access, ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload,
     mounts, names, probes, process, resources, security,
 };
-use crate::api::{ComponentKind, ComponentSpec, meta};
+use crate::api::{ComponentKind, ComponentSpec, ServiceKey, meta};
 use crate::scale;
 
 /// A container and where it was written.
@@ -167,6 +167,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         canary_percent: canary_percent(component, &path)?,
         scaling,
         host_aliases: host_aliases(component),
+        callees: callees(&pod, &scope.key, scope.spec.predictor.name.as_deref(), &mut warnings),
         service_name,
         init_containers,
         containers,
@@ -296,6 +297,22 @@ fn canary_percent(component: &ComponentSpec, path: &str) -> Result<Option<u32>, 
     let percent = u32::try_from(written).ok().filter(|percent| *percent <= 100);
     let wrong = || ResolveError::invalid(format!("{path}.canaryTrafficPercent"), "must be between 0 and 100");
     percent.map(Some).ok_or_else(wrong)
+}
+
+/// The names under which a transformer or an explainer finds its own service, unless it uses the port itself.
+fn callees(pod: &Pod, service: &ServiceKey, predictor: Option<&str>, warnings: &mut Vec<String>) -> Vec<String> {
+    if pod.kind == ComponentKind::Predictor {
+        return Vec::new();
+    }
+    let mut ports = pod.containers.iter().flat_map(|placed| placed.container.ports.iter().flatten());
+    if ports.any(|port| port.container_port == 80) {
+        warnings.push(format!(
+            "spec.{}.containers: port 80 is taken by the container itself, so it does not find its predictor there",
+            pod.kind
+        ));
+        return Vec::new();
+    }
+    names::callees(service, predictor)
 }
 
 fn host_aliases(component: &ComponentSpec) -> Vec<(String, Vec<String>)> {

@@ -70,6 +70,9 @@ pub struct Workload {
     pub shm_size: Option<u64>,
     /// Extra hosts entries, address to names.
     pub host_aliases: Vec<(String, Vec<String>)>,
+    /// Names under which its containers find the components of their own service, at port 80: of transformers and
+    /// explainers. Empty when they call nobody.
+    pub callees: Vec<String>,
     /// Names of Secrets with registry credentials.
     pub image_pull_secrets: Vec<String>,
     /// What those Secrets hold.

@@ -68,6 +68,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         scaling: Policy::default(),
         shm_size: None,
         host_aliases: Vec::new(),
+        callees: Vec::new(),
         image_pull_secrets: Vec::new(),
         image_access: Access::default(),
         service_account: "default".to_owned(),
