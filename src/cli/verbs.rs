@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report::{self, Exit};
 use super::{
-    apply, completion, delete, demo, describe, events, get, home, kubeconfig, logs, predict, runtimes, serve, validate,
-    version, wait,
+    apply, completion, delete, demo, describe, events, explain, get, home, kubeconfig, logs, predict, ps, rollback,
+    runtimes, serve, validate, version, wait,
 };
 
 /// KServe on one machine, without Kubernetes: the same InferenceService YAML, served from a folder.
@@ -47,6 +47,10 @@ pub enum Command {
     Wait(wait::WaitArgs),
     Events(events::EventsArgs),
     Predict(predict::PredictArgs),
+    Ps(ps::PsArgs),
+    Explain(explain::ExplainArgs),
+    History(rollback::HistoryArgs),
+    Rollback(rollback::RollbackArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
     Demo(demo::DemoArgs),
@@ -93,6 +97,10 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Wait(args) => wait::run(&home, args).await,
         Command::Events(args) => events::run(&home, args).await,
         Command::Predict(args) => predict::run(&home, args).await,
+        Command::Ps(args) => ps::run(&home, args).await,
+        Command::Explain(args) => explain::run(&home, args).await,
+        Command::History(args) => rollback::history(&home, args).await,
+        Command::Rollback(args) => rollback::rollback(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Validate(args) => validate::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),

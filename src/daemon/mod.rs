@@ -145,6 +145,7 @@ impl Daemon {
         let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()));
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
+        let (room, room_seen) = watch::channel(Arc::default());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
@@ -168,6 +169,7 @@ impl Daemon {
                 board: board.clone(),
                 routes,
                 pods,
+                room,
                 events: events.clone(),
                 refused: gateway.backend_refused(),
                 tasks: effects.clone(),
@@ -202,6 +204,7 @@ impl Daemon {
             events,
             loader,
             pods: pods_seen,
+            room: room_seen,
             engine: Arc::clone(&engine),
             token,
             home: home.clone(),
@@ -334,6 +337,7 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             drain_deadline: settings.drain_deadline,
             default_mode: settings.default_mode.clone(),
             scale_to_zero_grace: settings.scale_to_zero_grace,
+            history_limit: settings.history_limit,
             memory: settings.memory.clone(),
             ..PlanConfig::default()
         },

@@ -10,6 +10,7 @@ use super::gpus::{GpuNeed, Seat};
 use super::ledger::{self, Basis, Footprint, Learned};
 use super::planner::Facts;
 use super::replica::Replica;
+use super::rollout::replace::Strategy;
 use super::routes::ReplicaName;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, FactState, Now, ResolvedWorkload, World};
@@ -192,7 +193,8 @@ pub(super) fn want(world: &World, replica: &Replica<'_>) -> Want {
         // Never empty: a replica of which nothing is known has containers.
         None => (facts[0].component.clone(), of_facts(world, &facts)),
     };
-    Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, fixed }
+    let strategy = replica.source.map_or(Strategy::Beside, |(workload, _)| Strategy::of(workload));
+    Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, strategy, fixed }
 }
 
 /// A service nobody asks, that may sleep and holds something.

@@ -24,6 +24,7 @@ pub mod memory;
 pub mod planner;
 pub mod pods;
 mod prepare;
+pub mod ps;
 pub mod record;
 pub mod replica;
 mod retire;

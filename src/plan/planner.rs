@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::action::{Action, ActionKey};
 use super::admission::{Eviction, Explanation, Grant, Queued, Room};
 use super::holders;
-use super::memory::LoadClock;
+use super::memory::{GivenUp, LoadClock};
 use super::pods::PodView;
+use super::ps::{self, MachineLine, Row};
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
@@ -48,8 +49,16 @@ pub struct Plan {
     pub granted: Vec<(ReplicaName, Grant)>,
     /// Replicas that wait for room.
     pub queued: Vec<(ReplicaName, Queued)>,
+    /// Components of which the older revision goes so that there is room for the wanted one.
+    pub replacing: Vec<(ComponentKey, u32)>,
+    /// Revisions that replaced another one and are not tried any more.
+    pub given_up: Vec<(ComponentKey, GivenUp)>,
     /// Services that are put to sleep to make room.
     pub evicted: Vec<Eviction>,
+    /// What there is.
+    pub machine: MachineLine,
+    /// Who holds what, for people.
+    pub rows: Vec<Row>,
     /// What was decided about room, and why.
     pub explanations: Vec<(ServiceKey, Explanation)>,
     /// When to plan again although nothing happened, in ticks.
@@ -153,6 +162,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
             retire_all(&mut draft, facts, "its InferenceService was deleted");
         }
     }
+    (draft.plan.machine, draft.plan.rows) = ps::view(&draft, &rests);
     draft.plan
 }
 

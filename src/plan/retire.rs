@@ -7,7 +7,7 @@ use super::action::Action;
 use super::backoff;
 use super::planner::Draft;
 use super::pods;
-use super::replica::{Phase, Replica};
+use super::replica::{self, Phase, Replica};
 use super::world::{ContainerFact, FactReach, FactState};
 use crate::workload::names;
 
@@ -32,6 +32,7 @@ pub(super) fn retire(draft: &mut Draft<'_>, containers: &[&ContainerFact], why: 
         match &fact.state {
             FactState::Running { .. } | FactState::Paused if may_stop => stop(draft, fact, why.to_owned()),
             FactState::Created | FactState::Exited(_) => remove(draft, fact),
+            FactState::Removing => drop(replica::dead(draft, fact)),
             _ => {}
         }
     }

@@ -89,6 +89,7 @@ impl World {
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
+        memory.removing.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
         let inhabited: HashSet<&ComponentKey> = containers.values().map(|fact| &fact.component).collect();
         let before = memory.revisions.len();
@@ -119,6 +120,8 @@ pub struct PlanConfig {
     /// Besides the window, the time nobody must have asked before a service that may sleep does
     /// (`scale-to-zero-grace-period`).
     pub scale_to_zero_grace: Duration,
+    /// Revisions kept per component, to go back to.
+    pub history_limit: usize,
     /// Of memory.
     pub memory: MemoryConfig,
 }
@@ -132,6 +135,7 @@ impl Default for PlanConfig {
             drain_deadline: Duration::from_secs(300),
             default_mode: "Knative".to_owned(),
             scale_to_zero_grace: Duration::from_secs(30),
+            history_limit: 10,
             memory: MemoryConfig::default(),
         }
     }

@@ -278,6 +278,7 @@ impl Sim {
             self.save_if(|memory| memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now));
             match &fact.state {
                 FactState::Running { .. } => self.world.memory.note_running(&fact.name, now),
+                FactState::Removing => self.world.memory.note_removing(&fact.name, now),
                 FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
                     if exit.out_of_memory {
                         self.world.memory.note_memory_death(fact, 0);
