@@ -12,6 +12,7 @@ use super::output::{self, Grid};
 use super::report::{Exit, Problem};
 use super::room_format::{RoomFormat, of_service, size};
 use super::wanted::NamespaceArgs;
+use crate::api::Kind;
 use crate::kubeapi::resource::Resource;
 
 /// Show the revisions of a service that are kept, newest first.
@@ -106,7 +107,7 @@ pub async fn rollback(home: &Utf8Path, args: RollbackArgs) -> Result<Exit> {
 /// Writes a service as it was; everything but the spec, labels and annotations is as it is now.
 async fn write(client: &Client, namespace: &str, source: &Value) -> Result<()> {
     let name = text(source, "name");
-    let mut object = find::get(client, Resource::InferenceServices, namespace, &name).await?;
+    let mut object = find::get(client, Resource::Object(Kind::InferenceService), namespace, &name).await?;
     object["spec"] = source["spec"].clone();
     for field in ["labels", "annotations"] {
         match source["metadata"].get(field) {
@@ -117,7 +118,7 @@ async fn write(client: &Client, namespace: &str, source: &Value) -> Result<()> {
     if let Some(fields) = object.as_object_mut() {
         fields.remove("status");
     }
-    let path = find::path_of(Resource::InferenceServices, namespace, &name);
+    let path = find::path_of(Resource::Object(Kind::InferenceService), namespace, &name);
     client.call(Method::PUT, &path, Some(&object)).await?;
     Ok(())
 }

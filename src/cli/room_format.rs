@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use super::client::{Client, ClientError};
 use super::find::not_found;
 use super::report::Problem;
+use crate::api::Kind;
 use crate::kubeapi::resource::Resource;
 use crate::plan::said::bytes;
 
@@ -40,5 +41,5 @@ pub(super) async fn of_service(
 }
 
 async fn missing(client: &Client, namespace: &str, name: &str, error: ClientError) -> Problem {
-    not_found(client, Resource::InferenceServices, namespace, name, error).await
+    not_found(client, Resource::Object(Kind::InferenceService), namespace, name, error).await
 }

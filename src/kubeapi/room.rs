@@ -10,7 +10,7 @@ use serde_json::json;
 use super::failure::Failure;
 use super::resource::Resource;
 use super::server::Api;
-use crate::api::ServiceKey;
+use crate::api::{Kind, ServiceKey};
 
 /// Answers `/apis/kserve-local/v1/ps`.
 pub async fn ps(State(api): State<Arc<Api>>) -> Response {
@@ -29,7 +29,7 @@ pub async fn explanation(State(api): State<Arc<Api>>, Path((namespace, name)): P
     let view = Arc::clone(&api.state.room.borrow());
     let key = ServiceKey::new(namespace, name);
     if !view.histories.contains_key(&key) {
-        return Failure::not_found(Resource::InferenceServices, &key.name).into_response();
+        return Failure::not_found(Resource::Object(Kind::InferenceService), &key.name).into_response();
     }
     let body = json!({
         "kind": "Explanation",
@@ -45,7 +45,7 @@ pub async fn revisions(State(api): State<Arc<Api>>, Path((namespace, name)): Pat
     let view = Arc::clone(&api.state.room.borrow());
     let key = ServiceKey::new(namespace, name);
     let Some(items) = view.histories.get(&key) else {
-        return Failure::not_found(Resource::InferenceServices, &key.name).into_response();
+        return Failure::not_found(Resource::Object(Kind::InferenceService), &key.name).into_response();
     };
     let body = json!({"kind": "RevisionList", "apiVersion": "kserve-local/v1", "items": items});
     Json(body).into_response()

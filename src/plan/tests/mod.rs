@@ -2,10 +2,12 @@
 
 mod canary;
 mod histories;
+mod histories_memory;
 mod images;
 mod lifecycle;
 mod memory;
 mod probes;
+mod replace;
 mod retire;
 mod rollout;
 mod sample;
