@@ -1,5 +1,7 @@
 //! `explain`: the arithmetic behind the last decision about a service's room.
 
+use std::fmt::Write;
+
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
@@ -82,10 +84,10 @@ fn text(explanation: &Explanation) -> String {
         text.push_str(&held.take_text());
     }
     if !explanation.evicts.is_empty() {
-        text += &format!("\nPut to sleep for it: {}\n", explanation.evicts.join(", "));
+        let _ = write!(text, "\nPut to sleep for it: {}\n", explanation.evicts.join(", "));
     }
     if !explanation.gpus.is_empty() {
-        text += &format!("\nGPUs: {}\n", explanation.gpus.join(", "));
+        let _ = write!(text, "\nGPUs: {}\n", explanation.gpus.join(", "));
     }
     text
 }

@@ -1,5 +1,7 @@
 //! `ps`: what runs, what it holds, and for how long.
 
+use std::fmt::Write;
+
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
@@ -75,16 +77,16 @@ fn machine(machine: &Value) -> String {
     let Some(limit) = bytes("limit") else { return format!("models hold {held}; what this machine has is not known") };
     let mut text = format!("models hold {held} of {}", size(limit));
     if let Some(budget) = bytes("budget") {
-        text += &format!("; budget {}", size(budget));
+        let _ = write!(text, "; budget {}", size(budget));
     }
     if let Some(total) = bytes("total") {
         let (others, reserve) = (bytes("others").unwrap_or_default(), bytes("reserve").unwrap_or_default());
-        text += &format!("; machine {}, others {}, reserve {}", size(total), size(others), size(reserve));
+        let _ = write!(text, "; machine {}, others {}, reserve {}", size(total), size(others), size(reserve));
     }
     for gpu in machine["gpus"].as_array().into_iter().flatten() {
         let part = |field: &str| size(gpu[field].as_u64().unwrap_or_default());
         let name = gpu["uuid"].as_str().unwrap_or_default();
-        text += &format!("; {name}: {} of {} held, others {}", part("held"), part("total"), part("others"));
+        let _ = write!(text, "; {name}: {} of {} held, others {}", part("held"), part("total"), part("others"));
     }
     text
 }

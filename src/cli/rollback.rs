@@ -147,7 +147,9 @@ fn before<'v>(items: &[&'v Value]) -> Option<&'v Value> {
 }
 
 fn named<'v>(items: &[&'v Value], asked: &str) -> Result<&'v Value, Problem> {
-    let found = items.iter().find(|item| item["name"] == asked || item["revision"].to_string() == asked);
+    let number: Option<u64> = asked.parse().ok();
+    let is_it = |item: &&&Value| item["name"] == asked || (number.is_some() && item["revision"].as_u64() == number);
+    let found = items.iter().find(is_it);
     found.copied().ok_or_else(|| {
         let names: Vec<&str> = items.iter().filter_map(|item| item["name"].as_str()).collect();
         Problem::not_so(format!("there is no revision `{asked}`")).hint(format!("there are: {}", names.join(", ")))

@@ -13,7 +13,7 @@ use super::server::Api;
 use crate::api::{Kind, ServiceKey};
 
 /// Answers `/apis/kserve-local/v1/ps`.
-pub async fn ps(State(api): State<Arc<Api>>) -> Response {
+pub(super) async fn ps(State(api): State<Arc<Api>>) -> Response {
     let view = Arc::clone(&api.state.room.borrow());
     let body = json!({
         "kind": "ReplicaList",
@@ -25,7 +25,10 @@ pub async fn ps(State(api): State<Arc<Api>>) -> Response {
 }
 
 /// Answers `/apis/kserve-local/v1/namespaces/{namespace}/services/{name}/explanation`.
-pub async fn explanation(State(api): State<Arc<Api>>, Path((namespace, name)): Path<(String, String)>) -> Response {
+pub(super) async fn explanation(
+    State(api): State<Arc<Api>>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Response {
     let view = Arc::clone(&api.state.room.borrow());
     let key = ServiceKey::new(namespace, name);
     if !view.histories.contains_key(&key) {
@@ -41,7 +44,10 @@ pub async fn explanation(State(api): State<Arc<Api>>, Path((namespace, name)): P
 }
 
 /// Answers `/apis/kserve-local/v1/namespaces/{namespace}/services/{name}/revisions`.
-pub async fn revisions(State(api): State<Arc<Api>>, Path((namespace, name)): Path<(String, String)>) -> Response {
+pub(super) async fn revisions(
+    State(api): State<Arc<Api>>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Response {
     let view = Arc::clone(&api.state.room.borrow());
     let key = ServiceKey::new(namespace, name);
     let Some(items) = view.histories.get(&key) else {

@@ -294,8 +294,11 @@ fn blocked(draft: &mut Draft<'_>, want: &Want, ahead: u64) -> Phase {
     let without_own = room.fit(want, ahead, &|holder| own(holder) || sleeps(holder)).is_some();
     let may_wait = room.fit(want, 0, &sleeps).is_some();
     let since = draft.world.memory.queue.get(&want.replica).map_or(draft.now.tick, |queued| queued.since);
-    if without_own && want.strategy != Strategy::Beside && (!may_wait || draft.due(since + REPLACE_AFTER)) {
+    let replaces = without_own && want.strategy != Strategy::Beside && may_come_back(draft.world, want);
+    if replaces && (!may_wait || draft.due(since + REPLACE_AFTER)) {
         draft.room.replaced.insert(want.component.clone());
+        let why = words::replaces(&draft.room, want);
+        return wait(draft, want, why, true);
     }
     let room = &draft.room;
     if may_wait {
@@ -326,6 +329,13 @@ pub(super) fn relieve(draft: &mut Draft<'_>) {
     }
     draft.room.leave(&names);
     draft.wake(draft.now.tick + SOON);
+}
+
+/// Whether the last revision that had all traffic could be made again if this one fails.
+fn may_come_back(world: &World, want: &Want) -> bool {
+    let history = world.memory.revisions.get(&want.component);
+    let older = history.and_then(|history| history.rolled_out).filter(|older| *older != want.revision);
+    older.is_some_and(|older| world.older.get(&want.component).is_some_and(|known| known.contains_key(&older)))
 }
 
 fn wait(draft: &mut Draft<'_>, want: &Want, message: String, making: bool) -> Phase {

@@ -257,7 +257,11 @@ pub(super) fn is_pending(world: &World, replica: &str, grant: &Grant) -> bool {
     if world.containers.values().any(|fact| fact.replica.as_ref() == replica) {
         return true;
     }
-    let prefix = names::container_name(&world.instance, replica, meta::KSERVE_CONTAINER);
-    let own = |key: &ActionKey| matches!(key, ActionKey::Container(name) if name.starts_with(&prefix));
+    let own = |key: &ActionKey| matches!(key, ActionKey::Container(name) if is_of(&world.instance, replica, name));
     world.in_flight.iter().any(own) || world.listed_at.is_none_or(|listed| listed <= grant.at)
+}
+
+/// Whether a container's name says that it is one of a replica's.
+pub(super) fn is_of(instance: &str, replica: &str, container: &str) -> bool {
+    container.starts_with(&names::container_name(instance, replica, meta::KSERVE_CONTAINER))
 }

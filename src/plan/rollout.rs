@@ -89,10 +89,10 @@ pub(super) fn advance<'w>(
     wanted: Option<&'w ResolvedWorkload>,
     facts: &[&'w ContainerFact],
 ) -> ComponentReport {
-    let mut rollout = match Rollout::new(draft, key, wanted, facts).gone_back(draft, facts) {
-        Ok(report) => return report,
-        Err(rollout) => rollout,
-    };
+    let mut rollout = Rollout::new(draft, key, wanted, facts);
+    if let Some(back) = rollout.came_back(draft) {
+        return rollout.go_back(draft, back, facts);
+    }
     rollout.advance_wanted(draft);
     let settled = rollout.is_settled();
     rollout.note(draft, settled);

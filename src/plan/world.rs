@@ -11,7 +11,7 @@ use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
 use super::record::ReplicaRecord;
-use super::{ActionKey, routes::ReplicaName};
+use super::{Action, ActionKey, routes::ReplicaName};
 use crate::api::{Metadata, ServiceKey, StorageUri};
 use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload};
 
@@ -98,6 +98,23 @@ impl World {
         memory.sources.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
         memory.begun.retain(|key, _| services.contains_key(&key.service));
         memory.revisions.len() != before
+    }
+}
+
+impl World {
+    /// Notes that an action has ended, well or not: if it was a start, only a list that is asked for from now on shows
+    /// whether the container is there.
+    pub fn note_ended(&mut self, action: &Action, now: Now) {
+        let ActionKey::Container(name) = action.key() else { return };
+        if !action.is_start() {
+            return;
+        }
+        let Self { memory, instance, .. } = self;
+        for (replica, grant) in &mut memory.granted {
+            if holders::is_of(instance, replica, &name) {
+                grant.at = grant.at.max(now.tick);
+            }
+        }
     }
 }
 

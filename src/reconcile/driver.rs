@@ -551,6 +551,7 @@ impl Driver {
     fn take_container(&mut self, action: &Action, result: Result<Option<Container>, Failure>) -> Urgency {
         let key = action.key();
         self.world.in_flight.remove(&key);
+        self.world.note_ended(action, self.parts.clock.now());
         let ActionKey::Container(name) = key else { return Urgency::Never };
         self.serial += 1;
         self.touched.insert(name.clone(), self.serial);

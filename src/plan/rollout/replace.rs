@@ -63,7 +63,7 @@ impl<'w> Rollout<'w, '_> {
         }
         let under_way = draft.world.memory.replacing.get(self.key).filter(|(revision, _)| *revision == target);
         let under_way = under_way.map(|(_, since)| *since);
-        if under_way.is_none() && !self.must_replace(draft, workload) {
+        if under_way.is_none() && !draft.room.replaced.contains(self.key) {
             return false;
         }
         let since = under_way.unwrap_or(draft.now.tick);
@@ -75,14 +75,6 @@ impl<'w> Rollout<'w, '_> {
         }
         draft.plan.replacing.push((self.key.clone(), target));
         true
-    }
-
-    fn must_replace(&self, draft: &Draft<'w>, workload: &Workload) -> bool {
-        match Strategy::of(workload) {
-            Strategy::Beside => false,
-            Strategy::Replace => draft.room.replaced.contains(self.key),
-            Strategy::Auto => draft.room.replaced.contains(self.key) && self.older(draft).is_some(),
-        }
     }
 
     /// What the last revision that had all traffic is made from.
@@ -98,6 +90,8 @@ impl<'w> Rollout<'w, '_> {
         let words = |phase: &Phase| said(phase).message.lines().next().unwrap_or_default().to_owned();
         let is_over = match &phase {
             Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.out_of_memory,
+            // It is still on its way out, and has to be waited for.
+            Phase::NoRoom { .. } => !self.units.keys().any(|(revision, _)| Some(*revision) == self.history.rolled_out),
             Phase::ModelFailed { transient, .. } | Phase::ImageFailed { transient, .. } => !transient,
             phase => phase.is_failure(),
         };
@@ -110,19 +104,24 @@ impl<'w> Rollout<'w, '_> {
             .then(|| format!("it did not answer within {} s: {}", deadline.as_secs(), words(&phase)))
     }
 
-    /// Serves with the revision that came back after the wanted one was given up; none when that is not so.
-    pub(super) fn gone_back(
+    /// The revision that came back after the wanted one was given up.
+    pub(super) fn came_back(&self, draft: &Draft<'w>) -> Option<(u32, &'w ResolvedWorkload)> {
+        let given_up = self.history.given_up.as_ref()?;
+        self.older(draft).filter(|_| Some(given_up.revision) == self.target)
+    }
+
+    /// Serves with the revision that came back.
+    pub(super) fn go_back(
         mut self,
         draft: &mut Draft<'w>,
+        (revision, resolved): (u32, &'w ResolvedWorkload),
         facts: &[&'w ContainerFact],
-    ) -> Result<ComponentReport, Self> {
-        let given_up = self.history.given_up.clone().filter(|given_up| Some(given_up.revision) == self.target);
-        let (Some(given_up), Some((revision, resolved))) = (given_up, self.older(draft)) else { return Err(self) };
+    ) -> ComponentReport {
         self.bring_back(draft, revision, resolved);
         self.retire_others(draft);
-        self.given_up = Some(given_up.why);
+        self.given_up = self.history.given_up.as_ref().map(|given_up| given_up.why.clone());
         let shares = split::all(revision, Some(&resolved.workload));
-        Ok(self.report(shares, false, facts))
+        self.report(shares, false, facts)
     }
 
     /// Makes the replicas of an older revision again, as far as they are missing.
