@@ -1,5 +1,7 @@
 //! Settings: file, then environment, then flags. Read once; nothing reads the environment later.
 
+pub mod cache;
+
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -11,6 +13,8 @@ use crate::gateway::GatewayConfig;
 use crate::home::Home;
 use crate::manifest::yaml;
 use crate::plan::ledger::MemoryConfig;
+use crate::plan::world::SandboxConfig;
+use crate::storage::RoomPolicy;
 use crate::telemetry::logs::LogFormat;
 
 mod memory_keys;
@@ -49,6 +53,10 @@ pub struct FileConfig {
     pub docker_host: Option<String>,
     /// Folder of the model cache; the platform's cache folder by default.
     pub cache_dir: Option<Utf8PathBuf>,
+    /// Limits of the model cache.
+    pub cache: cache::CacheConfig,
+    /// Whether nothing is fetched, models and images; `false` by default.
+    pub offline: Option<bool>,
     /// Host names of services.
     pub ingress: IngressConfig,
     /// How services are deployed.
@@ -66,6 +74,28 @@ pub struct FileConfig {
     pub memory: MemoryKeys,
     /// Limits and deadlines of the data plane.
     pub gateway: GatewayConfig,
+    /// Containers that hold the network of a replica.
+    pub sandboxes: SandboxesConfig,
+}
+
+/// Containers that hold the network of a replica.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SandboxesConfig {
+    /// Whether there are any where they only save time; `true` by default.
+    pub enabled: Option<bool>,
+    /// How many services keep theirs while they sleep; 20 by default.
+    pub asleep: Option<usize>,
+}
+
+impl SandboxesConfig {
+    fn settings(&self) -> SandboxConfig {
+        let default = SandboxConfig::default();
+        SandboxConfig {
+            enabled: self.enabled.unwrap_or(default.enabled),
+            asleep: self.asleep.unwrap_or(default.asleep),
+        }
+    }
 }
 
 /// `ingress` of `inferenceservice-config`.
@@ -95,6 +125,8 @@ pub struct Flags {
     pub api_listen: Option<String>,
     /// `--engine`.
     pub engine: Option<EngineChoice>,
+    /// `--offline`.
+    pub offline: bool,
 }
 
 /// Settings of one daemon.
@@ -112,6 +144,10 @@ pub struct Settings {
     pub docker_host: Option<String>,
     /// Folder of the model cache.
     pub cache_dir: Utf8PathBuf,
+    /// How much room the cache may take.
+    pub room: RoomPolicy,
+    /// Whether nothing is fetched.
+    pub offline: bool,
     /// Domains, the one of `status.url` first.
     pub domains: Vec<String>,
     /// `Knative` or `Standard`.
@@ -128,8 +164,12 @@ pub struct Settings {
     pub memory: MemoryConfig,
     /// Limits and deadlines of the data plane.
     pub gateway: GatewayConfig,
+    /// Containers that hold the network of a replica.
+    pub sandboxes: SandboxConfig,
     /// The user's environment.
     pub environment: Environment,
+    /// The file as it was read.
+    pub file: FileConfig,
     /// How logs look; used by `serve`.
     pub log_format: LogFormat,
 }
@@ -170,6 +210,7 @@ impl Settings {
     /// A value that cannot be used, with where it came from.
     pub fn load(home: Home, flags: &Flags, environment: Environment) -> Result<Self, ConfigError> {
         let file = read_file(&home)?;
+        let as_read = file.clone();
         let variable = |name: &str| environment.get(&format!("KSERVE_LOCAL_{name}")).cloned().filter(|v| !v.is_empty());
         let pick = |flag: &Option<String>, flag_name: &str, name: &str, key: Option<String>, key_name: &str| {
             let from_flag = flag.clone().map(|value| (flag_name.to_owned(), value));
@@ -184,6 +225,12 @@ impl Settings {
             (None, Some(text)) => parse_engine(&text)?,
             (None, None) => file.engine.unwrap_or_default(),
         };
+        let offline = match variable("OFFLINE") {
+            _ if flags.offline => true,
+            Some(text) => cache::switch("KSERVE_LOCAL_OFFLINE", &text)?,
+            None => file.offline.unwrap_or_default(),
+        };
+        let room = file.cache.policy(variable)?;
         let cache = variable("CACHE_DIR").map(Utf8PathBuf::from).or(file.cache_dir.clone());
         let mode = file.deploy.default_deployment_mode.clone().unwrap_or_else(|| "Knative".to_owned());
         Ok(Self {
@@ -192,15 +239,19 @@ impl Settings {
             engine,
             docker_host: variable("DOCKER_HOST").or(file.docker_host.clone()),
             cache_dir: cache.unwrap_or_else(|| default_cache(&home)),
+            room,
+            offline,
             domains: domains(&file.ingress),
             default_mode: parse_mode(&mode)?,
             allowed_host_paths: file.allowed_host_paths,
             drain_deadline: Duration::from_secs(file.drain_seconds.unwrap_or(300)),
             scale_to_zero_grace: Duration::from_secs(file.scale_to_zero_grace_seconds.unwrap_or(30)),
             history_limit: file.revision_history_limit.unwrap_or(10),
+            sandboxes: file.sandboxes.settings(),
             memory: file.memory.checked(variable("MEMORY_BUDGET"))?,
             gateway: checked(file.gateway)?,
             environment,
+            file: as_read,
             log_format: LogFormat::default(),
             home,
         })
@@ -318,6 +369,19 @@ mod tests {
         assert!(said("gateway:\n  maxConections: 5\n", &Flags::default()).contains("maxConections"));
         assert!(said("gateway:\n  workers: 0\n", &Flags::default()).contains("gateway: workers: 0 is not between"));
         assert!(said("deploy:\n  defaultDeploymentMode: Raw\n", &Flags::default()).contains("use Knative or Standard"));
+    }
+
+    #[test]
+    fn limits_of_the_cache_are_quantities_and_the_environment_wins() {
+        let file = "cache: {maxSize: 50Gi, minFree: 2Gi, collect: false}\noffline: true\n";
+        let settings = load(file, &[], &Flags::default()).unwrap();
+        assert_eq!(settings.room, RoomPolicy { most: Some(50 << 30), spare: 2 << 30, collect: false });
+        assert!(settings.offline);
+        let variables = [("KSERVE_LOCAL_CACHE_MAX_SIZE", "1Gi"), ("KSERVE_LOCAL_OFFLINE", "no")];
+        let settings = load(file, &variables, &Flags::default()).unwrap();
+        assert_eq!((settings.room.most, settings.offline), (Some(1 << 30), false));
+        let said = load("cache: {maxSize: lots}\n", &[], &Flags::default()).unwrap_err().to_string();
+        assert!(said.starts_with("config.yaml: cache.maxSize: `lots` is not a quantity"), "{said}");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use futures::future::join_all;
 use kserve_local::api::StorageUri;
 use kserve_local::storage::{Cache, CachedModel, Progress, PullConfig, PullError, Puller, SourceError};
+use md5::Digest;
 use origin::{Fault, Object, Origin};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -914,15 +915,60 @@ async fn an_etag_of_a_bucket_that_is_an_md5_is_checked() {
     for kind in BUCKETS {
         let bench = Bench::new(kind).await;
         let md5 = "\"25f9e794323b453885f5181f1b624d0b\"".to_owned();
-        bench.put("m/right", Object { etag: Some(md5.clone()), ..Object::new("123456789") });
-        bench.pull("m/right").await.unwrap();
-        let wrong = Object { etag: Some(md5), ..Object::new("123456780") };
+        let wrong = Object { etag: Some(md5.clone()), ..Object::new("123456780") };
         bench.put("m/wrong", wrong.clone());
         let error = bench.pull("m/wrong").await.unwrap_err();
         assert!(told(&error).contains("MD5 digest"), "{kind:?}: {}", told(&error));
         bench.put("m/kms", wrong.with_header("x-amz-server-side-encryption", "aws:kms"));
         bench.pull("m/kms").await.unwrap();
+        bench.put("m/right", Object { etag: Some(md5), ..Object::new("123456789") });
+        let model = bench.pull("m/right").await.unwrap();
+        assert_eq!(tree(&model.path)["right"], b"123456789", "an ETag that was not checked names no content");
     }
+}
+
+#[tokio::test]
+async fn the_same_file_in_two_models_is_downloaded_and_stored_once() {
+    use std::os::unix::fs::MetadataExt;
+    for kind in BUCKETS {
+        let bench = Bench::new(kind).await;
+        let body = weights(3 * RANGE, 5);
+        let digest = md5::Md5::digest(&body);
+        let etag: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let shared = Object { etag: Some(format!("\"{etag}\"")), ..Object::new(body.clone()) };
+        bench.put("a/weights.bin", shared.clone());
+        bench.put("a/config.json", Object::new("{}"));
+        bench.put("b/other/name.bin", shared);
+        bench.put("b/config.json", Object::new("[]"));
+        let first = bench.pull("a").await.unwrap();
+        bench.origin.forget();
+        let (sender, progress) = watch::channel(Progress::default());
+        let second = bench.puller.pull(&bench.uri("b"), sender, CancellationToken::new()).await.unwrap();
+        assert_eq!(bench.ranged_bytes(), 0, "{kind:?}: only the small file is fetched");
+        assert_eq!((progress.borrow().done, progress.borrow().files), (body.len() as u64 + 2, (2, 2)));
+        assert_eq!(tree(&second.path)["other/name.bin"], body);
+        let inode = |path: Utf8PathBuf| std::fs::metadata(path).unwrap().ino();
+        assert_eq!(inode(first.path.join("weights.bin")), inode(second.path.join("other/name.bin")));
+        bench.assert_nothing_left();
+        // A restarted daemon knows as well; a model that is gone takes nothing from the other.
+        std::fs::remove_dir_all(first.path.parent().unwrap()).unwrap();
+        assert_eq!(tree(&second.path)["other/name.bin"], body);
+    }
+}
+
+#[tokio::test]
+async fn models_of_an_older_cache_are_taken_up_as_they_are() {
+    use std::os::unix::fs::MetadataExt;
+    let bench = Bench::new(Kind::S3).await;
+    bench.put("m/weights.bin", Object::new(weights(1000, 5)));
+    let model = bench.pull("m").await.unwrap();
+    // As an older version left it: no blobs, no note of the layout.
+    std::fs::remove_dir_all(bench.cache().join("blobs")).unwrap();
+    std::fs::remove_file(bench.cache().join("layout")).unwrap();
+    bench.origin.forget();
+    let again = pull(&bench.restarted(), &bench.uri("m")).await.unwrap();
+    assert_eq!((&again, bench.origin.seen().len()), (&model, 0));
+    assert_eq!(std::fs::metadata(model.path.join("weights.bin")).unwrap().nlink(), 2, "it is a blob now");
 }
 
 /// The Base64 form of the CRC-32C of some bytes, as stores state it.

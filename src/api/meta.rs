@@ -89,3 +89,5 @@ pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
 pub const OWN_PREFIX: &str = "kserve-local/";
 /// On a runtime's metadata: how it runs without a container, as YAML.
 pub const PROCESS_RECIPE: &str = "kserve-local/process";
+/// On pods: when `kubectl rollout restart` asked for new ones; a new value makes a new revision.
+pub const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";

@@ -224,6 +224,17 @@ impl Client {
         self.answer(response).await
     }
 
+    /// Changes an object by a JSON merge patch (RFC 7386).
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn patch(&self, path: &str, patch: &Value) -> Result<Answer, ClientError> {
+        let request = self.request(Method::PATCH, path, AS_JSON).timeout(ANSWER_TIMEOUT);
+        let request = request.header("content-type", "application/merge-patch+json").body(patch.to_string());
+        let response = self.send(request).await?;
+        self.answer(response).await
+    }
+
     /// Gets a stream of bytes: logs, or a watch.
     ///
     /// # Errors

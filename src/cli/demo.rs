@@ -13,7 +13,7 @@ use super::serve::{self, End};
 use super::{home, output};
 use crate::api::{ConditionStatus, InferenceServiceStatus, ServiceKey};
 use crate::config::{EngineChoice, Flags, Settings};
-use crate::daemon::{Containers, Daemon};
+use crate::daemon::{Containers, Daemon, Inherited};
 use crate::environments::Tools;
 use crate::home::Home;
 use crate::home::write_atomically;
@@ -76,7 +76,7 @@ fn prepare(folder: &Utf8Path) -> Result<()> {
 
 async fn serve_demo(folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
     let free = || Some("127.0.0.1:0".to_owned());
-    let flags = Flags { listen: free(), api_listen: free(), engine: None };
+    let flags = Flags { listen: free(), api_listen: free(), engine: None, offline: false };
     let settings = Settings::load(Home::new(folder), &flags, serve::environment()).map_err(serve::bad_setting)?;
     let outcome = serve_with(settings.clone(), folder, args).await;
     let Err(error) = outcome else { return outcome };
@@ -94,7 +94,7 @@ async fn serve_demo(folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
 
 async fn serve_with(settings: Settings, folder: &Utf8Path, args: &DemoArgs) -> Result<Exit> {
     let is_automatic = settings.engine == EngineChoice::Auto;
-    let mut daemon = Daemon::start(settings).await.map_err(serve::cannot_start)?;
+    let mut daemon = Daemon::start(settings, Inherited::default()).await.map_err(serve::cannot_start)?;
     if is_automatic && daemon.engine().0 == "process" {
         output::note("Docker does not answer, so the model runs as a process of this machine.\n");
     }
@@ -127,7 +127,7 @@ async fn show(daemon: &mut Daemon, folder: &Utf8Path, args: &DemoArgs) -> Result
     output::note(&format!("  kserve-local --home {folder} get isvc\n"));
     output::note("Ctrl-C stops the model and removes the folder.");
     match serve::until_told(daemon).await? {
-        End::Interrupted | End::Terminated => Ok(Exit::Done),
+        End::Interrupted | End::Terminated | End::Reload => Ok(Exit::Done),
         End::Failed => Err(Problem::new(Exit::Bug, "a part of the daemon ended that must not").into()),
     }
 }

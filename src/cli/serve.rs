@@ -4,16 +4,18 @@ use anyhow::Result;
 use camino::Utf8Path;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 
-use super::report::{Exit, Problem};
+use super::report::{Exit, Problem, chain};
 use crate::config::{self, ConfigError, Environment, Flags, Settings};
-use crate::daemon::{Containers, Daemon, StartError};
+use crate::daemon::{Containers, Daemon, Inherited, StartError};
 use crate::home::Home;
 use crate::telemetry::logs;
 
 /// Run the daemon: watch the folder, run models, answer requests.
 ///
 /// Ctrl-C stops the models it started; SIGTERM leaves them running for the next start. A second Ctrl-C ends at once.
+/// SIGHUP reads config.yaml and the folder again.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
     /// Where prediction requests are answered; port 0 takes a free one, which `state/addresses.json` then names [default: 127.0.0.1:8080]
@@ -25,6 +27,9 @@ pub struct ServeArgs {
     /// What runs the containers [default: auto]
     #[arg(long, value_enum)]
     pub engine: Option<EngineChoice>,
+    /// Fetch nothing: use the models and images that are here
+    #[arg(long)]
+    pub offline: bool,
     /// What is logged, for example `info` or `warn,kserve_local=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "KSERVE_LOCAL_LOG", hide_env_values = true)]
     pub log: String,
@@ -71,16 +76,26 @@ impl From<EngineChoice> for config::EngineChoice {
 ///
 /// # Errors
 /// The daemon could not start, or ended badly.
-pub async fn run(home: &Utf8Path, args: ServeArgs) -> Result<Exit> {
+pub async fn run(home: &Utf8Path, args: ServeArgs, inherited: Inherited) -> Result<Exit> {
     let format = match args.log_format {
         LogFormat::Text => logs::LogFormat::Text,
         LogFormat::Json => logs::LogFormat::Json,
     };
     logs::init(&args.log, format, colour()).map_err(|error| Problem::usage("--log cannot be used").because(error))?;
-    let flags = Flags { listen: args.listen, api_listen: args.api_listen, engine: args.engine.map(Into::into) };
-    let settings = Settings::load(Home::new(home), &flags, environment()).map_err(bad_setting)?;
-    let mut daemon = Daemon::start(settings).await.map_err(cannot_start)?;
-    match until_told(&mut daemon).await? {
+    let engine = args.engine.map(Into::into);
+    let flags = Flags { listen: args.listen, api_listen: args.api_listen, engine, offline: args.offline };
+    let load = || Settings::load(Home::new(home), &flags, environment());
+    let mut daemon = Daemon::start(load().map_err(bad_setting)?, inherited).await.map_err(cannot_start)?;
+    let end = loop {
+        match until_told(&mut daemon).await? {
+            End::Reload => match load() {
+                Ok(settings) => _ = daemon.reload(settings).await,
+                Err(error) => warn!(error = chain(&error), "the settings cannot be used; nothing was changed"),
+            },
+            end => break end,
+        }
+    };
+    match end {
         End::Interrupted => {
             let ending = daemon.shut_down(Containers::Stop);
             tokio::select! {
@@ -94,7 +109,7 @@ pub async fn run(home: &Utf8Path, args: ServeArgs) -> Result<Exit> {
             daemon.shut_down(Containers::Leave).await;
             Ok(Exit::Done)
         }
-        End::Failed => {
+        End::Failed | End::Reload => {
             daemon.shut_down(Containers::Leave).await;
             Err(Problem::new(Exit::Bug, "a part of the daemon ended that must not; the log says why")
                 .hint("models keep running; start the daemon again, and please report the log")
@@ -109,6 +124,8 @@ pub(super) enum End {
     Interrupted,
     /// SIGTERM.
     Terminated,
+    /// SIGHUP: not an end.
+    Reload,
     /// A part of it ended by itself.
     Failed,
 }
@@ -116,10 +133,12 @@ pub(super) enum End {
 /// Waits for a signal, or for the daemon to fail.
 pub(super) async fn until_told(daemon: &mut Daemon) -> Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
     Ok(tokio::select! {
         // Signals that lose are still delivered to whoever waits next.
         interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| End::Interrupted)?,
         _ = terminate.recv() => End::Terminated,
+        _ = hang_up.recv() => End::Reload,
         () = daemon.failed() => End::Failed,
     })
 }
@@ -149,6 +168,10 @@ pub(super) fn cannot_start(error: StartError) -> anyhow::Error {
             format!("something else listens there; choose another address with {flag}, or port 0 for a free one")
         }
         StartError::Home { .. } | StartError::Lock(_) => "choose a folder you may write to with --home DIR".to_owned(),
+        StartError::Inherited { .. } => {
+            "write the same addresses in the socket unit (ListenStream=) and in config.yaml (listen, apiListen)"
+                .to_owned()
+        }
         StartError::Engine(_) => "check DOCKER_HOST, `docker context show` and config.yaml: dockerHost".to_owned(),
     };
     Problem::machine("kserve-local cannot start").because(error).hint(hint).into()

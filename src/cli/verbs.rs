@@ -8,9 +8,10 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report::{self, Exit};
 use super::{
-    apply, completion, delete, demo, describe, events, explain, get, home, kubeconfig, logs, predict, ps, rollback,
-    runtimes, serve, validate, version, wait,
+    apply, completion, delete, demo, describe, down, events, explain, get, home, kubeconfig, logs, man, predict, ps,
+    restart, rollback, runtimes, serve, service, up, validate, version, wait,
 };
+use crate::daemon::Inherited;
 
 /// KServe on one machine, without Kubernetes: the same InferenceService YAML, served from a folder.
 #[derive(Debug, Parser)]
@@ -39,12 +40,16 @@ pub struct Global {
 #[expect(missing_docs, reason = "the help of a verb is the documentation of its arguments")]
 pub enum Command {
     Serve(serve::ServeArgs),
+    Up(up::UpArgs),
+    Down(down::DownArgs),
+    Service(service::ServiceArgs),
     Apply(apply::ApplyArgs),
     Delete(delete::DeleteArgs),
     Get(get::GetArgs),
     Describe(describe::DescribeArgs),
     Logs(logs::LogsArgs),
     Wait(wait::WaitArgs),
+    Restart(restart::RestartArgs),
     Events(events::EventsArgs),
     Predict(predict::PredictArgs),
     Ps(ps::PsArgs),
@@ -56,6 +61,7 @@ pub enum Command {
     Demo(demo::DemoArgs),
     Kubeconfig(kubeconfig::KubeconfigArgs),
     Completion(completion::CompletionArgs),
+    Man(man::ManArgs),
     Version(version::VersionArgs),
 }
 
@@ -73,21 +79,34 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    // Before there are threads: the environment is changed.
+    let inherited = match Inherited::take() {
+        Ok(inherited) => inherited,
+        Err(error) => {
+            return report::report(
+                &anyhow::Error::new(error).context("the service manager passed on an unusable socket"),
+            );
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report::report(&anyhow::Error::new(error).context("could not start the async runtime")),
     };
-    match runtime.block_on(run(cli)) {
+    match runtime.block_on(run(cli, inherited)) {
         Ok(exit) => exit.into(),
         Err(error) => report::report(&error),
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<Exit> {
+async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<Exit> {
     let given = cli.global.home.is_some();
     let home: Utf8PathBuf = home::home(cli.global.home);
     match cli.command {
-        Command::Serve(args) => serve::run(&home, args).await,
+        Command::Serve(args) => serve::run(&home, args, inherited).await,
+        Command::Up(args) => up::run(&home, args).await,
+        Command::Down(args) => down::run(&home, args).await,
+        Command::Service(args) => service::run(&home, given, args).await,
+        Command::Restart(args) => restart::run(&home, args).await,
         Command::Demo(args) => demo::run(given.then_some(home), args).await,
         Command::Apply(args) => apply::run(&home, args).await,
         Command::Delete(args) => delete::run(&home, args).await,
@@ -104,6 +123,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Validate(args) => validate::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),
+        Command::Man(args) => man::run(args),
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&home, args).await,
     }

@@ -102,7 +102,7 @@ impl Until {
 }
 
 /// Reads `30s`, `5m`, `1h30m`, `0`; a negative time means a week, as kubectl has it.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.starts_with('-') {
         return Ok(Duration::from_secs(7 * 24 * 3600));
     }

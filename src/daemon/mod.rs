@@ -5,7 +5,10 @@
 
 mod engine;
 mod exposition;
+mod listeners;
 mod lock;
+mod manager;
+mod reload;
 mod scrape;
 mod state;
 
@@ -15,7 +18,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::StreamExt;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -41,7 +43,12 @@ use crate::telemetry::EventLog;
 use crate::traffic::TrafficBoard;
 use crate::workload::{RunAs, WorkloadConfig};
 
+use listeners::Listeners;
+use reload::Reload;
+
+pub use listeners::Inherited;
 pub use lock::LockError;
+pub use reload::Reloaded;
 pub use state::Addresses;
 
 /// Longest wait for tasks at the end.
@@ -73,6 +80,18 @@ pub enum StartError {
         /// Cause.
         source: std::io::Error,
     },
+    /// A service manager passed on a socket that nothing here is configured to listen on.
+    #[error(
+        "the service manager listens on {address} for us, but the settings say {data} for predictions and {api} for the API"
+    )]
+    Inherited {
+        /// Address of the socket.
+        address: SocketAddr,
+        /// Address of predictions by the settings.
+        data: SocketAddr,
+        /// Address of the API by the settings.
+        api: SocketAddr,
+    },
     /// The engine cannot be set up at all.
     #[error("could not set up the container engine")]
     Engine(#[source] EngineError),
@@ -95,6 +114,7 @@ pub struct Daemon {
     chosen: (&'static str, String),
     home: Home,
     store: Store,
+    loader: Loader,
     gateway_end: CancellationToken,
     driver_end: CancellationToken,
     gateway_done: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -102,6 +122,7 @@ pub struct Daemon {
     tasks: Tasks,
     /// What the driver has under way.
     effects: Tasks,
+    reload: Reload,
     is_broken: bool,
     // Held for as long as the daemon lives; the system lets go of it however the process ends.
     _lock: lock::Lock,
@@ -111,14 +132,14 @@ impl Daemon {
     /// Starts a daemon.
     ///
     /// # Errors
-    /// Another daemon owns the home, an address is taken, or the home cannot be used.
-    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+    /// Another daemon owns the home, an address is taken, the home cannot be used, or a service manager passed on sockets
+    /// that the settings do not name.
+    pub async fn start(settings: Settings, inherited: Inherited) -> Result<Self, StartError> {
         let home = settings.home.clone();
         let in_home = |source| StartError::Home { home: home.root().to_string(), source };
         home.create().map_err(in_home)?;
         let lock = lock::Lock::take(&home)?;
-        let data = bind(settings.listen, "predictions", "--listen").await?;
-        let api = bind(settings.api_listen, "the API", "--api-listen").await?;
+        let Listeners { data, api } = Listeners::open(&settings, inherited).await?;
         let instance = state::instance(&home).map_err(in_home)?;
         let token = state::token(&home).map_err(in_home)?;
         let api_address = api.local_addr().map_err(in_home)?.ip();
@@ -149,14 +170,17 @@ impl Daemon {
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
-        let pull = PullConfig { reach, ..PullConfig::default() };
+        let (room, offline) = (settings.room, settings.offline);
+        let pull = PullConfig { reach, room, offline, ..PullConfig::default() };
         let executor = Executor {
             engine: Arc::clone(&engine),
             puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone())),
             mounts: Mounts { home: home.clone(), cache: cache.clone() },
             instance,
+            offline,
         };
         let data_port = data.local_addr().map_err(in_home)?.port();
+        let (reload, reloads) = watch::channel(driver_config(&settings, data_port, run_as));
         let driver = Driver::new(
             DriverParts {
                 store: store.clone(),
@@ -175,8 +199,9 @@ impl Daemon {
                 tasks: effects.clone(),
                 clock,
                 home: home.clone(),
+                reloads,
             },
-            driver_config(&settings, data_port, run_as),
+            reload.borrow().clone(),
             revisions::load(&home),
         );
 
@@ -199,6 +224,7 @@ impl Daemon {
             client: scrape::client(),
         });
         let ready_store = store.clone();
+        let kept_loader = loader.clone();
         let state = ApiState {
             store: store.clone(),
             events,
@@ -225,6 +251,11 @@ impl Daemon {
             let (tasks, end) = (tasks.clone(), tasks.token());
             async move { kubeapi::serve(state, api, &tasks, end).await }
         });
+        tasks.spawn_droppable("ready", manager::say_ready_when_read(store.clone()));
+        let answered = (addresses.data.parse(), addresses.api.parse());
+        if let (Ok(data), Ok(api)) = answered {
+            tasks.spawn_droppable("watchdog", manager::watchdog(data, api, tasks.token()));
+        }
         addresses.save(&home).map_err(in_home)?;
         info!(data = addresses.data, api = addresses.api, home = %home.root(), "serving");
         let daemon = Self {
@@ -234,12 +265,14 @@ impl Daemon {
             chosen: (chosen.name, chosen.why.clone()),
             home,
             store,
+            loader: kept_loader,
             gateway_end,
             driver_end,
             gateway_done,
             driver_done,
             tasks,
             effects,
+            reload: Reload { settings, sender: reload, data_port, run_as },
             is_broken: false,
             _lock: lock,
         };
@@ -273,6 +306,13 @@ impl Daemon {
         self.is_broken = true;
     }
 
+    /// Takes over settings that were changed as far as a running daemon can, and reads the folder again.
+    pub async fn reload(&mut self, settings: Settings) -> Reloaded {
+        let reloaded = self.reload.take(settings);
+        self.loader.load().await;
+        reloaded
+    }
+
     /// Says once which engine is used, or why none is.
     fn greet_engine(&self) {
         let engine = Arc::clone(&self.engine);
@@ -296,6 +336,7 @@ impl Daemon {
     /// Ends the daemon in order.
     pub async fn shut_down(self, containers: Containers) {
         info!("shutting down");
+        manager::say_stopping();
         self.gateway_end.cancel();
         // A handle that was joined already must not be joined again; the tracker waits for whatever is left.
         if !self.is_broken
@@ -325,10 +366,6 @@ impl Daemon {
     }
 }
 
-async fn bind(address: SocketAddr, what: &'static str, flag: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, what, flag, source })
-}
-
 fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverConfig {
     DriverConfig {
         plan: PlanConfig {
@@ -338,11 +375,38 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             default_mode: settings.default_mode.clone(),
             scale_to_zero_grace: settings.scale_to_zero_grace,
             history_limit: settings.history_limit,
+            sandboxes: settings.sandboxes,
             memory: settings.memory.clone(),
             ..PlanConfig::default()
         },
         workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone(), run_as },
     }
+}
+
+/// Takes the lock of a home and lets go of it: whether some daemon serves it.
+///
+/// # Errors
+/// Another daemon holds it, or it cannot be taken.
+pub fn holder(home: &Home) -> Result<(), StartError> {
+    lock::Lock::take(home).map(drop).map_err(StartError::Lock)
+}
+
+/// Stops and removes every container of a home that no daemon serves. Returns how many there were.
+///
+/// # Errors
+/// A daemon serves the home, or its engine does not answer.
+pub async fn stop_models(settings: &Settings) -> Result<usize, StartError> {
+    let in_home = |source| StartError::Home { home: settings.home.root().to_string(), source };
+    settings.home.create().map_err(in_home)?;
+    let _lock = lock::Lock::take(&settings.home)?;
+    let instance = state::instance(&settings.home).map_err(in_home)?;
+    let chosen = engine::choose(settings, &instance).await?;
+    let found = chosen.engine.list().await.map_err(StartError::Engine)?.len();
+    stop_everything(&chosen.engine).await;
+    if let Some(docker) = &chosen.docker {
+        docker.remove_network().await.map_err(StartError::Engine)?;
+    }
+    Ok(found)
 }
 
 /// Stops and removes every container of this instance, all at once. Looks again afterwards: a container that was just

@@ -27,6 +27,11 @@ impl Resolver {
         Self { config, ..Self::default() }
     }
 
+    /// Resolves by other settings from now on.
+    pub fn reconfigure(&mut self, config: WorkloadConfig) {
+        *self = Self::new(config);
+    }
+
     /// Resolves every InferenceService of a snapshot. Returns them and the keys of those that were resolved anew.
     pub fn resolve(&mut self, snapshot: &Snapshot) -> (BTreeMap<ServiceKey, Arc<DesiredService>>, Vec<ServiceKey>) {
         let companions: Vec<Arc<Stored>> = snapshot

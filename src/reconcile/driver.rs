@@ -10,12 +10,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::claims::ModelClaims;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
-use super::{observe, said};
+use super::{observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
@@ -47,6 +48,8 @@ const CHECK_AGAIN: Duration = Duration::from_millis(250);
 const GATHER: Duration = Duration::from_millis(50);
 /// Facts of what is still loading wait this long for company.
 const SOON: Duration = Duration::from_millis(5);
+/// Containers may still read a model this long after the time requests have to drain.
+const LINGER: Duration = Duration::from_secs(60);
 /// Statuses show the progress of pulls this often.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -87,6 +90,8 @@ pub struct DriverParts {
     pub clock: Clock,
     /// Where revisions are kept.
     pub home: Home,
+    /// Settings that changed while the daemon runs.
+    pub reloads: watch::Receiver<DriverConfig>,
 }
 
 /// What comes back from an effect.
@@ -123,6 +128,7 @@ pub struct Driver {
     image_progress: HashMap<String, watch::Receiver<PullProgress>>,
     image_failures: HashMap<String, u32>,
     model_failures: HashMap<StorageUri, u32>,
+    claims: ModelClaims,
     saved_revisions: BTreeMap<ComponentKey, Revisions>,
     rounds: Rounds,
     /// Whether what revisions are made from is to be saved.
@@ -171,6 +177,7 @@ impl Driver {
             image_progress: HashMap::new(),
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
+            claims: ModelClaims::default(),
             saved_revisions: revisions,
             rounds: Rounds::default(),
             sources_changed: false,
@@ -184,6 +191,7 @@ impl Driver {
         let mut changes = self.parts.executor.engine.changes();
         let board = self.parts.board.clone();
         let refused = Arc::clone(&self.parts.refused);
+        let mut reloads = self.parts.reloads.clone();
         let mut wake = Duration::ZERO;
         loop {
             self.ask_for_list();
@@ -215,6 +223,11 @@ impl Driver {
                 () = refused.notified() => {
                     self.check_again()
                 }
+                // Settings that lose their race are still marked and win the next one; whoever held them may be gone.
+                Ok(()) = reloads.changed() => {
+                    let config = reloads.borrow_and_update().clone();
+                    self.reconfigure(config, &store.borrow().clone())
+                }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
                 // The same.
@@ -229,6 +242,15 @@ impl Driver {
             }
         }
         debug!("driver ended");
+    }
+
+    /// Works by other settings from now on: everything is resolved again.
+    fn reconfigure(&mut self, config: DriverConfig, snapshot: &crate::store::Snapshot) -> Urgency {
+        self.world.config = config.plan;
+        self.resolver.reconfigure(config.workload);
+        self.desired_version = None;
+        self.take_desired(snapshot);
+        Urgency::Now
     }
 
     /// Takes up what was asked in the last second, where replicas follow it.
@@ -335,7 +357,7 @@ impl Driver {
 
     /// Looks up the models that are wanted, and forgets those that are not.
     fn look_up_models(&mut self) {
-        let mut wanted = std::collections::HashSet::new();
+        let mut wanted = std::collections::BTreeSet::new();
         for service in self.world.services.values() {
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 wanted.extend(resolved.workload.models.iter().map(|model| model.uri.clone()));
@@ -344,6 +366,9 @@ impl Driver {
         let older = self.world.older.values().flat_map(BTreeMap::values);
         wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
         self.world.models.retain(|uri, _| wanted.contains(uri));
+        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
+        let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
+        self.claims.want(&self.parts.cache, owner, wanted.clone(), tick, linger);
         for uri in wanted {
             if matches!(self.world.models.get(&uri), None | Some(ModelState::Absent)) {
                 let state = match self.parts.cache.lookup(&uri) {
@@ -406,6 +431,8 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.holds_networks = self.parts.executor.engine.holds_networks();
+        renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
@@ -675,6 +702,9 @@ impl Driver {
             debug!(%action, "doing");
             self.dispatch(action);
         }
+        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
+        let over = self.claims.let_go(&self.parts.cache, owner, now.tick);
+        let wake = wake.into_iter().chain(over).min();
         let pulls = !self.model_progress.is_empty() || !self.image_progress.is_empty();
         let rest = match (self.world.engine == EngineState::Up, pulls) {
             (_, true) => PROGRESS,
@@ -843,9 +873,11 @@ impl Driver {
                 self.world.memory.note_stop(name);
                 false
             }
-            Action::Remove { name, replica, .. } => {
-                !self.world.containers.values().any(|fact| fact.replica == *replica && fact.name != *name)
-            }
+            Action::Remove { name, replica, .. } => !self
+                .world
+                .containers
+                .values()
+                .any(|fact| fact.replica == *replica && fact.name != *name && !fact.is_sandbox()),
             _ => false,
         }
     }

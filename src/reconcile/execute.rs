@@ -20,7 +20,7 @@ use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat}
 use crate::plan::world::FactReach;
 use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Progress, PullError, Puller};
-use crate::workload::{EntryPoint, Hook, UpstreamProtocol};
+use crate::workload::{ContainerSpec, EntryPoint, Hook, UpstreamProtocol, names};
 
 /// Lines of output kept when a container ends.
 const LAST_WORDS: usize = 20;
@@ -36,6 +36,8 @@ pub struct Executor {
     pub mounts: Mounts,
     /// Name of this instance.
     pub instance: String,
+    /// Whether nothing is fetched.
+    pub offline: bool,
 }
 
 /// An effect that failed, in words for a person, with whose problem it is.
@@ -125,6 +127,12 @@ impl Executor {
     /// # Errors
     /// The registry or the engine refused.
     pub async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), (Failure, bool)> {
+        if self.offline {
+            let present = self.engine.image_present(image).await.unwrap_or(false);
+            let message = format!("the image `{image}` is not on this machine, and this is offline mode");
+            let absent = Failure { message, permanent: true, lesson: Lesson::None };
+            return if present { Ok(()) } else { Err((absent, false)) };
+        }
         match self.engine.pull_image(image, progress).await {
             Ok(()) => Ok(()),
             Err(error) => {
@@ -166,13 +174,15 @@ impl Executor {
         let spec = match order.position {
             ContainerPosition::Init(index) => workload.init_containers[index].clone(),
             ContainerPosition::Main(index) => workload.containers[index].clone(),
+            ContainerPosition::Sandbox => ContainerSpec { name: names::SANDBOX.to_owned(), ..ContainerSpec::default() },
         };
         let (mounts, replica) = (self.mounts.clone(), Arc::clone(&order.replica));
         let (for_binds, owner) = (Arc::clone(&workload), spec.clone());
         let binds = tokio::task::spawn_blocking(move || mounts.binds(&replica, &for_binds, &owner))
             .await
             .map_err(|error| Failure { message: error.to_string(), permanent: false, lesson: Lesson::None })??;
-        let owns_network = order.position == ContainerPosition::Main(0);
+        let owner = if order.sandboxed { ContainerPosition::Sandbox } else { ContainerPosition::Main(0) };
+        let owns_network = order.position == owner;
         let mut publish: Vec<u16> = Vec::new();
         if owns_network {
             publish.push(workload.entry.port);
@@ -186,7 +196,11 @@ impl Executor {
             name: order.name.clone(),
             labels: observe::labels(&self.instance, order, &spec.name),
             binds,
-            network: order.join.clone().map_or(Network::Own, Network::Join),
+            network: match (order.position, &order.join) {
+                (ContainerPosition::Sandbox, _) => Network::Hold,
+                (_, Some(other)) => Network::Join(other.clone()),
+                (_, None) => Network::Own,
+            },
             publish,
             shm_size: workload.shm_size,
             host_aliases: workload.host_aliases.clone(),

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** statuses and routes are published before anything is done; a pass never waits for an effect.
 
+mod claims;
 pub mod clock;
 pub mod desired;
 pub mod driver;
@@ -10,6 +11,7 @@ mod load;
 pub mod measure;
 pub mod mounts;
 pub mod observe;
+mod renames;
 pub mod revisions;
 pub mod said;
 

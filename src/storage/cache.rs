@@ -3,14 +3,13 @@
 //! ```text
 //! <root>/models/<id>/files/…       what is mounted, read-only for everyone
 //! <root>/models/<id>/model.json    the marker: what it is, every file with size and digest; written before publishing
+//! <root>/blobs/…                   the files themselves, once each (see `blobs`); `files/` holds links to them
 //! <root>/partial/<id>/…            a model under construction, kept for resuming (see `staging`)
 //! ```
 //!
 //! `<id>` is the first 16 hex digits of the SHA-256 of what identifies the model (its URI; for a local file also its size
 //! and time). A model is present when `models/<id>/model.json` is there and names the same key: the folder arrives under that name by one
 //! rename, whole. When it was fetched is the marker's own modification time. Markers hold no passwords or signatures.
-//!
-//! Digests are recorded per file, so that a later store of blobs shared between models can be filled from what is there.
 //!
 //! **Invariant:** nothing here reads model bytes except [`Cache::writable_copy`].
 
@@ -22,17 +21,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::digest::{StatedDigest, hex};
+use super::blobs::Blobs;
 use super::local;
+use super::record::{FILES, MARKER, ModelKey, Record, read_marker};
 use crate::api::StorageUri;
-
-/// Name of the marker.
-pub(super) const MARKER: &str = "model.json";
-/// Name of the folder that is mounted.
-pub(super) const FILES: &str = "files";
 
 /// A model that is whole and ready to be mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,67 +51,6 @@ pub struct CacheEntry {
     pub fetched: SystemTime,
 }
 
-/// What identifies a model in the cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ModelKey {
-    /// SHA-256, hex.
-    digest: String,
-    /// For people.
-    pub(super) uri: String,
-}
-
-impl ModelKey {
-    /// Makes the key of a model that is identified by `identity` and shown as `uri`.
-    pub(super) fn new(identity: &str, uri: String) -> Self {
-        Self { digest: hex(&Sha256::digest(identity.as_bytes())), uri }
-    }
-
-    pub(super) fn of(uri: &StorageUri) -> Self {
-        Self::new(&uri.to_string(), uri.redacted())
-    }
-
-    /// Returns the name of the model's folder.
-    pub(super) fn id(&self) -> &str {
-        &self.digest[..16]
-    }
-}
-
-/// What the marker says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Record {
-    version: u32,
-    uri: String,
-    key: String,
-    size: u64,
-    files: Vec<RecordedFile>,
-}
-
-/// One file, as the marker records it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct RecordedFile {
-    /// Relative to the mounted folder.
-    pub(super) path: Utf8PathBuf,
-    /// Bytes.
-    pub(super) size: u64,
-    /// Hex.
-    pub(super) sha256: String,
-    /// Digests that the source stated and that were checked, besides SHA-256.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) digests: Vec<StatedDigest>,
-    /// As the source gave it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) etag: Option<String>,
-}
-
-impl Record {
-    pub(super) fn new(key: &ModelKey, files: Vec<RecordedFile>) -> Self {
-        let size = files.iter().map(|file| file.size).sum();
-        Self { version: 1, uri: key.uri.clone(), key: key.digest.clone(), size, files }
-    }
-}
-
 /// Tells one state of a file or folder from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp(u64, i64, i64, u64);
@@ -133,6 +65,7 @@ impl Stamp {
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: Utf8PathBuf,
+    blobs: Blobs,
     /// Models seen, so that looking again costs one `stat`.
     known: Arc<Mutex<BTreeMap<Utf8PathBuf, (Stamp, CachedModel)>>>,
 }
@@ -145,7 +78,50 @@ impl Cache {
     pub fn open(root: Utf8PathBuf) -> io::Result<Self> {
         fs::create_dir_all(root.join("models"))?;
         fs::create_dir_all(root.join("partial"))?;
-        Ok(Self { root, known: Arc::default() })
+        let cache = Self { blobs: Blobs::new(&root), root, known: Arc::default() };
+        cache.adopt();
+        Ok(cache)
+    }
+
+    /// Makes blobs of the files of models that were published before there were blobs, once. They are whole and digested,
+    /// so nothing is read; what cannot be linked stays as it is. Blocking.
+    fn adopt(&self) {
+        let done = self.root.join("layout");
+        if done.exists() {
+            return;
+        }
+        let adopted = self.records().and_then(|records| {
+            records.iter().try_for_each(|(folder, record)| {
+                record.files.iter().try_for_each(|file| {
+                    let path = folder.join(FILES).join(&file.path);
+                    self.blobs.adopt(&path, &file.sha256, file.size)
+                })
+            })?;
+            fs::write(&done, "2\n")
+        });
+        if let Err(error) = adopted {
+            tracing::warn!(cache = %self.root, %error, "models of an older version are not shared yet");
+        }
+    }
+
+    /// Returns the folder of blobs.
+    pub(super) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// Reads what is written down of every model, with its folder. Blocking.
+    ///
+    /// # Errors
+    /// The folder of models cannot be read.
+    pub(super) fn records(&self) -> io::Result<Vec<(Utf8PathBuf, Record)>> {
+        let mut records = Vec::new();
+        for folder in self.root.join("models").read_dir_utf8()? {
+            let folder = folder?.into_path();
+            if let Some((record, _)) = read_marker(&folder.join(MARKER)) {
+                records.push((folder, record));
+            }
+        }
+        Ok(records)
     }
 
     /// Returns the cache's folder.
@@ -168,12 +144,7 @@ impl Cache {
     pub fn list(&self) -> io::Result<Vec<CacheEntry>> {
         let mut entries = Vec::new();
         for folder in self.root.join("models").read_dir_utf8()? {
-            let folder = folder?;
-            let marker = folder.path().join(MARKER);
-            let Some((record, meta)) = read_marker(&marker) else { continue };
-            let model = model_of(folder.path(), &record);
-            let id = folder.file_name().to_owned();
-            entries.push(CacheEntry { id, uri: record.uri, model, fetched: meta.modified()? });
+            entries.extend(self.entry(folder?.file_name()));
         }
         entries.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(entries)
@@ -190,7 +161,23 @@ impl Cache {
 
     /// Returns where the model of a key is, or will be.
     pub(super) fn model_folder(&self, key: &ModelKey) -> Utf8PathBuf {
-        self.root.join("models").join(key.id())
+        self.folder_of(key.id())
+    }
+
+    /// Returns the folder with everything of a model, there or not.
+    pub(super) fn folder_of(&self, id: &str) -> Utf8PathBuf {
+        self.root.join("models").join(id)
+    }
+
+    /// Returns one model as listed; none when it is not here. Blocking.
+    pub fn entry(&self, id: &str) -> Option<CacheEntry> {
+        if id.contains('/') || id.starts_with('.') {
+            return None;
+        }
+        let folder = self.folder_of(id);
+        let (record, meta) = read_marker(&folder.join(MARKER))?;
+        let model = model_of(&folder, &record);
+        Some(CacheEntry { id: id.to_owned(), uri: record.uri, model, fetched: meta.modified().ok()? })
     }
 
     /// Returns the model of a key when it is whole.
@@ -229,12 +216,6 @@ impl Cache {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(path, (stamp, model));
     }
-}
-
-fn read_marker(marker: &Utf8Path) -> Option<(Record, fs::Metadata)> {
-    let meta = fs::metadata(marker).ok()?;
-    let record: Record = serde_json::from_slice(&fs::read(marker).ok()?).ok()?;
-    (record.version == 1).then_some((record, meta))
 }
 
 fn model_of(folder: &Utf8Path, record: &Record) -> CachedModel {
@@ -276,15 +257,9 @@ pub(super) fn remove_tree(path: &Utf8Path) -> io::Result<()> {
     }
 }
 
-/// Returns the bytes free for us on the file system of `path`, or of the nearest folder above it that exists.
-pub(super) fn free_space(path: &Utf8Path) -> io::Result<u64> {
-    let existing = path.ancestors().find(|above| above.exists()).unwrap_or(Utf8Path::new("/"));
-    let stat = rustix::fs::statvfs(existing.as_std_path())?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::record::RecordedFile;
     use super::super::staging::Staging;
     use super::*;
 

@@ -20,11 +20,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::{Notify, watch};
 
-use super::cache::RecordedFile;
 use super::digest::{Computed, DigestKind, Digester, worth_checking};
 use super::nearby;
 use super::piece::{Landed, Piece, Ranges, Sink, blocking, pieces_of, read_blocks, read_piece};
 use super::pull::{Progress, PullConfig};
+use super::record::RecordedFile;
 use super::resume::{Finished, ResumeLog};
 use super::staging::Staging;
 use super::{ModelSource, PullError, RemoteFile, SourceError, StatedDigest};
@@ -37,6 +37,8 @@ pub(super) struct Fetch<'a> {
     pub(super) uri: &'a str,
     pub(super) source: &'a dyn ModelSource,
     pub(super) files: &'a [RemoteFile],
+    /// Bytes and files of the model that were here already.
+    pub(super) here: (u64, u64),
     pub(super) staging: &'a Arc<Staging>,
     pub(super) config: &'a PullConfig,
     pub(super) progress: &'a watch::Sender<Progress>,
@@ -88,8 +90,9 @@ impl<'a> Download<'a> {
         let pieces: Vec<_> =
             fetch.files.iter().enumerate().map(|(index, file)| pieces_of(index, file, size, ranges)).collect();
         fetch.progress.send_modify(|progress| {
-            progress.done = 0;
-            progress.files = (0, fetch.files.len() as u64);
+            let (bytes, files) = fetch.here;
+            progress.done = bytes;
+            progress.files = (files, files + fetch.files.len() as u64);
         });
         Ok(Self {
             fetch,

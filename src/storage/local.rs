@@ -13,7 +13,8 @@ use std::os::unix::fs::MetadataExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::cache::{Cache, CachedModel, ModelKey, RecordedFile};
+use super::cache::{Cache, CachedModel};
+use super::record::{ModelKey, RecordedFile};
 use super::staging::Staging;
 use super::unpack;
 use super::{PullError, SourceError, Unpack};

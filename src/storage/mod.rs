@@ -10,6 +10,10 @@
 //! | [`piece`] | one piece of a file, on its way to disk and back |
 //! | [`resume`] | what a partial download already has, written as it goes |
 //! | [`cache`] | where models live, and what makes one visible |
+//! | `record` | what is written down beside a model |
+//! | `blobs`, `known` | every content once on disk; which contents are here already |
+//! | `claims`, `remove`, `room` | who needs a model; taking models out; room before a download |
+//! | `verify` | reading models again |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
 //! | [`object`], [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`local`] | the sources |
 //! | [`open`] | which source a URI has, and with which credentials |
@@ -23,13 +27,16 @@
 //!
 //! **Invariant:** a model directory that is visible under its final name is whole.
 
+mod blobs;
 pub mod cache;
+mod claims;
 pub mod credentials;
 pub mod digest;
 pub mod fetch;
 pub mod http;
 pub mod hugging_face;
 pub mod hugging_face_cache;
+mod known;
 pub mod local;
 pub mod names;
 pub mod nearby;
@@ -38,9 +45,13 @@ pub mod open;
 pub mod piece;
 pub mod pull;
 pub mod reach;
+mod record;
+mod remove;
 pub mod resume;
+mod room;
 pub mod staging;
 pub mod unpack;
+mod verify;
 pub mod web;
 
 use std::io;
@@ -50,10 +61,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
 
-pub use cache::{Cache, CachedModel};
+pub use cache::{Cache, CacheEntry, CachedModel};
+pub use claims::{Claims, Lease, Pin};
 pub use digest::{DigestKind, StatedDigest};
 pub use pull::{Progress, PullConfig, Puller};
 pub use reach::ReachPolicy;
+pub use remove::{RemoveError, Removed, Shortage};
+pub use room::{Disk, RoomPolicy, Usage};
+pub use verify::{Flaw, Verified, Verifier};
+
+use crate::plan::said::bytes as shown;
 
 /// One file of a model at its source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -229,7 +246,10 @@ pub enum PullError {
         source: Arc<io::Error>,
     },
     /// This machine's disk is full, or would be.
-    #[error("`{path}` has {free} bytes of disk space where {needed} are needed")]
+    #[error(
+        "the disk is full: {} more needed in `{path}`, {} free{}",
+        shown(*needed), shown(*free), kept_free(*spare)
+    )]
     DiskFull {
         /// Where to.
         path: Utf8PathBuf,
@@ -237,6 +257,37 @@ pub enum PullError {
         needed: u64,
         /// Bytes free.
         free: u64,
+        /// Bytes of these that are left free for others.
+        spare: u64,
+    },
+    /// The disk has no room for more files.
+    #[error("the disk has no room for more files: {needed} more needed in `{path}`, {free} can be made")]
+    InodesFull {
+        /// Where to.
+        path: Utf8PathBuf,
+        /// Files and folders to be made.
+        needed: u64,
+        /// Files and folders that can be made.
+        free: u64,
+    },
+    /// The cache has reached its limit.
+    #[error(
+        "the cache is full: {} more needed, {} of {} in use by models that are needed",
+        shown(*needed), shown(*used), shown(*most)
+    )]
+    CacheFull {
+        /// Bytes to be written.
+        needed: u64,
+        /// Bytes the cache takes.
+        used: u64,
+        /// Bytes it may take.
+        most: u64,
+    },
+    /// It is not in the cache, and nothing is fetched.
+    #[error("`{uri}` is not in the cache, and this is offline mode")]
+    Offline {
+        /// URI, without secrets.
+        uri: String,
     },
     /// The scheme is KServe's but is not pulled by this version.
     #[error("storage scheme `{scheme}` is not served by this version")]
@@ -255,8 +306,8 @@ impl PullError {
         match self {
             Self::Source { source, .. } => matches!(source, SourceError::Transient { .. } | SourceError::Changed(_)),
             Self::WrongSize { .. } | Self::WrongDigest { .. } | Self::Cancelled => true,
-            Self::Disk { .. } | Self::DiskFull { .. } => true,
-            Self::Archive { .. } | Self::UnsupportedScheme { .. } => false,
+            Self::Disk { .. } | Self::DiskFull { .. } | Self::InodesFull { .. } | Self::CacheFull { .. } => true,
+            Self::Archive { .. } | Self::UnsupportedScheme { .. } | Self::Offline { .. } => false,
         }
     }
 
@@ -264,11 +315,16 @@ impl PullError {
     pub(crate) fn disk(path: &Utf8Path, needed: u64, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { path: path.to_owned(), needed, free: cache::free_space(path).unwrap_or(0) }
+                let free = Disk::at(path).map_or(0, |disk| disk.free);
+                Self::DiskFull { path: path.to_owned(), needed, free, spare: 0 }
             }
             _ => Self::Disk { path: path.to_owned(), source: Arc::new(source) },
         }
     }
+}
+
+fn kept_free(spare: u64) -> String {
+    if spare == 0 { String::new() } else { format!(" of which {} are kept for others", shown(spare)) }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@
 //! processes wait for the folder's lock. The work is driven by whoever waits for it; when the last one goes (its token is
 //! cancelled or its future dropped) it stops, and what was fetched stays for resuming.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,16 +29,19 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::cache::{self, ModelKey, Record, RecordedFile};
+use super::cache;
 use super::fetch::{Fetch, pause};
+use super::known::link_known;
 use super::local::{self, Found};
 use super::names::Placed;
 use super::open::{Opening, open};
 use super::piece::blocking;
 use super::reach::ReachPolicy;
+use super::record::{ModelKey, Record, RecordedFile};
+use super::room::{Need, RoomPolicy, own_blocks};
 use super::staging::Staging;
 use super::unpack::{self, ArchiveLimits, UnpackError};
-use super::{Cache, CachedModel, ModelSource, PullError, RemoteManifest, SourceError, Unpack};
+use super::{Cache, CachedModel, ModelSource, PullError, RemoteFile, RemoteManifest, SourceError, Unpack};
 use crate::api::StorageUri;
 use crate::workload::Access;
 
@@ -72,6 +75,10 @@ pub struct PullConfig {
     pub reach: ReachPolicy,
     /// What archives may become.
     pub archive: ArchiveLimits,
+    /// How much room the cache may take.
+    pub room: RoomPolicy,
+    /// Whether nothing is fetched: what is in the cache is used, all else is an error.
+    pub offline: bool,
 }
 
 impl Default for PullConfig {
@@ -84,6 +91,8 @@ impl Default for PullConfig {
             backoff: Duration::from_millis(200),
             reach: ReachPolicy::default(),
             archive: ArchiveLimits::default(),
+            room: RoomPolicy::default(),
+            offline: false,
         }
     }
 }
@@ -211,6 +220,9 @@ impl Pull {
         if let Some(model) = self.blocking(move || Ok(cache.lookup(&uri))).await? {
             return Ok(self.present(model));
         }
+        if self.config.offline {
+            return Err(PullError::Offline { uri: self.uri.redacted() });
+        }
         let key = ModelKey::of(&self.uri);
         let staging = match self.stage(&key).await? {
             Staged::Present(model) => return Ok(self.present(model)),
@@ -305,16 +317,33 @@ impl Pull {
             phase: "downloading",
             ..Progress::default()
         });
-        self.check_space(staging, total).await?;
+        let mut linked = self.link_known(staging, &manifest).await?;
+        let here: u64 = linked.values().map(|file| file.size).sum();
+        let missing: Vec<RemoteFile> = manifest
+            .files
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| !linked.contains_key(index))
+            .map(|(_, file)| file.clone())
+            .collect();
+        self.make_room(staging, total.saturating_sub(here), missing.len() as u64).await?;
         let fetch = Fetch {
             uri: &self.uri.redacted(),
             source,
-            files: &manifest.files,
+            files: &missing,
+            here: (here, linked.len() as u64),
             staging,
             config: &self.config,
             progress: &self.progress,
         };
-        let fetched = fetch.run().await?;
+        let mut fetched = fetch.run().await?;
+        if !linked.is_empty() {
+            let held = staging.clone();
+            let names: Vec<Utf8PathBuf> = linked.values().map(|file| file.path.clone()).collect();
+            self.blocking(move || names.iter().try_for_each(|name| held.take_linked(name))).await?;
+            fetched.extend(linked.drain().map(|(_, file)| file));
+            fetched.sort_by(|a, b| a.path.cmp(&b.path));
+        }
         let archive = match (&manifest.files[..], manifest.unpack) {
             ([only], kind @ (Unpack::Tar | Unpack::Zip)) => Some((staging.fetched().join(&only.path), kind)),
             _ => None,
@@ -328,6 +357,19 @@ impl Pull {
             self.blocking(move || staging.reset()).await?;
         }
         self.publish(staging, staging.files(), key, unpacked?).await
+    }
+
+    /// Links what is in the cache already. An archive is not kept, only what it holds.
+    async fn link_known(
+        &self,
+        staging: &Arc<Staging>,
+        manifest: &RemoteManifest,
+    ) -> Result<HashMap<usize, RecordedFile>, PullError> {
+        if manifest.unpack != Unpack::Keep {
+            return Ok(HashMap::new());
+        }
+        let (cache, files, folder) = (self.cache.clone(), manifest.files.clone(), staging.linked());
+        self.blocking(move || link_known(&cache, &files, &folder)).await
     }
 
     /// Asks the source what there is, and checks the names it gives.
@@ -356,16 +398,16 @@ impl Pull {
         Ok(manifest)
     }
 
-    /// Refuses a download that cannot fit, before it begins.
-    async fn check_space(&self, staging: &Arc<Staging>, total: u64) -> Result<(), PullError> {
-        let held = staging.clone();
-        let (free, there) =
-            self.blocking(move || Ok((cache::free_space(held.folder())?, blocks_used(&held.fetched())))).await?;
-        let needed = total.saturating_sub(there);
-        if needed > free {
-            return Err(PullError::DiskFull { path: staging.folder().to_owned(), needed, free });
-        }
-        Ok(())
+    /// Sees to it that there is room, before the download begins.
+    async fn make_room(&self, staging: &Arc<Staging>, bytes: u64, files: u64) -> Result<(), PullError> {
+        let (held, cache, policy) = (staging.clone(), self.cache.clone(), self.config.room);
+        let made = self.blocking(move || {
+            let there = own_blocks(&held.fetched());
+            // Besides the files: folders, blobs are links, and some of our own.
+            let need = Need { bytes: bytes.saturating_sub(there), inodes: files + files / 8 + 16 };
+            Ok(cache.make_room(held.folder(), need, policy))
+        });
+        made.await?
     }
 
     async fn unpack(
@@ -434,16 +476,4 @@ impl Pull {
 enum Staged {
     Present(CachedModel),
     Ours(Arc<Staging>),
-}
-
-/// Returns the bytes a partial download already takes on disk.
-fn blocks_used(folder: &Utf8Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = folder.read_dir_utf8() else { return 0 };
-    let used = entries.flatten().map(|entry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => blocks_used(entry.path()),
-        Ok(meta) => meta.blocks() * 512,
-        Err(_) => 0,
-    });
-    used.sum()
 }

@@ -9,7 +9,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::cache::{self, Cache, CachedModel, FILES, MARKER, ModelKey, Record};
+use super::cache::{self, Cache, CachedModel};
+use super::record::{FILES, MARKER, ModelKey, Record};
 
 /// From this many files on, one `syncfs` is cheaper than an `fsync` for each.
 const MANY_FILES: usize = 32;
@@ -69,6 +70,18 @@ impl Staging {
         self.folder.join(FILES)
     }
 
+    /// Returns the folder of files that were here already; it is made anew by each pull.
+    pub(super) fn linked(&self) -> Utf8PathBuf {
+        self.folder.join("linked")
+    }
+
+    /// Moves a linked file to where downloads are. Blocking.
+    pub(super) fn take_linked(&self, name: &Utf8Path) -> io::Result<()> {
+        let to = self.fetched().join(name);
+        to.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::rename(self.linked().join(name), to)
+    }
+
     /// Returns the record of what has been downloaded.
     pub(super) fn resume_log(&self) -> Utf8PathBuf {
         self.folder.join("resume.log")
@@ -89,18 +102,29 @@ impl Staging {
         // The long part first: until here, a download that is interrupted goes on where it was.
         tree.sync(&self.folder)?;
         tree.make_read_only()?;
+        self.share(from, record)?;
+        tree.close_folders()?;
         let files = self.files();
         if from != files {
             fs::rename(from, &files)?;
         }
-        cache::remove_tree(&self.fetched())?;
-        cache::remove_tree(&self.resume_log())?;
+        for done in [self.fetched(), self.linked(), self.resume_log()] {
+            cache::remove_tree(&done)?;
+        }
         let marker = self.folder.join(MARKER);
         fs::write(&marker, serde_json::to_vec(record)?)?;
         [&marker, &files, &self.folder].into_iter().try_for_each(|path| File::open(path)?.sync_all())?;
         self.rename()?;
         File::open(self.cache.root().join("models"))?.sync_all()?;
         self.cache.find(&self.key).ok_or_else(|| io::Error::other("the published model is not there"))
+    }
+
+    /// Makes every file of the model one with the blob of its content.
+    fn share(&self, from: &Utf8Path, record: &Record) -> io::Result<()> {
+        record
+            .files
+            .iter()
+            .try_for_each(|file| self.cache.blobs().share(&from.join(&file.path), &file.sha256).map(drop))
     }
 
     fn rename(&self) -> io::Result<()> {
@@ -176,16 +200,24 @@ impl Tree {
                 fs::set_permissions(file, Permissions::from_mode(if executable { 0o555 } else { 0o444 }))?;
             }
         }
+        Ok(())
+    }
+
+    /// Makes the folders read-only as well.
+    fn close_folders(&self) -> io::Result<()> {
         self.folders.iter().try_for_each(|folder| fs::set_permissions(folder, Permissions::from_mode(0o555)))
     }
 
-    /// Undoes [`Tree::make_read_only`] for a download that was interrupted there.
+    /// Undoes [`Tree::make_read_only`] and [`Tree::close_folders`] for a download that was interrupted there. Files that
+    /// are blobs already, or someone else's, are let go: they must not be written to.
     fn make_writable(folder: &Utf8Path) -> io::Result<()> {
         fs::set_permissions(folder, Permissions::from_mode(0o755))?;
         for entry in folder.read_dir_utf8()? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
                 Self::make_writable(entry.path())?;
+            } else if entry.metadata()?.nlink() > 1 {
+                fs::remove_file(entry.path())?;
             } else if entry.metadata()?.permissions().readonly() {
                 fs::set_permissions(entry.path(), Permissions::from_mode(0o644))?;
             }

@@ -16,9 +16,9 @@ use sha2::{Digest, Sha256};
 use tar::EntryType;
 
 use super::Unpack;
-use super::cache::RecordedFile;
 use super::digest::hex;
 use super::names::{self, NameError, Placed};
+use super::record::RecordedFile;
 
 /// How much an archive may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 //! It covers containers and init containers, models, the entry point, `/dev/shm`, hosts entries and the chosen runtime's
 //! identity as far as it shows in those. It leaves out what the daemon can change under a running container: replica
 //! counts, timeouts, concurrency (unless it became an argument), probes and hooks, readiness, grace, and labels and
-//! annotations of the pod. On a cluster any change of the pod template, labels included, makes a revision; here a new
-//! label restarts nothing.
+//! annotations of the pod, but for the mark of `kubectl rollout restart`, which asks for just that. On a cluster any change
+//! of the pod template, labels included, makes a revision; here a new label restarts nothing.
 //!
 //! **Invariant:** the same workload has the same fingerprint in every version of the program, or upgrading would restart
 //! every model. So fields are hashed by name, sorted, and a field at its default (empty, false, zero, none) does not
@@ -13,6 +13,8 @@
 use sha2::{Digest, Sha256};
 
 use serde_json::{Value, json};
+
+use crate::api::meta::RESTARTED_AT;
 
 use super::{ContainerSpec, Mount, MountSource, Workload};
 
@@ -36,6 +38,7 @@ pub fn fingerprint(workload: &Workload) -> Fingerprint {
         "entry": workload.entry,
         "shmSize": workload.shm_size,
         "hostAliases": workload.host_aliases,
+        "restartedAt": workload.annotations.get(RESTARTED_AT),
     });
     let mut hasher = Sha256::new();
     feed(&essence, &mut hasher);
@@ -239,6 +242,7 @@ mod tests {
         assert!(!changed(|w| w.readiness = Readiness::Declared));
         assert!(!changed(|w| drop(w.labels.insert("a".to_owned(), "b".to_owned()))));
         assert!(!changed(|w| drop(w.annotations.insert("a".to_owned(), "b".to_owned()))));
+        assert!(changed(|w| drop(w.annotations.insert(RESTARTED_AT.to_owned(), "now".to_owned()))));
         assert!(!changed(|w| w.warnings.push("x".to_owned())));
         assert!(!changed(|w| "s3://bucket/./iris".clone_into(&mut w.models[0].written)));
         assert!(!changed(|w| {

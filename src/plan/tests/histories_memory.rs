@@ -8,8 +8,10 @@ use super::sample::key;
 use super::sim::Sim;
 use crate::plan::ledger::Amount;
 
-fn play(budget: u64, history: &[(f64, Event)]) {
+fn play(budget: u64, holds_networks: bool, history: &[(f64, Event)]) {
     let mut sim = Sim::new();
+    sim.world.holds_networks = holds_networks;
+    sim.world.config.sandboxes.asleep = 1;
     sim.world.config.memory.budget = Some(Amount::Bytes(budget << 20));
     let mut last: [Option<Shape>; NAMES.len()] = [None; NAMES.len()];
     for (pause, event) in history {
@@ -35,7 +37,7 @@ fn play(budget: u64, history: &[(f64, Event)]) {
 
 /// What answers does, unless there is no room for it, and then that is said.
 fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>, budget: u64) {
-    let own = sim.containers.values().filter(|fact| fact.component.service == key(name));
+    let own = sim.containers.values().filter(|fact| fact.component.service == key(name) && !fact.is_sandbox());
     let Some(shape) = last.filter(|shape| !shape.stopped) else {
         assert_eq!(own.count(), 0, "{name} is not wanted");
         return;
@@ -78,9 +80,10 @@ proptest! {
     #[test]
     fn whatever_happens_no_more_runs_than_there_is_room_for(
         budget in 800..4000u64,
+        sandboxes in any::<bool>(),
         history in histories(400..1600),
     ) {
-        play(budget, &history);
+        play(budget, sandboxes, &history);
     }
 }
 
@@ -90,8 +93,9 @@ proptest! {
     #[ignore = "takes minutes"]
     fn whatever_happens_no_more_runs_than_there_is_room_for_however_long_one_looks(
         budget in 800..4000u64,
+        sandboxes in any::<bool>(),
         history in histories(400..1600),
     ) {
-        play(budget, &history);
+        play(budget, sandboxes, &history);
     }
 }

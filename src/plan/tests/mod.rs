@@ -11,6 +11,7 @@ mod replace;
 mod retire;
 mod rollout;
 mod sample;
+mod sandbox;
 mod scale;
 mod sim;
 mod sleep;

@@ -53,7 +53,7 @@ fn a_revision_that_has_room_beside_the_old_one_takes_over_without_a_gap() {
 fn a_revision_without_room_beside_the_old_one_replaces_it() {
     let mut sim = serving(1500);
     sim.apply(iris("server:good2"));
-    sim.run(0.2);
+    sim.run(0.5);
     assert!(sim.is_held("iris"), "requests wait meanwhile: {:?}", sim.refusal("iris"));
     sim.ask("iris");
     sim.run(10.0);
