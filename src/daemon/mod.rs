@@ -166,7 +166,7 @@ impl Daemon {
         let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()));
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
-        let (room, room_seen) = watch::channel(Arc::default());
+        let (holders, room_seen) = watch::channel(Arc::default());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
@@ -193,7 +193,7 @@ impl Daemon {
                 board: board.clone(),
                 routes,
                 pods,
-                room,
+                room: holders,
                 events: events.clone(),
                 refused: gateway.backend_refused(),
                 tasks: effects.clone(),

@@ -7,6 +7,7 @@
 //! **Invariant:** an engine touches only containers that carry this instance's label.
 
 pub mod docker;
+pub mod docker_checkup;
 mod docker_connection;
 mod docker_credentials;
 mod docker_endings;

@@ -10,6 +10,7 @@ pub mod execute;
 mod load;
 pub mod measure;
 pub mod mounts;
+mod notice;
 pub mod observe;
 mod renames;
 pub mod revisions;
