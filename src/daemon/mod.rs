@@ -375,6 +375,7 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             default_mode: settings.default_mode.clone(),
             scale_to_zero_grace: settings.scale_to_zero_grace,
             history_limit: settings.history_limit,
+            time_zone: jiff::tz::TimeZone::system(),
             sandboxes: settings.sandboxes,
             memory: settings.memory.clone(),
             ..PlanConfig::default()

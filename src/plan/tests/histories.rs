@@ -8,8 +8,8 @@ use proptest::test_runner::FileFailurePersistence;
 use super::sample::{annotated, container, fingerprint, key, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::meta;
-use crate::plan::world::{DesiredService, FactState};
-use crate::scale::{Metric, Target};
+use crate::plan::world::{ContainerFact, DesiredService, FactState};
+use crate::scale::{Hooks, Metric, Target, Way};
 use crate::workload::{Workload, names};
 
 pub(super) const NAMES: [&str; 3] = ["iris", "mnist", "wine"];
@@ -48,6 +48,7 @@ pub(super) struct Shape {
     pub(super) liveness: bool,
     pub(super) stopped: bool,
     pub(super) unresolvable: bool,
+    pub(super) rest: u8,
     /// What it asks for, in MiB; nothing when 0.
     pub(super) memory: u64,
 }
@@ -58,6 +59,7 @@ impl Shape {
         workload.scaling.min = self.replicas;
         workload.scaling.max = self.more.map(|more| self.replicas.max(1) + more);
         workload.scaling.target = Some(Target { metric: Metric::Concurrency, per_replica: 2.0 });
+        workload.scaling.resting.way = self.way();
         workload.canary_percent = self.canary;
         workload.containers[0].resources.memory_request = (self.memory > 0).then_some(self.memory << 20);
         if self.liveness {
@@ -70,6 +72,16 @@ impl Shape {
             workload.init_containers.push(container("prepare", "prepare:init"));
         }
         workload
+    }
+
+    fn way(self) -> Way {
+        let hooks = |sleep: &str| Hooks { sleep: sleep.to_owned(), ..Hooks::default() };
+        match self.rest {
+            0 => Way::Pause,
+            1 => Way::Hook(hooks("/sleep")),
+            2 => Way::Hook(hooks("/absent")),
+            _ => Way::Stop,
+        }
     }
 
     fn service(self, name: &str) -> DesiredService {
@@ -92,20 +104,22 @@ fn shape(memory: std::ops::Range<u64>) -> impl Strategy<Value = Shape> {
     let rare = || prop::bool::weighted(0.15);
     let canary = prop_oneof![6 => Just(None), 3 => (0..=100u32).prop_map(Some)];
     let more = prop_oneof![1 => Just(None), 1 => (1..4u32).prop_map(Some)];
-    (image, (0..3u32, more, canary, memory), rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
-        |(image, (replicas, more, canary, memory), sidecar, init, liveness, stopped, unresolvable)| Shape {
-            image,
-            replicas,
-            more,
-            canary,
-            sidecar,
-            init,
-            liveness,
-            stopped,
-            unresolvable,
-            memory,
-        },
-    )
+    (image, (0..3u32, more, canary, memory), (rare(), 0..6u8), rare(), rare(), rare(), prop::bool::weighted(0.1))
+        .prop_map(
+            |(image, (replicas, more, canary, memory), (sidecar, rest), init, liveness, stopped, unresolvable)| Shape {
+                image,
+                replicas,
+                more,
+                canary,
+                sidecar,
+                init,
+                liveness,
+                stopped,
+                unresolvable,
+                memory,
+                rest,
+            },
+        )
 }
 
 fn event(memory: std::ops::Range<u64>) -> impl Strategy<Value = Event> {
@@ -210,7 +224,12 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
     let wanted = fingerprint(&workload).0;
     let answers = shape.image.contains("good") || shape.image.contains("slow");
     if answers && shape.replicas == 0 {
-        assert!(own.is_empty(), "{name} was not asked for and still runs");
+        let rests = |fact: &ContainerFact| match shape.rest {
+            0 => fact.state == FactState::Paused || fact.container == "prepare",
+            1 => sim.resting.contains(&fact.id) || fact.container != "kserve-container",
+            _ => false,
+        };
+        assert!(own.iter().all(|fact| rests(fact)), "{name} was not asked for and still runs: {own:#?}");
         assert!(sim.is_held(name) && sim.status(name).is_ready());
     } else if answers {
         let history = &sim.world.memory.revisions[&predictor(name)];
