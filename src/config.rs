@@ -68,6 +68,8 @@ pub struct FileConfig {
     /// Seconds, besides the scaling window, that nobody must have asked before a service with `minReplicas: 0` sleeps; 30
     /// by default, as Knative's `scale-to-zero-grace-period`.
     pub scale_to_zero_grace_seconds: Option<u64>,
+    /// Revisions kept per component, to go back to; 10 by default.
+    pub revision_history_limit: Option<usize>,
     /// Memory that models may have.
     pub memory: MemoryKeys,
     /// Limits and deadlines of the data plane.
@@ -156,6 +158,8 @@ pub struct Settings {
     pub drain_deadline: Duration,
     /// Besides the scaling window, the time before a service sleeps.
     pub scale_to_zero_grace: Duration,
+    /// Revisions kept per component.
+    pub history_limit: usize,
     /// Memory that models may have.
     pub memory: MemoryConfig,
     /// Limits and deadlines of the data plane.
@@ -242,6 +246,7 @@ impl Settings {
             allowed_host_paths: file.allowed_host_paths,
             drain_deadline: Duration::from_secs(file.drain_seconds.unwrap_or(300)),
             scale_to_zero_grace: Duration::from_secs(file.scale_to_zero_grace_seconds.unwrap_or(30)),
+            history_limit: file.revision_history_limit.unwrap_or(10),
             sandboxes: file.sandboxes.settings(),
             memory: file.memory.checked(variable("MEMORY_BUDGET"))?,
             gateway: checked(file.gateway)?,

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report;
 use super::{
-    apply, completion, delete, demo, describe, doctor, down, events, export, get, home, kubeconfig, lint, logs, man,
-    predict, restart, run, runtimes, schema, serve, service, up, validate, version, wait,
+    apply, completion, delete, demo, describe, doctor, down, events, explain, export, get, home, kubeconfig, lint,
+    logs, man, predict, ps, restart, rollback, run, runtimes, schema, serve, service, up, validate, version, wait,
 };
 use crate::daemon::Inherited;
 
@@ -52,6 +52,10 @@ pub enum Command {
     Restart(restart::RestartArgs),
     Events(events::EventsArgs),
     Predict(predict::PredictArgs),
+    Ps(ps::PsArgs),
+    Explain(explain::ExplainArgs),
+    History(rollback::HistoryArgs),
+    Rollback(rollback::RollbackArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
     Lint(lint::LintArgs),
@@ -119,6 +123,10 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
         Command::Wait(args) => wait::run(&home, args).await,
         Command::Events(args) => events::run(&home, args).await,
         Command::Predict(args) => predict::run(&home, args).await,
+        Command::Ps(args) => ps::run(&home, args).await,
+        Command::Explain(args) => explain::run(&home, args).await,
+        Command::History(args) => rollback::history(&home, args).await,
+        Command::Rollback(args) => rollback::rollback(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Lint(args) => lint::run(&home, args).await,
         Command::Export(args) => export::run(&home, args).await,

@@ -168,6 +168,7 @@ impl Daemon {
         let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()));
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
+        let (holders, room_seen) = watch::channel(Arc::default());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
@@ -194,6 +195,7 @@ impl Daemon {
                 board: board.clone(),
                 routes,
                 pods,
+                room: holders,
                 events: events.clone(),
                 refused: gateway.backend_refused(),
                 tasks: effects.clone(),
@@ -248,6 +250,7 @@ impl Daemon {
             events,
             loader,
             pods: pods_seen,
+            room: room_seen,
             engine: Arc::clone(&engine),
             token,
             home: home.clone(),
@@ -396,6 +399,7 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             drain_deadline: settings.drain_deadline,
             default_mode: settings.default_mode.clone(),
             scale_to_zero_grace: settings.scale_to_zero_grace,
+            history_limit: settings.history_limit,
             time_zone: jiff::tz::TimeZone::system(),
             sandboxes: settings.sandboxes,
             memory: settings.memory.clone(),

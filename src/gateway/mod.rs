@@ -27,8 +27,8 @@ mod forward;
 mod framing;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
-mod graph_run;
 mod gate;
+mod graph_run;
 mod guard;
 mod headers;
 mod hold;

@@ -32,6 +32,7 @@ pub mod protobuf;
 pub mod query;
 pub mod resource;
 pub mod reviews;
+mod room;
 pub mod selector;
 pub mod server;
 pub mod spdy;

@@ -27,10 +27,11 @@ use tracing::{debug, warn};
 use super::feed::{Board, Feed};
 use super::managers::Managers;
 use super::resource::Resource;
-use super::{access, discovery, extras, objects};
+use super::{access, discovery, extras, objects, room};
 use crate::engine::ContainerEngine;
 use crate::home::Home;
 use crate::plan::pods::PodView;
+use crate::plan::ps::RoomView;
 use crate::source::Loader;
 use crate::store::Store;
 use crate::tasks::Tasks;
@@ -54,6 +55,8 @@ pub struct ApiState {
     pub loader: Loader,
     /// What runs, as last published by the driver.
     pub pods: watch::Receiver<Arc<Vec<PodView>>>,
+    /// Who holds what, as last published by the driver.
+    pub room: watch::Receiver<Arc<RoomView>>,
     /// For logs.
     pub engine: Arc<dyn ContainerEngine>,
     /// Where the API keeps who wrote which field.
@@ -213,6 +216,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/version", get(version))
         .route("/apis/kserve-local/v1/problems", get(extras::problems))
         .route("/apis/kserve-local/v1/addresses", get(extras::addresses))
+        .route("/apis/kserve-local/v1/ps", get(room::ps))
+        .route("/apis/kserve-local/v1/namespaces/{namespace}/services/{name}/explanation", get(room::explanation))
+        .route("/apis/kserve-local/v1/namespaces/{namespace}/services/{name}/revisions", get(room::revisions))
         .fallback(objects::answer)
         .layer(middleware::from_fn_with_state(Arc::clone(&api), guard))
         .with_state(api)

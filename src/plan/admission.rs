@@ -25,6 +25,7 @@ use super::holders::{self, Holder};
 use super::ledger::{Basis, Footprint};
 use super::planner::Draft;
 use super::replica::{Phase, Replica};
+use super::rollout::replace::{ROLLOUT, Strategy};
 use super::room_words as words;
 use super::routes::ReplicaName;
 use super::world::World;
@@ -112,6 +113,8 @@ pub(super) struct Want {
     pub(super) component: ComponentKey,
     pub(super) revision: u32,
     pub(super) footprint: Footprint,
+    /// How it takes over from an older revision.
+    pub(super) strategy: Strategy,
     /// A container that exists keeps the GPUs it was made with.
     pub(super) fixed: Vec<String>,
 }
@@ -183,6 +186,11 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
     if let Some(why) = draft.room.impossible(&want) {
         return Err(refuse(draft, &want, why));
     }
+    if want.strategy == Strategy::Replace && has_older(draft, &want) {
+        draft.room.replaced.insert(want.component.clone());
+        let why = format!("the revision before stops first, as the annotation {ROLLOUT} says");
+        return Err(wait(draft, &want, why, false));
+    }
     let ahead = ahead(draft.world, &want);
     if let Some(gpus) = draft.room.fit(&want, ahead, &|_| false) {
         return Ok(grant(draft, want, gpus));
@@ -196,6 +204,14 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
         return Err(phase);
     }
     Err(blocked(draft, &want, ahead))
+}
+
+/// Whether an older revision that had all traffic is still there.
+fn has_older(draft: &Draft<'_>, want: &Want) -> bool {
+    let history = draft.world.memory.revisions.get(&want.component);
+    let Some(older) = history.and_then(|history| history.rolled_out) else { return false };
+    let is_older = |holder: &&Holder| holder.component == want.component && holder.revision == older;
+    older != want.revision && draft.room.holders.values().any(|holder| is_older(&holder))
 }
 
 /// Bytes that are promised to those who came first.
@@ -278,8 +294,11 @@ fn blocked(draft: &mut Draft<'_>, want: &Want, ahead: u64) -> Phase {
     let without_own = room.fit(want, ahead, &|holder| own(holder) || sleeps(holder)).is_some();
     let may_wait = room.fit(want, 0, &sleeps).is_some();
     let since = draft.world.memory.queue.get(&want.replica).map_or(draft.now.tick, |queued| queued.since);
-    if without_own && (!may_wait || draft.due(since + REPLACE_AFTER)) {
+    let replaces = without_own && want.strategy != Strategy::Beside && may_come_back(draft.world, want);
+    if replaces && (!may_wait || draft.due(since + REPLACE_AFTER)) {
         draft.room.replaced.insert(want.component.clone());
+        let why = words::replaces(&draft.room, want);
+        return wait(draft, want, why, true);
     }
     let room = &draft.room;
     if may_wait {
@@ -310,6 +329,13 @@ pub(super) fn relieve(draft: &mut Draft<'_>) {
     }
     draft.room.leave(&names);
     draft.wake(draft.now.tick + SOON);
+}
+
+/// Whether the last revision that had all traffic could be made again if this one fails.
+fn may_come_back(world: &World, want: &Want) -> bool {
+    let history = world.memory.revisions.get(&want.component);
+    let older = history.and_then(|history| history.rolled_out).filter(|older| *older != want.revision);
+    older.is_some_and(|older| world.older.get(&want.component).is_some_and(|known| known.contains_key(&older)))
 }
 
 fn wait(draft: &mut Draft<'_>, want: &Want, message: String, making: bool) -> Phase {

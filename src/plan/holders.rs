@@ -11,6 +11,7 @@ use super::gpus::{GpuNeed, Seat};
 use super::ledger::{self, Basis, Footprint, Learned};
 use super::planner::Facts;
 use super::replica::Replica;
+use super::rollout::replace::Strategy;
 use super::routes::ReplicaName;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, FactState, Now, ResolvedWorkload, World};
@@ -196,7 +197,8 @@ pub(super) fn want(world: &World, replica: &Replica<'_>) -> Want {
         // Never empty: a replica of which nothing is known has containers.
         None => (facts[0].component.clone(), of_facts(world, &facts)),
     };
-    Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, fixed }
+    let strategy = replica.source.map_or(Strategy::Beside, |(workload, _)| Strategy::of(workload));
+    Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, strategy, fixed }
 }
 
 /// A service nobody asks, that may sleep and holds something.
@@ -260,7 +262,11 @@ pub(super) fn is_pending(world: &World, replica: &str, grant: &Grant) -> bool {
     if world.containers.values().any(|fact| fact.replica.as_ref() == replica && !fact.is_sandbox()) {
         return true;
     }
-    let prefix = names::container_name(&world.instance, replica, meta::KSERVE_CONTAINER);
-    let own = |key: &ActionKey| matches!(key, ActionKey::Container(name) if name.starts_with(&prefix));
+    let own = |key: &ActionKey| matches!(key, ActionKey::Container(name) if is_of(&world.instance, replica, name));
     world.in_flight.iter().any(own) || world.listed_at.is_none_or(|listed| listed <= grant.at)
+}
+
+/// Whether a container's name says that it is one of a replica's.
+pub(super) fn is_of(instance: &str, replica: &str, container: &str) -> bool {
+    container.starts_with(&names::container_name(instance, replica, meta::KSERVE_CONTAINER))
 }

@@ -26,6 +26,8 @@ pub struct Memory {
     pub containers: HashMap<String, ContainerMemory>,
     /// Per component.
     pub revisions: BTreeMap<ComponentKey, Revisions>,
+    /// Revisions kept per component; 10 when none.
+    pub history_limit: Option<usize>,
     /// The InferenceService as it was written for each revision, to make it again from.
     pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
     /// Attempts to make or start a container that failed, per container name.
@@ -46,6 +48,10 @@ pub struct Memory {
     pub granted: BTreeMap<ReplicaName, Grant>,
     /// Replicas that wait for room, by name.
     pub queue: BTreeMap<ReplicaName, Queued>,
+    /// Components whose older revision goes so that there is room for the wanted one: which, and since when.
+    pub replacing: BTreeMap<ComponentKey, (u32, Duration)>,
+    /// Since when the engine says it is removing a container, by name.
+    pub removing: HashMap<String, Duration>,
     /// The last decision about the room of each service.
     pub explanations: BTreeMap<ServiceKey, Explanation>,
     /// Of revisions whose replicas follow their load.
@@ -150,12 +156,28 @@ pub struct Revisions {
     /// The wanted revision when it was last looked at, and the percent of traffic asked for it then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<(u32, u32)>,
+    /// A wanted revision that replaced another one, failed, and is not tried any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<GivenUp>,
+    /// Whether `rolled_out` is only what containers suggest, because the ledger was lost.
+    #[serde(skip)]
+    pub inferred: bool,
     /// What it takes from the order to make the container to the answer, in milliseconds, as an average that forgets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_millis: Option<u64>,
     /// Containers that sleep with their memory kept, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dozing: BTreeMap<String, Dozing>,
+}
+
+/// A revision that is not tried any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GivenUp {
+    /// Which one.
+    pub revision: u32,
+    /// Why, in words for a person.
+    pub why: String,
 }
 
 /// One revision.
@@ -178,7 +200,7 @@ fn is_unlearned(learned: &Learned) -> bool {
     *learned == Learned::default()
 }
 
-/// Revisions remembered by number; older ones are forgotten.
+/// Revisions remembered by number when the settings say nothing; older ones are forgotten.
 const REVISIONS_KEPT: usize = 10;
 
 impl Memory {
@@ -190,6 +212,8 @@ impl Memory {
         if current.is_some_and(|note| note.fingerprint == fingerprint.0) {
             return false;
         }
+        // What is asked for anew is tried anew.
+        revisions.given_up = None;
         let known = revisions.known.iter().rev().find(|(_, note)| note.fingerprint == fingerprint.0);
         if let Some((number, _)) = known {
             revisions.target = *number;
@@ -198,7 +222,7 @@ impl Memory {
         revisions.highest += 1;
         revisions.target = revisions.highest;
         revisions.known.insert(revisions.highest, RevisionNote::new(&fingerprint.0, now));
-        revisions.forget_oldest();
+        revisions.forget_oldest(self.history_limit.unwrap_or(REVISIONS_KEPT));
         true
     }
 
@@ -216,6 +240,11 @@ impl Memory {
         if let Some(other) = revisions.known.insert(revision, note) {
             revisions.renumber(revision, other);
         }
+        // A ledger that was lost: the oldest that runs had all traffic before the others came.
+        if revisions.rolled_out.is_none() || revisions.inferred {
+            revisions.rolled_out = Some(revisions.rolled_out.map_or(revision, |other| other.min(revision)));
+            revisions.inferred = true;
+        }
         // The wanted workload already runs under this number: nothing needs to be started for it.
         let target = revisions.known.get(&revisions.target);
         if revision > revisions.target && target.is_some_and(|note| note.fingerprint == fingerprint) {
@@ -227,6 +256,7 @@ impl Memory {
     /// Notes that a revision has all traffic now. Returns true when that is news.
     pub fn rolled_out(&mut self, component: &ComponentKey, revision: u32) -> bool {
         let revisions = self.revisions.entry(component.clone()).or_default();
+        revisions.inferred = false;
         if revisions.rolled_out == Some(revision) {
             return false;
         }
@@ -393,7 +423,8 @@ impl Memory {
         self.note_room(plan);
         self.scales.note(&plan.standings, now);
         self.preloaded.extend(plan.preloaded.iter().cloned());
-        let mut news = self.note_found(&plan.dozing);
+        let mut news = self.note_replaced(plan, now);
+        news |= self.note_found(&plan.dozing);
         for (component, revision) in &plan.rolled_out {
             news |= self.rolled_out(component, *revision);
         }
@@ -421,6 +452,23 @@ impl Memory {
         news
     }
 
+    /// Notes which revisions go so that another one has room, and which of those did not get ready.
+    fn note_replaced(&mut self, plan: &Plan, now: Now) -> bool {
+        self.replacing.retain(|component, (revision, _)| plan.replacing.contains(&(component.clone(), *revision)));
+        for (component, revision) in &plan.replacing {
+            self.replacing.entry(component.clone()).or_insert((*revision, now.tick));
+        }
+        for (component, given_up) in &plan.given_up {
+            self.revisions.entry(component.clone()).or_default().given_up = Some(given_up.clone());
+        }
+        !plan.given_up.is_empty()
+    }
+
+    /// Notes that the engine says it is removing a container.
+    pub fn note_removing(&mut self, name: &str, now: Now) {
+        self.removing.entry(name.to_owned()).or_insert(now.tick);
+    }
+
     /// Notes who was given room, who waits for it, and who must go.
     fn note_room(&mut self, plan: &Plan) {
         self.granted.extend(plan.granted.iter().cloned());
@@ -446,9 +494,7 @@ impl Memory {
     pub fn note_source(&mut self, component: &ComponentKey, source: &serde_json::Value) -> bool {
         let Some(revisions) = self.revisions.get(component) else { return false };
         let sources = self.sources.entry(component.clone()).or_default();
-        // Nothing else is ever made again.
-        let in_use = [Some(revisions.target), revisions.rolled_out, revisions.previous];
-        sources.retain(|revision, _| in_use.contains(&Some(*revision)));
+        sources.retain(|revision, _| revisions.known.contains_key(revision));
         let is_news = !sources.contains_key(&revisions.target);
         sources.entry(revisions.target).or_insert_with(|| source.clone());
         is_news
@@ -496,6 +542,7 @@ impl Memory {
     /// Forgets a container that is gone.
     pub fn forget_container(&mut self, name: &str) {
         self.containers.remove(name);
+        self.removing.remove(name);
         self.stuck.remove(name);
     }
 
@@ -530,6 +577,12 @@ impl Revisions {
         self.rolled_out == Some(revision) || self.known.get(&revision).is_some_and(|note| note.proven)
     }
 
+    /// The revision that serves when nothing is amiss: the wanted one, or the one that came back for it.
+    pub fn current(&self) -> u32 {
+        let is_given_up = self.given_up.as_ref().is_some_and(|given_up| given_up.revision == self.target);
+        self.rolled_out.filter(|_| is_given_up).unwrap_or(self.target)
+    }
+
     /// Returns what a start usually takes, in whole seconds.
     pub fn load_time(&self) -> Option<Duration> {
         self.load_millis.map(|millis| Duration::from_secs(millis.div_ceil(1000)))
@@ -547,9 +600,9 @@ impl Revisions {
         }
     }
 
-    fn forget_oldest(&mut self) {
+    fn forget_oldest(&mut self, kept: usize) {
         let in_use = [Some(self.target), self.rolled_out, self.previous];
-        while self.known.len() > REVISIONS_KEPT {
+        while self.known.len() > kept.max(1) {
             let Some(oldest) = self.known.keys().copied().find(|number| !in_use.contains(&Some(*number))) else {
                 return;
             };

@@ -27,6 +27,7 @@ pub mod planner;
 pub mod pods;
 mod preload;
 mod prepare;
+pub mod ps;
 pub mod record;
 pub mod replica;
 mod retire;

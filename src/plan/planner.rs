@@ -8,8 +8,9 @@ use super::action::{Action, ActionKey};
 use super::admission::{Eviction, Explanation, Grant, Queued, Room};
 use super::doze;
 use super::holders;
-use super::memory::LoadClock;
+use super::memory::{GivenUp, LoadClock};
 use super::pods::PodView;
+use super::ps::{self, MachineLine, Row};
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
@@ -56,8 +57,16 @@ pub struct Plan {
     pub granted: Vec<(ReplicaName, Grant)>,
     /// Replicas that wait for room.
     pub queued: Vec<(ReplicaName, Queued)>,
+    /// Components of which the older revision goes so that there is room for the wanted one.
+    pub replacing: Vec<(ComponentKey, u32)>,
+    /// Revisions that replaced another one and are not tried any more.
+    pub given_up: Vec<(ComponentKey, GivenUp)>,
     /// Services that are put to sleep to make room.
     pub evicted: Vec<Eviction>,
+    /// What there is.
+    pub machine: MachineLine,
+    /// Who holds what, for people.
+    pub rows: Vec<Row>,
     /// What was decided about room, and why.
     pub explanations: Vec<(ServiceKey, Explanation)>,
     /// When to plan again although nothing happened, in ticks.
@@ -166,6 +175,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
         }
     }
     sandbox::collect(&mut draft);
+    (draft.plan.machine, draft.plan.rows) = ps::view(&draft, &rests);
     draft.plan
 }
 

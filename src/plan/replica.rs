@@ -109,6 +109,11 @@ pub enum Phase {
     Crashed(Box<Crash>),
     /// Someone paused it.
     Paused,
+    /// It was given up, and the revision before came back.
+    GivenUp {
+        /// Why, in words for a person.
+        message: String,
+    },
     /// A container of an older revision is gone and cannot be made again.
     Gone,
     /// It is not wanted any more.
@@ -164,6 +169,7 @@ impl Phase {
             | Self::ImageFailed { .. }
             | Self::Refused { .. }
             | Self::NoRoom { .. }
+            | Self::GivenUp { .. }
             | Self::Gone => true,
             // The first end may be a passing fault; it is started again at once.
             Self::Crashed(_) => true,
@@ -351,9 +357,26 @@ pub(super) fn keep_running(
         FactState::Exited(_) if draft.world.memory.was_stopped(&fact.name) => Kept::Not(start(draft, replica, fact)),
         FactState::Exited(exit) => Kept::Not(restart(draft, replica, fact, exit)),
         FactState::Paused => Kept::Not(Phase::Paused),
-        FactState::Removing => Kept::Not(Phase::Creating),
+        FactState::Removing => Kept::Not(dead(draft, fact)),
     }
 }
+
+/// Waits for a container the engine says it is removing; one that stays like that is removed again.
+pub(super) fn dead(draft: &mut Draft<'_>, fact: &ContainerFact) -> Phase {
+    let since = draft.world.memory.removing.get(&fact.name).copied().unwrap_or(draft.now.tick);
+    if !draft.due(since + REMOVAL_TAKES) {
+        return Phase::Creating;
+    }
+    remove(draft, fact);
+    let message = format!(
+        "the engine does not get done with removing container `{0}`; it is asked again (by hand: docker rm -f {0})",
+        fact.name
+    );
+    Phase::Refused { message }
+}
+
+/// Longest time an engine is left alone with a removal.
+const REMOVAL_TAKES: Duration = Duration::from_secs(30);
 
 pub(super) fn unhealthy(draft: &Draft<'_>, fact: &ContainerFact) -> Option<String> {
     draft.world.memory.containers.get(&fact.name).and_then(|memory| memory.unhealthy.clone())

@@ -7,7 +7,7 @@ use super::action::Action;
 use super::backoff;
 use super::planner::Draft;
 use super::pods;
-use super::replica::{Phase, Replica};
+use super::replica::{self, Phase, Replica};
 use super::routes::ReplicaName;
 use super::world::{ContainerFact, FactReach, FactState};
 use crate::workload::names;
@@ -24,6 +24,7 @@ pub(super) fn retire<'w>(draft: &mut Draft<'w>, containers: &[&'w ContainerFact]
         match &fact.state {
             FactState::Running { .. } | FactState::Paused if may_stop => stop(draft, fact, why.to_owned()),
             FactState::Created | FactState::Exited(_) => remove(draft, fact),
+            FactState::Removing => drop(replica::dead(draft, fact)),
             _ => {}
         }
     }

@@ -23,6 +23,7 @@ use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
 use crate::api::meta;
 use crate::workload::{ComponentKey, RuntimeRef, Workload, names};
 
+pub mod replace;
 mod replicas;
 use replicas::there;
 
@@ -79,6 +80,8 @@ struct Rollout<'w, 'k> {
     /// Replicas that stay.
     phases: Phases<'w>,
     views: Vec<PodView>,
+    /// Why the wanted revision is not tried any more, when it was given up.
+    given_up: Option<String>,
 }
 
 /// Advances one component.
@@ -89,6 +92,9 @@ pub(super) fn advance<'w>(
     facts: &[&'w ContainerFact],
 ) -> ComponentReport {
     let mut rollout = Rollout::new(draft, key, wanted, facts);
+    if let Some(back) = rollout.came_back(draft) {
+        return rollout.go_back(draft, back, facts);
+    }
     rollout.advance_wanted(draft);
     let settled = rollout.is_settled();
     rollout.note(draft, settled);
@@ -96,7 +102,10 @@ pub(super) fn advance<'w>(
         return rollout.canary(draft, split, workload, facts);
     }
     rollout.keep_surplus(draft);
-    let serving = if settled { rollout.target } else { rollout.keep_serving(draft) };
+    let serving = match settled || rollout.replaces(draft) {
+        true => rollout.target,
+        false => rollout.keep_serving(draft),
+    };
     rollout.retire_others(draft);
     if let (Some(workload), Some(revision)) = (rollout.workload(), rollout.target) {
         rollout.stand(draft, revision, workload, None);
@@ -117,7 +126,7 @@ pub(super) fn sleep<'w>(
 ) -> ComponentReport {
     let mut rollout = Rollout::new(draft, key, Some(wanted), facts);
     rollout.replicas = Count { wanted: 0, needed: 0 };
-    let target = rollout.history.target;
+    let target = rollout.history.current();
     for ((revision, ordinal), containers) in std::mem::take(&mut rollout.units) {
         let policy = &wanted.workload.scaling;
         let is_kept = revision == target && ordinal < policy.least() && is_made_from(wanted, &containers);
@@ -149,7 +158,17 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let replicas = wanted.map_or(Count { wanted: 0, needed: 0 }, |resolved| {
             scale::count(draft.world, key, history.target, &resolved.workload.scaling, there(&units, history.target))
         });
-        Self { key, wanted, target, history, replicas, units, phases: BTreeMap::new(), views: Vec::new() }
+        Self {
+            key,
+            wanted,
+            target,
+            history,
+            replicas,
+            units,
+            phases: BTreeMap::new(),
+            views: Vec::new(),
+            given_up: None,
+        }
     }
 
     fn workload(&self) -> Option<&'w Workload> {
@@ -264,6 +283,9 @@ impl<'w, 'k> Rollout<'w, 'k> {
         if rolled_out.is_some() && self.ready(rolled_out) > 0 {
             return rolled_out;
         }
+        if self.units.is_empty() {
+            self.revive(draft);
+        }
         let others = self.units.iter().filter(|((revision, _), _)| Some(*revision) != target);
         let ranked =
             others.map(|((revision, _), containers)| (checks::answered(draft, containers), *revision, containers));
@@ -340,6 +362,13 @@ impl<'w, 'k> Rollout<'w, 'k> {
         ready.filter_map(|(_, unit, _)| backend(unit, revision)).collect()
     }
 
+    /// What requests are told: an older revision that is on its way is waited for while the wanted one fails.
+    fn closed_by(&self, phase: &Phase) -> Phase {
+        let older = self.history.rolled_out.filter(|older| Some(*older) != self.target);
+        let comes = older.filter(|older| self.of(Some(*older)).next().is_some()).map(|older| self.worst(Some(older)));
+        comes.filter(|comes| phase.is_failure() && comes.patience().is_some()).unwrap_or_else(|| phase.clone())
+    }
+
     fn tags(&self, shares: &[Share]) -> BTreeMap<String, Vec<Backend>> {
         let tagged = shares.iter().filter(|share| !share.tag.is_empty());
         tagged.map(|share| (share.tag.to_owned(), self.backends(share.revision))).collect()
@@ -360,8 +389,10 @@ impl<'w, 'k> Rollout<'w, 'k> {
             |annotations| answering.iter().filter_map(move |unit| scrape(self.key, unit, annotations)).collect();
         let scrapes = annotations.map(shows).unwrap_or_default();
         let asleep = self.wanted.is_some() && self.replicas.wanted == 0;
+        let given_up = self.given_up.clone().map(|message| Phase::GivenUp { message });
         let phase = match () {
             () if asleep => Phase::Asleep,
+            () if given_up.is_some() => given_up.unwrap_or(Phase::Gone),
             // What load added may still be on its way, or fail: that is told of those replicas alone.
             () if settled => Phase::Ready,
             () => self.worst(self.target.or(serving)),
@@ -375,7 +406,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let tags = self.tags(&shares);
         let state = match backends.is_empty() {
-            true => status::closed(self.key, &phase, self.history.load_time()),
+            true => status::closed(self.key, &self.closed_by(&phase), self.history.load_time()),
             false => RouteState::Open(backends),
         };
         ComponentReport {

@@ -191,6 +191,14 @@ pub(super) fn being_made(room: &Room, want: &Want) -> String {
     format!("it {}; {}; {} on the way out", needs(&want.footprint), free(room), are(&leaving))
 }
 
+pub(super) fn replaces(room: &Room, want: &Want) -> String {
+    format!(
+        "it {}; {}; the revision before goes first, and comes back if this one fails",
+        needs(&want.footprint),
+        free(room)
+    )
+}
+
 pub(super) fn residency(room: &Room, want: &Want, services: &[ServiceKey]) -> String {
     let names: Vec<String> = services.iter().map(ToString::to_string).collect();
     format!(

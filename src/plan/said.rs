@@ -40,6 +40,10 @@ pub(super) fn said(phase: &Phase) -> Said {
         Phase::WaitingForRoom { message } => (Unknown, "WaitingForMemory", message.clone()),
         Phase::NoRoom { message, gpu: false } => (False, "InsufficientMemory", message.clone()),
         Phase::NoRoom { message, gpu: true } => (False, "InsufficientGPU", message.clone()),
+        Phase::GivenUp { message } => {
+            let message = format!("it never got ready, and the revision before is back: {message}");
+            (False, "RolledBack", message)
+        }
         Phase::Creating => (Unknown, "ContainerCreating", "the container is being created".to_owned()),
         Phase::Refused { message } => (False, "ContainerCannotRun", message.clone()),
         Phase::Initializing(name) => (Unknown, "PodInitializing", format!("init container `{name}` is running")),

@@ -41,7 +41,7 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
     // A new revision starts although nobody asks, as Knative's initial scale wants: to show that it works.
     let is_known = |part: &&ResolvedWorkload| {
         let history = memory.revisions.get(&part.workload.component);
-        history.is_some_and(|history| history.is_proven(history.target))
+        history.is_some_and(|history| history.is_proven(history.current()))
     };
     if !sleepers.iter().all(is_known) {
         return Some(Rest::Busy);
@@ -88,7 +88,10 @@ pub(super) fn may_be_put_to_sleep(world: &World, service: &DesiredService, facts
             let unseen = memory.activity.get(&service.key).is_none_or(|activity| activity.last.is_none());
             let parts = service.resolution.as_deref().unwrap_or_default();
             let is_known = |part: &ResolvedWorkload| {
-                memory.revisions.get(&part.workload.component).is_some_and(|history| history.is_proven(history.target))
+                memory
+                    .revisions
+                    .get(&part.workload.component)
+                    .is_some_and(|history| history.is_proven(history.current()))
             };
             let has_hours = parts.iter().any(|part| part.workload.scaling.resting.warm.is_some());
             let is_wanted = has_hours || preload::is_due(world, service);
@@ -103,6 +106,14 @@ fn idle_time(world: &World, part: &ResolvedWorkload) -> Duration {
     scaling.window + world.config.scale_to_zero_grace.max(scaling.retention)
 }
 
+/// When a service falls asleep if nobody asks any more, in ticks; none while nothing was seen of it.
+pub(super) fn sleeps_at(world: &World, service: &ServiceKey) -> Option<Duration> {
+    let last = world.memory.activity.get(service)?.last?;
+    let parts = world.services.get(service)?.resolution.as_deref().ok()?;
+    let sleepers = parts.iter().filter(|part| part.workload.scaling.sleeps());
+    Some(last + sleepers.map(|part| idle_time(world, part)).max()?)
+}
+
 /// Whether a request waits for it or is being answered.
 fn is_asked_for(world: &World, service: &ServiceKey, facts: &Facts<'_>) -> bool {
     let waits = world.waiting.iter().any(|(component, count)| component.service == *service && *count > 0);
@@ -113,7 +124,7 @@ fn is_asked_for(world: &World, service: &ServiceKey, facts: &Facts<'_>) -> bool 
 fn answers(draft: &Draft<'_>, part: &ResolvedWorkload, facts: &[&ContainerFact]) -> bool {
     let Some(history) = draft.world.memory.revisions.get(&part.workload.component) else { return false };
     let split = split::split(history, &part.workload);
-    let revisions = [Some(history.target), split.map(|split| split.stable)];
+    let revisions = [Some(history.current()), split.map(|split| split.stable)];
     let units = revisions.into_iter().flatten().map(|revision| (revision, 0..part.workload.scaling.min.max(1)));
     units.flat_map(|(revision, ordinals)| ordinals.map(move |ordinal| (revision, ordinal))).all(
         |(revision, ordinal)| {

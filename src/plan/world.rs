@@ -12,7 +12,7 @@ use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
 use super::record::ReplicaRecord;
-use super::{ActionKey, routes::ReplicaName};
+use super::{Action, ActionKey, routes::ReplicaName};
 use crate::api::{Metadata, ServiceKey, StorageUri};
 use crate::graph::{CompileError, Graph};
 use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload, names};
@@ -95,6 +95,7 @@ impl World {
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
+        memory.removing.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
         memory.tidy_dozing(containers);
         memory.preloaded.retain(|key| services.contains_key(key));
@@ -105,6 +106,23 @@ impl World {
         memory.sources.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
         memory.begun.retain(|key, _| services.contains_key(&key.service));
         memory.revisions.len() != before
+    }
+}
+
+impl World {
+    /// Notes that an action has ended, well or not: if it was a start, only a list that is asked for from now on shows
+    /// whether the container is there.
+    pub fn note_ended(&mut self, action: &Action, now: Now) {
+        let ActionKey::Container(name) = action.key() else { return };
+        if !action.is_start() {
+            return;
+        }
+        let Self { memory, instance, .. } = self;
+        for (replica, grant) in &mut memory.granted {
+            if holders::is_of(instance, replica, &name) {
+                grant.at = grant.at.max(now.tick);
+            }
+        }
     }
 }
 
@@ -127,6 +145,8 @@ pub struct PlanConfig {
     /// Besides the window, the time nobody must have asked before a service that may sleep does
     /// (`scale-to-zero-grace-period`).
     pub scale_to_zero_grace: Duration,
+    /// Revisions kept per component, to go back to.
+    pub history_limit: usize,
     /// Of the hours in which services are kept warm: the machine's own.
     pub time_zone: TimeZone,
     /// Containers that hold the network of a replica.
@@ -159,6 +179,7 @@ impl Default for PlanConfig {
             drain_deadline: Duration::from_secs(300),
             default_mode: "Knative".to_owned(),
             scale_to_zero_grace: Duration::from_secs(30),
+            history_limit: 10,
             time_zone: TimeZone::UTC,
             sandboxes: SandboxConfig::default(),
             memory: MemoryConfig::default(),

@@ -26,6 +26,7 @@ use crate::plan::action::{ProbeKind, ProbeOrder};
 use crate::plan::ledger::Machine;
 use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
+use crate::plan::ps::{self, RoomView};
 use crate::plan::routes::RouteTable;
 use crate::plan::world::{
     ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote, ResolvedWorkload,
@@ -80,6 +81,8 @@ pub struct DriverParts {
     pub routes: Arc<ArcSwap<RouteTable>>,
     /// What runs, for people.
     pub pods: watch::Sender<Arc<Vec<PodView>>>,
+    /// Who holds what, for people.
+    pub room: watch::Sender<Arc<RoomView>>,
     /// Events.
     pub events: EventLog,
     /// Rung by the gateway when a backend refused a connection.
@@ -155,7 +158,8 @@ impl Driver {
     pub fn new(parts: DriverParts, config: DriverConfig, ledger: Ledger) -> Self {
         let (sender, facts) = mpsc::channel(4096);
         let Ledger { revisions, sources } = ledger;
-        let memory = Memory { revisions: revisions.clone(), sources, ..Memory::default() };
+        let history_limit = Some(config.plan.history_limit);
+        let memory = Memory { revisions: revisions.clone(), sources, history_limit, ..Memory::default() };
         let instance = parts.executor.instance.clone();
         let machine = Machine { pending: true, ..Machine::default() };
         let world = World { instance, memory, machine, config: config.plan, ..World::default() };
@@ -483,6 +487,7 @@ impl Driver {
             FactState::Running { .. } if known.is_none_or(|old| !old.is_running()) => {
                 self.world.memory.note_running(&fact.name, now);
             }
+            FactState::Removing => self.world.memory.note_removing(&fact.name, now),
             FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
                 if exit.out_of_memory {
                     let used = self.world.used.get(&fact.name).map_or(0, |used| used.peak);
@@ -580,6 +585,7 @@ impl Driver {
     fn take_container(&mut self, action: &Action, result: Result<Option<Container>, Failure>) -> Urgency {
         let key = action.key();
         self.world.in_flight.remove(&key);
+        self.world.note_ended(action, self.parts.clock.now());
         let ActionKey::Container(name) = key else { return Urgency::Never };
         self.serial += 1;
         self.touched.insert(name.clone(), self.serial);
@@ -753,8 +759,20 @@ impl Driver {
         });
     }
 
+    /// Shows who holds what, and why.
+    fn show_room(&self, plan: &Plan) {
+        let view = RoomView {
+            machine: plan.machine.clone(),
+            rows: plan.rows.clone(),
+            explanations: self.world.memory.explanations.clone(),
+            histories: ps::histories(&self.world),
+        };
+        self.parts.room.send_replace(Arc::new(view));
+    }
+
     fn remember(&mut self, plan: &Plan, now: crate::plan::Now) {
         self.world.memory.note_plan(plan, now);
+        self.show_room(plan);
         self.world.tidy(now);
         self.parts.board.retain(|name| self.world.containers.values().any(|fact| fact.replica.as_ref() == name));
         if self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed) {

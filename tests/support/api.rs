@@ -63,6 +63,7 @@ impl Api {
             events: events.clone(),
             loader: loader.clone(),
             pods: pods_seen,
+            room: watch::channel(Arc::default()).1,
             engine: Arc::new(engine.clone()),
             token: TOKEN.into(),
             home: home.clone(),

@@ -64,7 +64,7 @@ pub(super) struct Sim {
     wall_offset: SignedDuration,
     runs: HashMap<String, Duration>,
     pending: Vec<Pending>,
-    lists: VecDeque<BTreeMap<String, ContainerFact>>,
+    lists: VecDeque<(Duration, BTreeMap<String, ContainerFact>)>,
     saved: Memory,
     made: u64,
 }
@@ -267,21 +267,23 @@ impl Sim {
     /// What the driver learns before it plans.
     fn observe(&mut self) {
         let now = self.now();
-        self.lists.push_front(self.containers.clone());
+        self.lists.push_front((now.tick, self.containers.clone()));
         self.lists.truncate(8);
         if self.faults.engine_down {
             self.world.engine = EngineState::Down { message: "the engine is away".to_owned() };
         } else {
             self.world.engine = EngineState::Up;
             let index = self.faults.stale.min(self.lists.len() - 1);
-            self.world.containers = self.lists[index].clone();
-            self.world.listed_at = Some(now.tick);
+            let (at, list) = self.lists[index].clone();
+            self.world.containers = list;
+            self.world.listed_at = Some(at);
         }
         let facts: Vec<ContainerFact> = self.world.containers.values().cloned().collect();
         for fact in &facts {
             self.save_if(|memory| memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now));
             match &fact.state {
                 FactState::Running { .. } => self.world.memory.note_running(&fact.name, now),
+                FactState::Removing => self.world.memory.note_removing(&fact.name, now),
                 FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
                     if exit.out_of_memory {
                         self.world.memory.note_memory_death(fact, 0);
@@ -381,6 +383,7 @@ impl Sim {
     fn finish(&mut self, action: &Action) {
         self.world.in_flight.remove(&action.key());
         let now = self.now();
+        self.world.note_ended(action, now);
         match action {
             Action::Probe(order) => {
                 let result = self.answer(order);
@@ -754,6 +757,9 @@ impl Sim {
             let stopped = route.components.values().any(
                 |component| matches!(&component.state, RouteState::NotReady { reason, .. } if reason == "Stopped"),
             );
+            if next.replacing.iter().any(|(component, _)| component.service == *key) {
+                continue;
+            }
             let asleep = next.rests.iter().any(|(other, rest)| other == key && *rest == Rest::Asleep);
             if asleep {
                 let asked = |name: &str| self.world.leases.get(name).is_some_and(|count| *count > 0);

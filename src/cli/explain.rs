@@ -1,0 +1,93 @@
+//! `explain`: the arithmetic behind the last decision about a service's room.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+use camino::Utf8Path;
+use clap::Args;
+
+use super::client::Client;
+use super::output::{self, Grid};
+use super::report::Exit;
+use super::room_format::{RoomFormat, of_service, size};
+use super::wanted::NamespaceArgs;
+use crate::plan::admission::{Explanation, Verdict};
+
+/// Explain the last decision about a service's memory: why it runs, waits, sleeps or is refused.
+#[derive(Clone, Debug, Args)]
+pub struct ExplainArgs {
+    /// Name of the InferenceService
+    pub name: String,
+    /// Namespace.
+    #[command(flatten)]
+    pub namespace: NamespaceArgs,
+    /// How it is shown
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: RoomFormat,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// The daemon is not there, or there is no such service.
+pub async fn run(home: &Utf8Path, args: ExplainArgs) -> Result<Exit> {
+    let client = Client::find(home)?;
+    let answer = of_service(&client, &args.namespace.namespace, &args.name, "explanation").await?;
+    if args.output == RoomFormat::Json {
+        output::line(&format!("{answer:#}"))?;
+        return Ok(Exit::Done);
+    }
+    match serde_json::from_value::<Option<Explanation>>(answer["decision"].clone())? {
+        Some(explanation) => {
+            output::print(&text(&explanation))?;
+            Ok(if explanation.verdict == Verdict::Refused { Exit::DoesNotFit } else { Exit::Done })
+        }
+        None => {
+            output::note("nothing was decided about its memory since the daemon started: what runs was found running");
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn text(explanation: &Explanation) -> String {
+    let verdict = match explanation.verdict {
+        Verdict::Admitted => "Admitted",
+        Verdict::Waits => "Waits",
+        Verdict::Refused => "Refused",
+        Verdict::Evicted => "Put to sleep",
+    };
+    let mut text =
+        format!("{verdict} at {}: {}\n\n", explanation.at.strftime("%Y-%m-%dT%H:%M:%SZ"), explanation.summary);
+    let mut sums = Grid::new(["", ""]);
+    sums.hide_heads();
+    let mut sum = |what: &str, amount: Option<u64>| {
+        if let Some(amount) = amount {
+            sums.row([what.to_owned(), size(amount)]);
+        }
+    };
+    sum("machine", explanation.total);
+    sum("- reserve (memory.reserve)", explanation.total.map(|_| explanation.reserve));
+    sum("- other programs", explanation.total.map(|_| explanation.others));
+    sum("at most (memory.budget)", explanation.budget);
+    sum("= limit for models", explanation.limit);
+    let held: u64 = explanation.held.iter().map(|line| line.memory).sum();
+    sum("- held by others", Some(held));
+    sum("= free", explanation.limit.map(|limit| limit.saturating_sub(held)));
+    sum("needed", Some(explanation.needs));
+    text.push_str(&sums.take_text());
+    if !explanation.held.is_empty() {
+        let mut held = Grid::new(["Held by", "Memory", "Basis", "Standing"]);
+        for line in &explanation.held {
+            held.row([line.service.clone(), size(line.memory), line.basis.clone(), line.standing.clone()]);
+        }
+        text.push('\n');
+        text.push_str(&held.take_text());
+    }
+    if !explanation.evicts.is_empty() {
+        let _ = write!(text, "\nPut to sleep for it: {}\n", explanation.evicts.join(", "));
+    }
+    if !explanation.gpus.is_empty() {
+        let _ = write!(text, "\nGPUs: {}\n", explanation.gpus.join(", "));
+    }
+    text
+}

@@ -1,0 +1,259 @@
+//! Who holds what, how long, and why: the view behind `ps`, `explain` and `history`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use super::admission::Explanation;
+use super::memory::Revisions;
+use super::planner::Draft;
+use super::room_words::standing;
+use super::sleep::{self, Rest};
+use super::world::{Now, World};
+use crate::api::{ComponentKind, ServiceKey};
+use crate::workload::{ComponentKey, names};
+
+/// The machine and everything on it, as of the last pass.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RoomView {
+    /// What there is.
+    pub machine: MachineLine,
+    /// One line for each replica, and for each service that sleeps.
+    pub rows: Vec<Row>,
+    /// The last decision about the room of each service.
+    pub explanations: BTreeMap<ServiceKey, Explanation>,
+    /// Revisions of each service, newest first.
+    pub histories: BTreeMap<ServiceKey, Vec<HistoryLine>>,
+}
+
+/// What there is, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineLine {
+    /// All memory, when it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// Kept free.
+    pub reserve: u64,
+    /// Most that models may have by the settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u64>,
+    /// What other programs use.
+    pub others: u64,
+    /// Most that models may hold together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
+    /// What replicas hold.
+    pub held: u64,
+    /// GPUs.
+    pub gpus: Vec<GpuLine>,
+}
+
+/// One GPU, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuLine {
+    /// The driver's name of it.
+    pub uuid: String,
+    /// What it is.
+    pub name: String,
+    /// Its memory.
+    pub total: u64,
+    /// What replicas hold of it.
+    pub held: u64,
+    /// What other programs use of it.
+    pub others: u64,
+}
+
+/// One replica, or one service that sleeps.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Row {
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the service.
+    pub service: String,
+    /// Component.
+    pub component: ComponentKind,
+    /// Name of the revision.
+    pub revision: String,
+    /// Name of the replica; empty for a service that sleeps.
+    pub replica: String,
+    /// A word: `Running`, `Loading`, `Asleep`, `WaitingForMemory`, `Terminating`, ….
+    pub phase: String,
+    /// Bytes it holds.
+    pub memory: u64,
+    /// How that was found.
+    pub basis: String,
+    /// Bytes it uses, when that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<u64>,
+    /// GPUs it was given.
+    pub gpus: Vec<String>,
+    /// `idle`, `busy`, `stays`, `leaving`, `waits` or `asleep`.
+    pub standing: String,
+    /// When it goes to sleep if nobody asks, to the second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// One revision of one component.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryLine {
+    /// Component.
+    pub component: ComponentKind,
+    /// Number.
+    pub revision: u32,
+    /// Name.
+    pub name: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// `wanted`, `rolled out`, `given up`, or nothing.
+    pub standing: Vec<&'static str>,
+    /// Whether every replica of it answered once.
+    pub proven: bool,
+    /// The most a replica of it used, in bytes; 0 when nothing was measured.
+    pub peak: u64,
+    /// The service as it was written, when that is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<serde_json::Value>,
+}
+
+/// Puts the lines of a pass together.
+pub(super) fn view(draft: &Draft<'_>, rests: &BTreeMap<&ServiceKey, Option<Rest>>) -> (MachineLine, Vec<Row>) {
+    let room = &draft.room;
+    let mut seats = room.seats.clone().unwrap_or_default();
+    room.holders.values().for_each(|holder| holder.sit(&mut seats));
+    let machine = MachineLine {
+        total: room.total,
+        reserve: room.reserve,
+        budget: room.budget,
+        others: room.others,
+        limit: room.limit(),
+        held: room.held(&|_| false),
+        gpus: seats
+            .into_values()
+            .map(|seat| GpuLine {
+                uuid: seat.gpu.uuid.clone(),
+                name: seat.gpu.name.clone(),
+                total: seat.gpu.total,
+                held: seat.held,
+                others: seat.others,
+            })
+            .collect(),
+    };
+    (machine, rows(draft, rests))
+}
+
+fn rows(draft: &Draft<'_>, rests: &BTreeMap<&ServiceKey, Option<Rest>>) -> Vec<Row> {
+    let mut rows: Vec<Row> = draft.plan.pods.iter().map(|pod| row(draft, pod, rests)).collect();
+    for (service, _) in rests.iter().filter(|(_, rest)| **rest == Some(Rest::Asleep)) {
+        rows.extend(sleepers(draft, service, &rows));
+    }
+    rows.sort_by(|a, b| {
+        let key = |row: &Row| (row.namespace.clone(), row.service.clone(), row.component, row.replica.clone());
+        key(a).cmp(&key(b))
+    });
+    rows
+}
+
+fn row(draft: &Draft<'_>, pod: &super::pods::PodView, rests: &BTreeMap<&ServiceKey, Option<Rest>>) -> Row {
+    let world = draft.world;
+    let service = &pod.component.service;
+    let replica = format!("{}.{}", pod.name, service.namespace);
+    let holder = draft.room.holders.get(replica.as_str());
+    let used: Vec<u64> = world
+        .containers
+        .values()
+        .filter(|fact| fact.replica.as_ref() == replica)
+        .filter_map(|fact| world.used.get(&fact.name))
+        .map(|used| used.memory)
+        .collect();
+    let idle = rests.get(service) == Some(&Some(Rest::Idle));
+    let due = sleep::sleeps_at(world, service).filter(|_| idle && holder.is_some_and(|holder| holder.sleeps));
+    Row {
+        namespace: service.namespace.clone(),
+        service: service.name.clone(),
+        component: pod.component.component,
+        revision: names::revision_name(&pod.service_name, pod.revision),
+        phase: if pod.ready || pod.status != "Running" { pod.status.clone() } else { "Loading".to_owned() },
+        memory: holder.map_or(0, |holder| holder.memory),
+        basis: holder.map(|holder| holder.basis.to_string()).unwrap_or_default(),
+        used: (!used.is_empty()).then(|| used.iter().sum()),
+        gpus: holder.map(|holder| holder.gpus.clone()).unwrap_or_default(),
+        standing: holder.map_or("waits", |holder| standing(&draft.room, holder)).to_owned(),
+        until: due.map(|due| wall(draft.now, due)),
+        replica,
+    }
+}
+
+/// The components of a service that sleeps and of which nothing is left.
+fn sleepers(draft: &Draft<'_>, service: &ServiceKey, rows: &[Row]) -> Vec<Row> {
+    let parts = draft.world.services.get(service).and_then(|service| service.resolution.as_deref().ok());
+    let there = |component: ComponentKind| {
+        let same = |row: &&Row| row.namespace == service.namespace && row.service == service.name;
+        rows.iter().filter(same).any(|row| row.component == component)
+    };
+    let gone = parts.unwrap_or_default().iter().filter(|part| !there(part.workload.component.component));
+    gone.map(|part| {
+        let history = draft.world.memory.revisions.get(&part.workload.component);
+        Row {
+            namespace: service.namespace.clone(),
+            service: service.name.clone(),
+            component: part.workload.component.component,
+            revision: names::revision_name(&part.workload.service_name, history.map_or(0, Revisions::current)),
+            replica: String::new(),
+            phase: "Asleep".to_owned(),
+            memory: 0,
+            basis: String::new(),
+            used: None,
+            gpus: Vec::new(),
+            standing: "asleep".to_owned(),
+            until: None,
+        }
+    })
+    .collect()
+}
+
+/// A tick as people read it, to the second.
+fn wall(now: Now, due: Duration) -> Timestamp {
+    let left = SignedDuration::try_from(due.saturating_sub(now.tick)).unwrap_or_default();
+    let at = now.wall.checked_add(left).unwrap_or(now.wall);
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+/// Lists the revisions of every service, newest first.
+pub fn histories(world: &World) -> BTreeMap<ServiceKey, Vec<HistoryLine>> {
+    let mut all: BTreeMap<ServiceKey, Vec<HistoryLine>> = BTreeMap::new();
+    for (component, revisions) in &world.memory.revisions {
+        let lines = revisions.known.keys().rev().map(|number| line(world, component, revisions, *number));
+        all.entry(component.service.clone()).or_default().extend(lines);
+    }
+    all
+}
+
+fn line(world: &World, component: &ComponentKey, revisions: &Revisions, number: u32) -> HistoryLine {
+    let parts = world.services.get(&component.service).and_then(|service| service.resolution.as_deref().ok());
+    let wanted = parts.unwrap_or_default().iter().find(|part| part.workload.component == *component);
+    let default = names::component_service_name(&component.service.name, component.component, None);
+    let service_name = wanted.map_or(default, |part| part.workload.service_name.clone());
+    let note = &revisions.known[&number];
+    let marks = [
+        (revisions.target == number, "wanted"),
+        (revisions.rolled_out == Some(number), "rolled out"),
+        (revisions.given_up.as_ref().is_some_and(|given_up| given_up.revision == number), "given up"),
+    ];
+    HistoryLine {
+        component: component.component,
+        revision: number,
+        name: names::revision_name(&service_name, number),
+        created_at: note.created_at,
+        standing: marks.into_iter().filter(|(is, _)| *is).map(|(_, mark)| mark).collect(),
+        proven: revisions.is_proven(number),
+        peak: note.learned.peak,
+        source: world.memory.sources.get(component).and_then(|sources| sources.get(&number)).cloned(),
+    }
+}

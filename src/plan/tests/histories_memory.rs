@@ -1,0 +1,101 @@
+//! Random histories on a machine with little memory: what runs never asks for more than there is (the machine in the box
+//! checks that in every pass), whoever is asked stays, and once nothing happens any more everything is quiet.
+
+use proptest::prelude::*;
+
+use super::histories::{Event, NAMES, Shape, config, happen, histories, settle};
+use super::sample::key;
+use super::sim::Sim;
+use crate::plan::ledger::Amount;
+
+fn play(budget: u64, holds_networks: bool, history: &[(f64, Event)]) {
+    let mut sim = Sim::new();
+    sim.world.holds_networks = holds_networks;
+    sim.world.config.sandboxes.asleep = 1;
+    sim.world.config.memory.budget = Some(Amount::Bytes(budget << 20));
+    let mut last: [Option<Shape>; NAMES.len()] = [None; NAMES.len()];
+    for (pause, event) in history {
+        match event {
+            Event::Apply(index, shape) => last[*index] = Some(*shape),
+            Event::Delete(index) => last[*index] = None,
+            // The driver tells lists that are older than what it did from newer ones; the box does not.
+            Event::Stale(_) => continue,
+            _ => {}
+        }
+        happen(&mut sim, event);
+        sim.run(*pause);
+    }
+    settle(&mut sim);
+    for (name, last) in NAMES.iter().zip(last) {
+        assert_settled(&sim, name, last, budget);
+    }
+    if last.iter().flatten().all(|shape| shape.image != "server:crash" || shape.stopped) {
+        sim.assert_still(30.0);
+    }
+    assert_takes_turns(&mut sim, &last, budget);
+}
+
+/// What answers does, unless there is no room for it, and then that is said.
+fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>, budget: u64) {
+    let own = sim.containers.values().filter(|fact| fact.component.service == key(name) && !fact.is_sandbox());
+    let Some(shape) = last.filter(|shape| !shape.stopped) else {
+        assert_eq!(own.count(), 0, "{name} is not wanted");
+        return;
+    };
+    if shape.unresolvable || !(shape.image.contains("good") || shape.image.contains("slow")) {
+        return;
+    }
+    if !sim.status(name).is_ready() {
+        let (_, reason, message) = sim.condition(name, "PredictorReady");
+        let no_room = matches!(reason.as_str(), "InsufficientMemory" | "WaitingForMemory" | "RolledBack");
+        assert!(no_room, "{name}: {reason}: {message}");
+        assert!(message.contains("needs") || reason == "RolledBack", "it says how much it needs: {message}");
+    }
+    let never = shape.memory > budget;
+    assert!(!never || !sim.status(name).is_ready() || shape.memory == 0, "{name} cannot fit");
+}
+
+/// Services that may sleep and fit are all answered, however little there is, as long as nobody else stays.
+fn assert_takes_turns(sim: &mut Sim, last: &[Option<Shape>], budget: u64) {
+    let sleeps = |shape: &Shape| {
+        let fits = shape.replicas == 0 && shape.memory <= budget;
+        fits && shape.image == "server:good1" && shape.canary.is_none() && !shape.stopped && !shape.unresolvable
+    };
+    if !last.iter().flatten().all(sleeps) {
+        return;
+    }
+    let (answered, refused) = (sim.answered, sim.refused);
+    let asked: Vec<&str> = NAMES.iter().zip(last).filter(|(_, last)| last.is_some()).map(|(name, _)| *name).collect();
+    for name in &asked {
+        sim.ask(name);
+        sim.run(0.5);
+    }
+    sim.run(120.0);
+    let count = u64::try_from(asked.len()).unwrap();
+    assert_eq!((sim.answered - answered, sim.refused - refused), (count, 0), "of {asked:?}");
+}
+
+proptest! {
+    #![proptest_config(config(48))]
+    #[test]
+    fn whatever_happens_no_more_runs_than_there_is_room_for(
+        budget in 800..4000u64,
+        sandboxes in any::<bool>(),
+        history in histories(400..1600),
+    ) {
+        play(budget, sandboxes, &history);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(3000))]
+    #[test]
+    #[ignore = "takes minutes"]
+    fn whatever_happens_no_more_runs_than_there_is_room_for_however_long_one_looks(
+        budget in 800..4000u64,
+        sandboxes in any::<bool>(),
+        history in histories(400..1600),
+    ) {
+        play(budget, sandboxes, &history);
+    }
+}
