@@ -4,6 +4,7 @@
 //! as an exit code ([`report`]). Results go to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod cache;
 pub mod client;
 pub mod completion;
 pub mod delete;
@@ -24,6 +25,8 @@ pub mod logs;
 pub mod man;
 pub mod output;
 pub mod predict;
+pub mod progress;
+pub mod pull;
 pub mod report;
 pub mod restart;
 pub mod runtimes;

@@ -166,6 +166,7 @@ impl Daemon {
         let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()));
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
+        let (pulls, pulls_seen) = watch::channel(Vec::new());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
@@ -192,6 +193,7 @@ impl Daemon {
                 board: board.clone(),
                 routes,
                 pods,
+                pulls,
                 events: events.clone(),
                 refused: gateway.backend_refused(),
                 tasks: effects.clone(),
@@ -216,6 +218,7 @@ impl Daemon {
             store: store.clone(),
             board,
             pods: pods_seen.clone(),
+            pulls: pulls_seen,
             loader: loader.clone(),
             gateway: gateway.metrics(),
             routes: served_routes,

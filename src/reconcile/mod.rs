@@ -11,6 +11,7 @@ mod load;
 pub mod measure;
 pub mod mounts;
 pub mod observe;
+mod pulls;
 pub mod revisions;
 pub mod said;
 
