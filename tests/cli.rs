@@ -266,6 +266,7 @@ async fn apply_says_what_became_of_each_object() {
 async fn get_prints_what_kubectl_prints() {
     let (api, home) = api().await;
     api.post(support::ISVC, &isvc("iris")).await;
+    api.namespace("team").await;
     api.post(&support::ISVC.replace("default", "team"), &isvc("mnist")).await;
     api.run_pod("iris").await;
     let mut shown = String::new();

@@ -87,6 +87,7 @@ async fn discovery_says_what_is_served() {
 #[tokio::test]
 async fn lists_are_filtered_by_namespace_label_and_field() {
     let api = Api::start().await;
+    api.namespace("team").await;
     for (name, namespace, label) in [("a", "default", "x"), ("b", "default", "y"), ("c", "team", "x")] {
         let mut body = isvc(name);
         body["metadata"]["labels"] = json!({"team": label});
@@ -172,7 +173,10 @@ async fn a_write_is_a_file_and_a_write_that_changes_nothing_is_none() {
     assert!(!text.contains("uid"), "{text}");
 
     assert_eq!(reason(&api.post(ISVC, &isvc("iris")).await), (409, "AlreadyExists"));
-    let (code, same) = api.put(&path, &isvc("iris")).await;
+    assert_eq!(reason(&api.put(&path, &isvc("iris")).await), (422, "Invalid"), "it does not say what it replaces");
+    let mut body = isvc("iris");
+    body["metadata"]["resourceVersion"] = created["metadata"]["resourceVersion"].clone();
+    let (code, same) = api.put(&path, &body).await;
     assert_eq!((code, version(&same)), (200, version(&created)), "nothing changed");
 
     let (code, changed) = api.merge(&path, &json!({"spec": {"predictor": {"minReplicas": 0}}})).await;
@@ -243,6 +247,7 @@ async fn unknown_fields_are_refused_pruned_loudly_or_pruned() {
     assert_eq!(response.headers()["warning"], r#"299 - "unknown field \"spec.predictor.model.storageURI\"""#);
     let (_, stored) = api.get(&format!("{ISVC}/iris")).await;
     assert_eq!(stored["spec"]["predictor"]["model"].get("storageURI"), None);
+    body["metadata"]["resourceVersion"] = stored["metadata"]["resourceVersion"].clone();
     let path = format!("{ISVC}/iris?fieldValidation=Ignore");
     let response = api.request(Method::PUT, &path).json(&body).send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.headers().get("warning")), (200, None));
@@ -273,6 +278,149 @@ async fn an_invalid_object_is_refused_with_every_cause() {
 }
 
 #[tokio::test]
+async fn what_the_api_server_refuses_is_refused_in_its_words() {
+    let api = Api::start().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let change = |at: &str, value: Value| {
+        let mut body = isvc("iris");
+        *body.pointer_mut(at).unwrap() = value;
+        body
+    };
+    let webhook = "admission webhook \"inferenceservice.kserve-webhook-server.validator\" denied the request: ";
+    let with = |predictor: Value| {
+        let mut body = isvc("iris");
+        for (field, value) in predictor.as_object().unwrap() {
+            body["spec"]["predictor"][field] = value.clone();
+        }
+        body
+    };
+    let table = [
+        // KServe's webhook: its own words, 403.
+        (
+            ISVC,
+            with(json!({"minReplicas": 3, "maxReplicas": 1})),
+            403,
+            format!("{webhook}'MinReplicas' cannot be greater than MaxReplicas"),
+        ),
+        (ISVC, with(json!({"minReplicas": -1})), 403, format!("{webhook}'MinReplicas' cannot be less than 0")),
+        (
+            ISVC,
+            change("/metadata/name", json!("1iris")),
+            403,
+            format!("{webhook}the InferenceService \"1iris\" is invalid: a InferenceService name must"),
+        ),
+        // The API server: schema and metadata, 422, by the name of the field.
+        (
+            ISVC,
+            change("/metadata/name", json!("Iris")),
+            422,
+            "InferenceService.serving.kserve.io \"Iris\" is invalid: metadata.name: Invalid value: ".to_owned(),
+        ),
+        (ISVC, with(json!({"minReplicas": "many"})), 422, "spec.predictor.minReplicas: Invalid value: ".to_owned()),
+        (ISVC, with(json!({"logger": {"mode": "loud"}})), 422, "spec.predictor.logger.mode: ".to_owned()),
+        (ISVC, change("/spec", json!({})), 422, "spec.predictor: Required value".to_owned()),
+        (
+            ISVC,
+            change("/metadata", json!({"name": "iris", "labels": {"a": "b c"}})),
+            422,
+            "metadata.labels.a: Invalid value: ".to_owned(),
+        ),
+        (
+            ISVC,
+            change("/metadata", json!({"name": "iris", "annotations": {"a": "x".repeat(270_000)}})),
+            422,
+            "metadata.annotations: Too long: ".to_owned(),
+        ),
+        // A core kind that cannot be read at all, 400.
+        (
+            secrets,
+            json!({"metadata": {"name": "s"}, "data": {"a": "not base64!"}}),
+            400,
+            "Secret in version \"v1\" cannot be handled as a Secret: ".to_owned(),
+        ),
+        (
+            secrets,
+            json!({"metadata": {"name": "s"}, "stringData": {"a b": "c"}}),
+            422,
+            "stringData[a b]: Invalid value: ".to_owned(),
+        ),
+        (
+            secrets,
+            json!({"metadata": {"name": "s"}, "stringData": {"a": "x".repeat(1_100_000)}}),
+            422,
+            "data: Too long: ".to_owned(),
+        ),
+        (
+            ISVC,
+            json!({"kind": "Secret", "metadata": {"name": "x"}}),
+            400,
+            "the kind in the data (Secret) does not match".to_owned(),
+        ),
+        (
+            ISVC,
+            json!({"metadata": {"name": "x", "namespace": "other"}}),
+            400,
+            "the namespace of the provided object does not match".to_owned(),
+        ),
+    ];
+    for (path, body, code, said) in table {
+        let answer = api.post(path, &body).await;
+        let message = answer.1["message"].as_str().unwrap_or_default();
+        assert_eq!(answer.0, code, "{said}: {message}");
+        assert!(message.contains(&said), "{said}: {message}");
+    }
+    assert_eq!(api.get(ISVC).await.1["items"], json!([]), "nothing was kept");
+}
+
+#[tokio::test]
+async fn a_key_that_stands_twice_is_refused_told_or_let_through() {
+    let api = Api::start().await;
+    let text =
+        isvc("iris").to_string().replacen("\"predictor\":{", "\"predictor\":{\"minReplicas\":1,\"minReplicas\":2,", 1);
+    let post = |validation: &str| {
+        let request = api.request(Method::POST, &format!("{ISVC}?dryRun=All&fieldValidation={validation}"));
+        request.header("content-type", "application/json").body(text.clone())
+    };
+    let answer = api.send(post("Strict")).await;
+    assert_eq!(answer.0, 400);
+    assert!(answer.1["message"].as_str().unwrap().ends_with("duplicate field \"spec.predictor.minReplicas\""));
+    let told = post("Warn").send().await.unwrap();
+    assert_eq!(told.headers()["warning"], r#"299 - "duplicate field \"spec.predictor.minReplicas\"""#);
+    let (code, shown) = api.send(post("Ignore")).await;
+    assert_eq!((code, shown["spec"]["predictor"]["minReplicas"].as_i64()), (201, Some(2)));
+    let yaml = "kind: InferenceService\nmetadata: {name: iris, name: iris}\nspec: {predictor: {model: {modelFormat: {name: sklearn}, storageUri: 'gs://a/b'}}}\n";
+    let apply = api.request(Method::PATCH, &format!("{ISVC}/iris?fieldManager=t&fieldValidation=Strict"));
+    let answer = api.send(apply.header("content-type", "application/apply-patch+yaml").body(yaml)).await;
+    assert!(answer.1["message"].as_str().unwrap().ends_with("duplicate field \"metadata.name\""), "{answer:?}");
+}
+
+#[tokio::test]
+async fn what_never_changes_is_not_changed() {
+    let api = Api::start().await;
+    let secret = json!({"metadata": {"name": "s"}, "type": "Opaque", "immutable": true, "stringData": {"a": "b"}});
+    assert_eq!(api.post("/api/v1/namespaces/default/secrets", &secret).await.0, 201);
+    let path = "/api/v1/namespaces/default/secrets/s";
+    for (patch, field) in [
+        (json!({"type": "kubernetes.io/tls"}), "type: "),
+        (json!({"data": {"a": "eA=="}}), "data: "),
+        (json!({"immutable": false}), "data: "),
+    ] {
+        let answer = api.merge(path, &patch).await;
+        assert_eq!(reason(&answer), (422, "Invalid"), "{patch}");
+        assert!(answer.1["message"].as_str().unwrap().contains(field), "{}", answer.1["message"]);
+    }
+    assert_eq!(reason(&api.put(&format!("{path}-none"), &json!({"metadata": {}})).await), (404, "NotFound"));
+    let uri = json!({"metadata": {"name": "m"}, "spec": {"sourceModelUri": "hf://a/b", "modelSize": "1Gi", "nodeGroups": ["g"]}});
+    let caches = "/apis/serving.kserve.io/v1alpha1/localmodelcaches";
+    assert_eq!(api.post(caches, &uri).await.0, 201);
+    let answer = api.merge(&format!("{caches}/m"), &json!({"spec": {"sourceModelUri": "hf://a/c"}})).await;
+    assert_eq!(reason(&answer), (422, "Invalid"));
+    assert!(
+        answer.1["message"].as_str().unwrap().contains("spec.sourceModelUri: Invalid value: StorageUri is immutable")
+    );
+}
+
+#[tokio::test]
 async fn names_are_made_up_when_asked_for() {
     let api = Api::start().await;
     let body = json!({"metadata": {"generateName": "kserve-secret-"}, "data": {}});
@@ -295,8 +443,15 @@ async fn what_cannot_be_written_says_why() {
     let builtin = "/apis/serving.kserve.io/v1alpha1/clusterservingruntimes/kserve-mlserver";
     assert_eq!(reason(&api.delete(builtin).await), (403, "Forbidden"));
     let status = format!("{ISVC}/iris/status");
-    assert_eq!(reason(&api.put(&status, &json!({})).await), (405, "MethodNotAllowed"));
-    assert_eq!(api.get(&status).await.0, 200);
+    let (_, mut body) = api.get(&status).await;
+    body["status"] = json!({"url": "http://elsewhere"});
+    let response = api.request(Method::PUT, &status).json(&body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(response.headers()["warning"].to_str().unwrap().contains("not kept"));
+    assert_eq!(api.merge(&status, &json!({"status": {"url": "http://elsewhere"}})).await.0, 200);
+    assert_eq!(api.get(&status).await.1["status"].get("url"), None);
+    body["metadata"]["resourceVersion"] = json!("1");
+    assert_eq!(reason(&api.put(&status, &body).await), (409, "Conflict"));
     let pod = api.run_pod("iris").await;
     assert_eq!(reason(&api.delete(&format!("/api/v1/namespaces/default/pods/{pod}")).await), (405, "MethodNotAllowed"));
     let strategic = api.request(Method::PATCH, &format!("{ISVC}/iris"));
@@ -369,6 +524,9 @@ async fn long_lists_come_in_pages() {
 async fn a_namespace_goes_with_all_that_is_in_it() {
     let api = Api::start().await;
     let team = ISVC.replace("default", "team");
+    let lost = api.post(&team, &isvc("iris")).await;
+    assert_eq!((reason(&lost), lost.1["message"].as_str()), ((404, "NotFound"), Some("namespaces \"team\" not found")));
+    api.namespace("team").await;
     api.post(&team, &isvc("iris")).await;
     assert_eq!(api.get("/api/v1/namespaces/team/serviceaccounts/default").await.0, 200);
     assert_eq!(api.delete("/api/v1/namespaces/team").await.0, 200);

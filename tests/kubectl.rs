@@ -288,6 +288,9 @@ fn objects_are_changed_in_every_dialect() {
         assert!(!succeeded && said.contains("strategic-merge-patch+json is not supported"), "{said}");
         holds(&kubectl.ok("label isvc sklearn-iris team=a"), &["labeled"]);
         holds(&kubectl.ok("annotate isvc sklearn-iris note=b"), &["annotated"]);
+        let status = ["patch", "isvc", "sklearn-iris", "--subresource=status", "--type=merge", "-p"];
+        let (succeeded, said) = kubectl.run(&[&status[..], &[r#"{"status":{"url":"http://x"}}"#]].concat(), "");
+        assert!(succeeded && said.contains("Warning: the status is written by kserve-local itself"), "{said}");
         let mut edit = kubectl.command(&["edit", "isvc", "sklearn-iris"]);
         let edited = edit.env("EDITOR", "sed -i s/minReplicas:.*/minReplicas:\\ 1/").output().expect("kubectl runs");
         holds(&(text(&edited.stdout) + &text(&edited.stderr)), &["edited"]);
@@ -475,6 +478,16 @@ fn what_is_wrong_is_refused_by_the_name_of_its_field() {
         holds(&kubectl.ok_with("apply --validate=warn --dry-run=server -f -", &typo), &["Warning: ", unknown]);
         let text = kubectl.isvc("    minReplicas: many\n");
         holds(&kubectl.fails("apply -f -", &text), &["is invalid", "spec.predictor.minReplicas"]);
+        let denied = "admission webhook \"inferenceservice.kserve-webhook-server.validator\" denied the request: ";
+        let crossed = kubectl.isvc("    minReplicas: 3\n    maxReplicas: 1\n");
+        holds(
+            &kubectl.fails("apply -f -", &crossed),
+            &["(Forbidden)", denied, "'MinReplicas' cannot be greater than MaxReplicas"],
+        );
+        holds(&kubectl.fails("apply --server-side -f -", &crossed), &[denied]);
+        let nowhere = kubectl.fails("apply -n nowhere -f -", &kubectl.isvc(""));
+        holds(&nowhere, &["(NotFound)", "namespaces \"nowhere\" not found"]);
+        holds(&kubectl.fails("create -n nowhere -f -", &kubectl.isvc("")), &["namespaces \"nowhere\" not found"]);
         let named = kubectl.isvc("").replace("sklearn-iris", "Iris");
         holds(&kubectl.fails("apply -f -", &named), &["is invalid", "metadata.name"]);
         holds(

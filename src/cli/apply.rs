@@ -3,7 +3,7 @@
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::{Args, ValueEnum};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::{Client, ClientError};
 use super::find::path_of;
@@ -12,7 +12,7 @@ use super::format::{Format, qualified_name};
 use super::input::{self, InputArgs};
 use super::output;
 use super::report::{Exit, Problem, exit_of};
-use crate::api::Object;
+use crate::api::{Kind, Object};
 use crate::kubeapi::resource::Resource;
 
 /// Create or change objects from manifests.
@@ -130,6 +130,9 @@ async fn to_daemon(client: &Client, object: &Object, dry_run: DryRun) -> Result<
         return Ok(Applied { verb, object: object.raw.clone() });
     }
     let Some(before) = before else {
+        if dry_run == DryRun::None {
+            ensure_namespace(client, object).await?;
+        }
         let answer = client.apply(&format!("{path}{}", dry_run.query()), &object.raw).await?;
         return Ok(Applied { verb: "created", object: answer.value });
     };
@@ -137,6 +140,23 @@ async fn to_daemon(client: &Client, object: &Object, dry_run: DryRun) -> Result<
     let answer = client.apply(&format!("{path}{}", dry_run.query()), &object.raw).await?;
     let verb = if is_same(&before, &answer.value) { "unchanged" } else { "configured" };
     Ok(Applied { verb, object: answer.value })
+}
+
+/// Makes the namespace of an object that is new, when it is not there: a folder needs none to be made first.
+async fn ensure_namespace(client: &Client, object: &Object) -> Result<(), ClientError> {
+    let namespace = &object.key.namespace;
+    if !object.key.kind.is_namespaced() {
+        return Ok(());
+    }
+    let path = path_of(Resource::Object(Kind::Namespace), "", namespace);
+    match client.get(&path).await {
+        Err(error) if error.is_not_found() => {}
+        outcome => return outcome.map(drop),
+    }
+    let made = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
+    client.apply(&path, &made).await?;
+    output::note(&format!("namespace/{namespace} created: it was not there"));
+    Ok(())
 }
 
 /// Whether nothing changed but who says so.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::failure::Failure;
 use super::resource::{Resource, Target};
 use super::reviews::Review;
+use crate::api::Kind;
 
 /// Version of Kubernetes that clients are told; recent enough that none warns.
 const KUBERNETES_MINOR: &str = "34";
@@ -195,7 +196,10 @@ pub fn parts(resource: Resource) -> &'static [Part] {
         Resource::Pods => {
             const { &[Part { name: "log", verbs: &["get"] }, Part { name: "portforward", verbs: &["create", "get"] }] }
         }
-        Resource::Object(crate::api::Kind::InferenceService) => const { &[Part { name: "status", verbs: &["get"] }] },
+        Resource::Object(Kind::ClusterStorageContainer | Kind::LocalModelNodeGroup) => &[],
+        Resource::Object(kind) if !kind.group().is_empty() => {
+            const { &[Part { name: "status", verbs: &["get", "patch", "update"] }] }
+        }
         _ => &[],
     }
 }

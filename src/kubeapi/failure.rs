@@ -123,9 +123,52 @@ impl Failure {
         failure
     }
 
+    /// What the API server says of broken rules: its own are 422 with one cause each; where only KServe's are broken, it
+    /// is KServe's webhook that refuses, with 403; a core kind whose types do not fit cannot even be read, 400.
+    pub fn refused(resource: Resource, name: &str, errors: &[&Diagnostic]) -> Self {
+        if errors.iter().all(|error| error.code == DiagnosticCode::Denied) {
+            return Self::denied(resource, errors);
+        }
+        let unread = |error: &&&Diagnostic| {
+            error.code == DiagnosticCode::WrongType || error.message.starts_with("expected base64")
+        };
+        if resource.group().is_empty()
+            && let Some(error) = errors.iter().find(unread)
+        {
+            let (kind, version) = (resource.kind(), resource.version());
+            let said = sentence(error);
+            return Self::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {said}"));
+        }
+        Self::invalid(resource, name, errors)
+    }
+
+    /// 403 as KServe's validating webhook gives it.
+    fn denied(resource: Resource, errors: &[&Diagnostic]) -> Self {
+        let texts: Vec<&str> = errors.iter().map(|error| error.message.as_str()).collect();
+        let message = format!(
+            "admission webhook \"{}.kserve-webhook-server.validator\" denied the request: {}",
+            resource.singular(),
+            texts.join("; ")
+        );
+        let mut failure = Self::new(StatusCode::FORBIDDEN, "Forbidden", message);
+        failure.details = Some(json!({"causes": errors.iter().map(|error| cause(error)).collect::<Vec<_>>()}));
+        failure
+    }
+
+    /// 422 for a replacement that does not say what it replaces.
+    pub fn unconditional(resource: Resource, name: &str) -> Self {
+        let (field, why) = ("metadata.resourceVersion", "Invalid value: 0: must be specified for an update");
+        let message = format!("{} \"{name}\" is invalid: {field}: {why}", resource.qualified());
+        let mut failure = Self::unprocessable(message).about(resource, name);
+        if let Some(details) = &mut failure.details {
+            details["causes"] = json!([{"reason": "FieldValueInvalid", "message": why, "field": field}]);
+        }
+        failure
+    }
+
     /// 422 with one cause per violation.
-    pub fn invalid(resource: Resource, name: &str, errors: &[&Diagnostic]) -> Self {
-        let texts: Vec<String> = errors.iter().map(|error| sentence(error)).collect();
+    fn invalid(resource: Resource, name: &str, errors: &[&Diagnostic]) -> Self {
+        let texts: Vec<String> = errors.iter().map(|error| violation(error)).collect();
         let all = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -182,6 +225,25 @@ pub fn sentence(error: &Diagnostic) -> String {
     text
 }
 
+/// One violation in the API server's order: field, what sort of thing, what is wrong, what to do.
+fn violation(error: &Diagnostic) -> String {
+    let field = error.field.as_deref().unwrap_or_default();
+    let help = error.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+    format!("{field}: {}{help}", words(error))
+}
+
+fn words(error: &Diagnostic) -> String {
+    match error.code {
+        DiagnosticCode::Required => "Required value".to_owned(),
+        DiagnosticCode::NotServed => format!("Unsupported value: {}", error.message),
+        DiagnosticCode::DuplicateField => format!("Duplicate value: {}", error.message),
+        _ if error.message.starts_with("Unsupported value") || error.message.starts_with("Too long") => {
+            error.message.clone()
+        }
+        _ => format!("Invalid value: {}", error.message),
+    }
+}
+
 fn cause(error: &Diagnostic) -> Value {
     let reason = match error.code {
         DiagnosticCode::WrongType => "FieldValueTypeInvalid",
@@ -190,7 +252,7 @@ fn cause(error: &Diagnostic) -> Value {
         DiagnosticCode::NotServed => "FieldValueNotSupported",
         _ => "FieldValueInvalid",
     };
-    json!({"reason": reason, "message": error.message, "field": error.field.clone().unwrap_or_default()})
+    json!({"reason": reason, "message": words(error), "field": error.field.clone().unwrap_or_default()})
 }
 
 impl IntoResponse for Failure {

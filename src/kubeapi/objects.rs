@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
 
+use super::document::Document;
 use super::failure::Failure;
 use super::feed::key_of;
 use super::query::Query;
@@ -18,7 +19,7 @@ use super::resource::{Resource, Target};
 use super::server::Api;
 use super::table::{self, TableOptions};
 use super::watch::Scope;
-use super::{delete, discovery, logs, openapi, patch, port_forward, protobuf, reviews, watch, write};
+use super::{delete, discovery, logs, openapi, patch, port_forward, protobuf, reviews, status, watch, write};
 use crate::manifest::yaml;
 
 /// Largest body that is read.
@@ -48,9 +49,18 @@ impl Call {
     /// # Errors
     /// The form is not known, or the body does not hold it.
     pub fn json(&self) -> Result<Value, Failure> {
+        self.object().map(|body| body.value)
+    }
+
+    /// Reads the body as [`Call::json`] does, and notes the keys that stand twice.
+    ///
+    /// # Errors
+    /// As [`Call::json`].
+    pub fn object(&self) -> Result<Document, Failure> {
         match self.content_type.as_str() {
-            "" | "application/json" | "*/*" => self.parse(),
-            protobuf::MEDIA_TYPE => protobuf::to_json(&self.body).map_err(|error| match error {
+            "" | "application/json" | "*/*" => Document::parse(&self.body)
+                .map_err(|error| Failure::bad_request(format!("the body is not JSON: {error}"))),
+            protobuf::MEDIA_TYPE => protobuf::to_json(&self.body).map(Document::from).map_err(|error| match error {
                 protobuf::ProtobufError::UnknownKind(_) => {
                     Failure::unsupported_media_type(&error.to_string(), "application/json")
                 }
@@ -74,12 +84,14 @@ impl Call {
     ///
     /// # Errors
     /// It is not.
-    pub fn parse_yaml(&self) -> Result<Value, Failure> {
-        if let Ok(value) = serde_json::from_slice(&self.body) {
-            return Ok(value);
+    pub fn parse_yaml(&self) -> Result<Document, Failure> {
+        if let Ok(body) = Document::parse(&self.body) {
+            return Ok(body);
         }
         let text = std::str::from_utf8(&self.body).map_err(|_| Failure::bad_request("the body is not UTF-8"))?;
-        yaml::from_yaml(text).map_err(|error| Failure::bad_request(format!("the body is not YAML: {}", error.message)))
+        let (value, duplicates) =
+            yaml::document(text).map_err(|message| Failure::bad_request(format!("the body is not YAML: {message}")))?;
+        Ok(Document { value, duplicates })
     }
 }
 
@@ -138,9 +150,12 @@ async fn dispatch(api: &Arc<Api>, target: Target, call: Call) -> Result<Response
         Target::Item { resource, namespace, name, subresource } => match subresource.as_deref() {
             None => item(api, resource, &namespace, &name, call).await,
             Some("log") if resource == Resource::Pods => logs::answer(api, &namespace, &name, &call).await,
-            Some("status") if matches!(resource, Resource::Object(_)) => match call.method {
-                Method::GET => get(api, resource, &namespace, &name, &call),
-                _ => Err(Failure::method_not_allowed("the status is written by kserve-local itself")),
+            Some("status") => match (&call.method, resource) {
+                (&Method::GET, _) => get(api, resource, &namespace, &name, &call),
+                (&Method::PUT | &Method::PATCH, Resource::Object(kind)) => {
+                    status::write(api, &crate::api::ObjectKey { kind, namespace, name }, &call).await
+                }
+                _ => Err(cannot(&call.method, resource)),
             },
             Some(part) => Err(no_part(resource, part)),
         },

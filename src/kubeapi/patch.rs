@@ -7,20 +7,21 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::apply::{self, Applier};
+use super::document::Document;
 use super::failure::Failure;
 use super::objects::Call;
 use super::resource::Resource;
 use super::server::Api;
 use super::strategic;
 use super::validation::{Place, admit, fit};
-use super::write::{Ownership, Write, check_preconditions, field_manager, managers_before, put};
+use super::write::{Ownership, Write, check_namespace, check_preconditions, field_manager, managers_before, put};
 use crate::api::ObjectKey;
 use crate::store::Stored;
 
 const MERGE: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
-const APPLY: &str = "application/apply-patch+yaml";
+pub(super) const APPLY: &str = "application/apply-patch+yaml";
 
 /// Answers a PATCH of an object.
 ///
@@ -38,17 +39,17 @@ pub async fn answer(api: &Arc<Api>, key: &ObjectKey, call: Call) -> Result<Respo
     check_preconditions(key, &body["metadata"], Some(&current))?;
     let managers = Ownership::Before(managers_before(api, Some(&current), &body));
     let place = Place { kind: key.kind, namespace: &key.namespace };
-    let admitted = admit(fit(body, place, Some(&key.name))?, place, call.query.field_validation()?)?;
+    let admitted = admit(fit(body.into(), place, Some(&key.name))?, place, call.query.field_validation()?)?;
     put(api, admitted, Write { call: &call, current: Some(current), code: StatusCode::OK, managers }).await
 }
 
 /// Returns what is patched: the object as callers see it.
-fn shown(api: &Arc<Api>, key: &ObjectKey, current: &Stored) -> Value {
+pub(super) fn shown(api: &Arc<Api>, key: &ObjectKey, current: &Stored) -> Value {
     let found = api.feed(Resource::Object(key.kind)).get(&key.namespace, &key.name);
     found.map_or_else(|| current.to_value(), Arc::unwrap_or_clone)
 }
 
-fn patched(mut body: Value, key: &ObjectKey, call: &Call) -> Result<Value, Failure> {
+pub(super) fn patched(mut body: Value, key: &ObjectKey, call: &Call) -> Result<Value, Failure> {
     let is_core = key.kind.group().is_empty();
     match call.content_type.as_str() {
         MERGE => merge(&mut body, &call.parse()?),
@@ -84,12 +85,15 @@ async fn apply_patch(
         ));
     }
     let config = call.parse_yaml()?;
-    check_preconditions(key, &config["metadata"], current.as_deref())?;
-    if config["metadata"].get("managedFields").is_some_and(|managed| !managed.is_null()) {
+    check_preconditions(key, &config.value["metadata"], current.as_deref())?;
+    if config.value["metadata"].get("managedFields").is_some_and(|managed| !managed.is_null()) {
         return Err(Failure::bad_request("metadata.managedFields must be nil"));
     }
     let place = Place { kind: key.kind, namespace: &key.namespace };
     let config = fit(config, place, Some(&key.name))?;
+    if current.is_none() {
+        check_namespace(api, key.kind, &key.namespace)?;
+    }
     let live = match &current {
         Some(current) => shown(api, key, current),
         None => json!({"apiVersion": key.kind.api_version(), "kind": key.kind.as_str()}),
@@ -102,8 +106,9 @@ async fn apply_patch(
         force: call.query.flag("force")?,
         now: (api.state.clock)(),
     };
-    let body = apply::apply(&live, &config, &mut managers, applier)
+    let body = apply::apply(&live, &config.value, &mut managers, applier)
         .map_err(|conflicts| Failure::owned_by_others(resource, &key.name, &conflicts))?;
+    let body = Document { value: body, duplicates: config.duplicates };
     let admitted = admit(body, place, call.query.field_validation()?)?;
     let code = if current.is_some() { StatusCode::OK } else { StatusCode::CREATED };
     put(api, admitted, Write { call, current, code, managers: Ownership::After(managers) }).await

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::document::Document;
 use super::failure::{Failure, sentence};
 use super::query::FieldValidation;
 use super::resource::Resource;
@@ -50,8 +51,8 @@ impl Place<'_> {
 ///
 /// # Errors
 /// They do not agree, or the body is not an object.
-pub fn fit(mut body: Value, place: Place<'_>, name: Option<&str>) -> Result<Value, Failure> {
-    let Value::Object(root) = &mut body else {
+pub fn fit(mut body: Document, place: Place<'_>, name: Option<&str>) -> Result<Document, Failure> {
+    let Value::Object(root) = &mut body.value else {
         return Err(Failure::bad_request("the body is not an object"));
     };
     agree(root, "kind", place.kind.as_str())?;
@@ -114,17 +115,20 @@ pub fn strip_store_owned(body: &mut Value) {
 ///
 /// # Errors
 /// Unknown fields when they are to be refused, or broken rules, all at once.
-pub fn admit(mut raw: Value, place: Place<'_>, unknown_fields: FieldValidation) -> Result<Admitted, Failure> {
+pub fn admit(body: Document, place: Place<'_>, unknown_fields: FieldValidation) -> Result<Admitted, Failure> {
+    let Document { value: mut raw, duplicates } = body;
     strip_store_owned(&mut raw);
     let mut decoded = manifest::decode_value(&raw);
     let mut warnings = Vec::new();
     let unknown: Vec<String> = decoded.diagnostics.iter().filter_map(unknown_field).map(str::to_owned).collect();
+    let doubled = duplicates.iter().map(|path| format!("duplicate field \"{path}\""));
+    let strange: Vec<String> = doubled.chain(unknown.iter().map(|path| format!("unknown field \"{path}\""))).collect();
+    match unknown_fields {
+        FieldValidation::Strict if !strange.is_empty() => return Err(strict_decoding_error(place, &strange)),
+        FieldValidation::Warn => warnings.extend(strange),
+        FieldValidation::Strict | FieldValidation::Ignore => {}
+    }
     if !unknown.is_empty() {
-        match unknown_fields {
-            FieldValidation::Strict => return Err(strict_decoding_error(place, &unknown)),
-            FieldValidation::Warn => warnings.extend(unknown.iter().map(|path| format!("unknown field \"{path}\""))),
-            FieldValidation::Ignore => {}
-        }
         for path in &unknown {
             prune(&mut raw, path);
         }
@@ -133,7 +137,7 @@ pub fn admit(mut raw: Value, place: Place<'_>, unknown_fields: FieldValidation) 
     let errors: Vec<&Diagnostic> = decoded.diagnostics.iter().filter(|d| d.is_error()).collect();
     let name = raw["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     if !errors.is_empty() {
-        return Err(Failure::invalid(place.resource(), &name, &errors));
+        return Err(Failure::refused(place.resource(), &name, &errors));
     }
     warnings.extend(decoded.diagnostics.iter().map(sentence));
     let Some(decoded) = decoded.objects.into_iter().next() else {
@@ -142,12 +146,11 @@ pub fn admit(mut raw: Value, place: Place<'_>, unknown_fields: FieldValidation) 
     Ok(Admitted { raw, object: decoded.object, warnings })
 }
 
-fn strict_decoding_error(place: Place<'_>, unknown: &[String]) -> Failure {
-    let fields: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
+fn strict_decoding_error(place: Place<'_>, strange: &[String]) -> Failure {
     let (kind, version) = (place.kind, place.kind.version());
     Failure::bad_request(format!(
         "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {}",
-        fields.join(", ")
+        strange.join(", ")
     ))
 }
 
@@ -181,14 +184,14 @@ mod tests {
 
     #[test]
     fn a_body_is_fitted_to_its_path_or_refused() {
-        let fitted = fit(json!({"metadata": {"name": "x"}}), PLACE, None).unwrap();
+        let fitted = fit(json!({"metadata": {"name": "x"}}).into(), PLACE, None).unwrap().value;
         assert_eq!(fitted["apiVersion"], "serving.kserve.io/v1beta1");
         assert_eq!(fitted["kind"], "InferenceService");
         assert_eq!(fitted["metadata"], json!({"name": "x", "namespace": "a"}));
-        assert!(fit(json!({"kind": "Secret"}), PLACE, None).is_err());
-        assert!(fit(json!({"metadata": {"namespace": "b"}}), PLACE, None).is_err());
-        assert!(fit(json!({"metadata": {"name": "x"}}), PLACE, Some("y")).is_err());
-        assert!(fit(json!([]), PLACE, None).is_err());
+        assert!(fit(json!({"kind": "Secret"}).into(), PLACE, None).is_err());
+        assert!(fit(json!({"metadata": {"namespace": "b"}}).into(), PLACE, None).is_err());
+        assert!(fit(json!({"metadata": {"name": "x"}}).into(), PLACE, Some("y")).is_err());
+        assert!(fit(json!([]).into(), PLACE, None).is_err());
     }
 
     #[test]

@@ -32,38 +32,59 @@ const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// # Errors
 /// The body is no valid object of this kind, or one of its name exists.
 pub async fn create(api: &Arc<Api>, kind: Kind, namespace: Option<String>, call: Call) -> Result<Response, Failure> {
-    let mut body = call.json()?;
+    let mut body = call.object()?;
     let namespace = match (kind.is_namespaced(), namespace) {
         (true, Some(namespace)) => namespace,
-        (true, None) => body["metadata"]["namespace"].as_str().unwrap_or(meta::DEFAULT_NAMESPACE).to_owned(),
+        (true, None) => body.value["metadata"]["namespace"].as_str().unwrap_or(meta::DEFAULT_NAMESPACE).to_owned(),
         (false, _) => String::new(),
     };
-    generate_name(&mut body)?;
+    generate_name(&mut body.value)?;
     let place = Place { kind, namespace: &namespace };
-    let managers = Ownership::Before(managers_before(api, None, &body));
+    let managers = Ownership::Before(managers_before(api, None, &body.value));
     let admitted = admit(fit(body, place, None)?, place, call.query.field_validation()?)?;
     let _turn = api.writes.lock().await;
     let key = admitted.object.key.clone();
+    check_namespace(api, kind, &namespace)?;
     if api.state.store.snapshot().get(&key).is_some_and(|stored| stored.origin != Origin::Implied) {
         return Err(Failure::already_exists(Resource::Object(kind), &key.name));
     }
     put(api, admitted, Write { call: &call, current: None, code: StatusCode::CREATED, managers }).await
 }
 
-/// Answers a PUT to an object; one that does not exist is created.
+/// Refuses to create in a namespace that is not there.
+pub(super) fn check_namespace(api: &Api, kind: Kind, namespace: &str) -> Result<(), Failure> {
+    let key = ObjectKey { kind: Kind::Namespace, namespace: String::new(), name: namespace.to_owned() };
+    if kind.is_namespaced() && api.state.store.snapshot().get(&key).is_none() {
+        return Err(Failure::not_found(Resource::Object(Kind::Namespace), namespace));
+    }
+    Ok(())
+}
+
+/// Answers a PUT to an object. KServe's kinds are replaced only by who has seen what is there.
 ///
 /// # Errors
-/// The body is no valid object of this name, or was made from an older version.
+/// There is no such object, the body is no valid object of this name, or was made from an older version.
 pub async fn replace(api: &Arc<Api>, key: &ObjectKey, call: Call) -> Result<Response, Failure> {
-    let body = call.json()?;
+    let body = call.object()?;
+    let place = Place { kind: key.kind, namespace: &key.namespace };
+    let body = fit(body, place, Some(&key.name))?;
     let _turn = api.writes.lock().await;
     let current = api.state.store.snapshot().get(key).cloned();
-    check_preconditions(key, &body["metadata"], current.as_deref())?;
-    let place = Place { kind: key.kind, namespace: &key.namespace };
-    let managers = Ownership::Before(managers_before(api, current.as_deref(), &body));
-    let admitted = admit(fit(body, place, Some(&key.name))?, place, call.query.field_validation()?)?;
-    let code = if current.is_some() { StatusCode::OK } else { StatusCode::CREATED };
-    put(api, admitted, Write { call: &call, current, code, managers }).await
+    let current = current.ok_or_else(|| Failure::not_found(Resource::Object(key.kind), &key.name))?;
+    let metadata = &body.value["metadata"];
+    check_seen(key, metadata)?;
+    check_preconditions(key, metadata, Some(&current))?;
+    let managers = Ownership::Before(managers_before(api, Some(&current), &body.value));
+    let admitted = admit(body, place, call.query.field_validation()?)?;
+    put(api, admitted, Write { call: &call, current: Some(current), code: StatusCode::OK, managers }).await
+}
+
+/// Refuses to replace an object of KServe's by one that does not say which version it was made from.
+pub(super) fn check_seen(key: &ObjectKey, metadata: &Value) -> Result<(), Failure> {
+    if !key.kind.group().is_empty() && metadata["resourceVersion"].as_str().is_none_or(str::is_empty) {
+        return Err(Failure::unconditional(Resource::Object(key.kind), &key.name));
+    }
+    Ok(())
 }
 
 /// What there is to know of a write beside the object.
@@ -208,7 +229,7 @@ pub(super) fn refused(key: &ObjectKey, error: &WriteError) -> Failure {
     match error {
         WriteError::Invalid(diagnostics) => {
             let errors: Vec<&Diagnostic> = diagnostics.iter().filter(|d| d.is_error()).collect();
-            Failure::invalid(resource, &key.name, &errors)
+            Failure::refused(resource, &key.name, &errors)
         }
         WriteError::NotFound(_) => Failure::not_found(resource, &key.name),
         WriteError::BuiltIn(_) | WriteError::InsideList { .. } => Failure::forbidden(error.to_string()),

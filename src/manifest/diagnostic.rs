@@ -39,6 +39,8 @@ pub enum DiagnosticCode {
     Required,
     /// A rule about the value is broken.
     Invalid,
+    /// A rule of KServe's validating webhook is broken.
+    Denied,
     /// KServe or Kubernetes has it, this version does not.
     NotServed,
     /// It is taken and means nothing on one machine.

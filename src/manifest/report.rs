@@ -42,6 +42,11 @@ impl<'a> Report<'a> {
         self.error(path, DiagnosticCode::Invalid, message)
     }
 
+    /// A broken rule of KServe's validating webhook, in its words.
+    pub(super) fn denied(&mut self, path: &FieldPath, message: impl Into<String>) -> &mut Self {
+        self.error(path, DiagnosticCode::Denied, message)
+    }
+
     pub(super) fn warning(&mut self, path: &FieldPath, code: DiagnosticCode, message: impl Into<String>) -> &mut Self {
         self.add(Severity::Warning, path, code, message.into())
     }
@@ -192,7 +197,7 @@ impl<'a> Report<'a> {
         let at_value = match code {
             _ if root.find(path).is_none() || node.plain.as_deref() == Some("") => false,
             DiagnosticCode::WrongType => true,
-            DiagnosticCode::Invalid => node.below == Below::Nothing,
+            DiagnosticCode::Invalid | DiagnosticCode::Denied => node.below == Below::Nothing,
             _ => false,
         };
         Some(if at_value { node.value } else { node.key.unwrap_or(node.value) })

@@ -8,6 +8,7 @@ mod canary;
 mod component;
 mod ignored;
 mod kept;
+mod limits;
 mod names;
 mod runtime;
 mod service;
@@ -25,6 +26,7 @@ use crate::api::{Kind, Metadata, Typed};
 /// Checks one object.
 pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value, report: &mut Report<'_>) {
     names::check(kind, metadata, report);
+    limits::check(kind, metadata, typed, raw, report);
     kept::check(kind, report);
     match typed {
         Typed::InferenceService(spec) => {

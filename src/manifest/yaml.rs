@@ -105,6 +105,22 @@ pub fn from_yaml<T: serde::de::DeserializeOwned + Default>(text: &str) -> Result
     })
 }
 
+/// Reads the first document of a text; returns it and the paths of keys that stand twice in it.
+///
+/// # Errors
+/// What is wrong with it, in one sentence.
+pub fn document(text: &str) -> Result<(Value, Vec<String>), String> {
+    let mut duplicates = Vec::new();
+    let found = parse(text).into_iter().next().ok_or_else(|| "it is empty".to_owned())?;
+    for problem in found.problems {
+        match (problem.kind, problem.path) {
+            (ProblemKind::Duplicate, Some(path)) => duplicates.push(path.to_string()),
+            _ => return Err(problem.message),
+        }
+    }
+    found.value.map(|value| (value, duplicates)).ok_or_else(|| "it is empty".to_owned())
+}
+
 /// A part of a text, and where it begins.
 #[derive(Clone, Copy, Debug)]
 struct Chunk<'a> {

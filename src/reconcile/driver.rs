@@ -17,7 +17,7 @@ use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::pulls::{self, Pulls};
 use super::revisions::Ledger;
-use super::{observe, said};
+use super::{observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError};
 use crate::home::Home;
@@ -427,6 +427,8 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.holds_networks = self.parts.executor.engine.holds_networks();
+        renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
@@ -832,9 +834,11 @@ impl Driver {
                 self.world.memory.note_stop(name);
                 false
             }
-            Action::Remove { name, replica, .. } => {
-                !self.world.containers.values().any(|fact| fact.replica == *replica && fact.name != *name)
-            }
+            Action::Remove { name, replica, .. } => !self
+                .world
+                .containers
+                .values()
+                .any(|fact| fact.replica == *replica && fact.name != *name && !fact.is_sandbox()),
             _ => false,
         }
     }

@@ -12,6 +12,7 @@ pub mod measure;
 pub mod mounts;
 pub mod observe;
 mod pulls;
+mod renames;
 pub mod revisions;
 pub mod said;
 

@@ -48,10 +48,13 @@ struct Pull {
     kind: &'static str,
 }
 
+/// Name, help, and where the number is.
+type PullFamily = (&'static str, &'static str, fn(&PullSample) -> u64);
+
 /// Returns the families of pulls under way in the Prometheus text format, without the closing `# EOF`.
 pub fn render_pulls(pulls: &[PullSample]) -> String {
     let mut registry = Registry::with_prefix("kserve_local");
-    let families: [(&str, &str, fn(&PullSample) -> u64); 3] = [
+    let families: [PullFamily; 3] = [
         ("pull_done_bytes", "Bytes fetched so far of what the InferenceService waits for", |pull| pull.done),
         ("pull_size_bytes", "Bytes in all of what the InferenceService waits for, 0 while unknown", |pull| pull.total),
         ("pull_bytes_per_second", "Speed of what the InferenceService waits for", |pull| pull.rate),

@@ -107,6 +107,12 @@ impl Api {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
+    /// Makes a namespace, so that objects can be created in it.
+    pub(crate) async fn namespace(&self, name: &str) {
+        let body = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        assert_eq!(self.post("/api/v1/namespaces", &body).await.0, 201, "{name}");
+    }
+
     pub(crate) async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
         self.send(self.request(Method::PUT, path).json(body)).await
     }

@@ -113,17 +113,17 @@ fn check_hpa(component: &ComponentSpec, metrics: &[MetricsSpec], path: &FieldPat
     match metric {
         None | Some("cpu" | "memory") => {}
         Some(other) => {
-            report.invalid(&path.key("scaleMetric"), format!("[{other}] is not a supported metric"));
+            report.denied(&path.key("scaleMetric"), format!("[{other}] is not a supported metric"));
             report.help("write cpu or memory");
         }
     }
     if let Some(target) = component.scale_target {
         let at = path.key("scaleTarget");
         if metric == Some("memory") && target < 1 {
-            report.invalid(&at, "the target memory should be greater than 1 MiB");
+            report.denied(&at, "the target memory should be greater than 1 MiB");
         } else if !(1..=100).contains(&target) {
             // Upstream holds memory to 100 as well, by a slip of precedence; manifests are judged as a cluster judges.
-            report.invalid(&at, PERCENT);
+            report.denied(&at, PERCENT);
         }
     }
     for (index, metric) in metrics.iter().enumerate() {
@@ -131,11 +131,10 @@ fn check_hpa(component: &ComponentSpec, metrics: &[MetricsSpec], path: &FieldPat
         match (metric.r#type.as_str(), &metric.resource) {
             ("Resource", Some(resource)) => check_resource_name(resource, &at, report),
             ("Resource", None) => {
-                report.invalid(&at.key("resource"), "metric type Resource needs resource");
+                report.denied(&at.key("resource"), "metric type Resource needs resource");
             }
             (other, _) => {
-                report
-                    .invalid(&at.key("type"), format!("[{other}] is not a supported metric type; hpa takes Resource"));
+                report.denied(&at.key("type"), format!("[{other}] is not a supported metric type; hpa takes Resource"));
             }
         }
     }
@@ -144,13 +143,13 @@ fn check_hpa(component: &ComponentSpec, metrics: &[MetricsSpec], path: &FieldPat
 fn check_resource_name(resource: &ResourceMetricSource, at: &FieldPath, report: &mut Report<'_>) {
     if !matches!(resource.name.as_str(), "cpu" | "memory") {
         let name = &resource.name;
-        report.invalid(&at.key("resource").key("name"), format!("[{name}] is not a supported metric"));
+        report.denied(&at.key("resource").key("name"), format!("[{name}] is not a supported metric"));
     }
 }
 
 fn check_keda(component: &ComponentSpec, metrics: &[MetricsSpec], path: &FieldPath, report: &mut Report<'_>) {
     if component.scale_metric.is_some() {
-        report.invalid(&path.key("scaleMetric"), "ScaleMetric is not supported for KEDA");
+        report.denied(&path.key("scaleMetric"), "ScaleMetric is not supported for KEDA");
         report.help("write autoScaling.metrics");
     }
     for (index, metric) in metrics.iter().enumerate() {
@@ -160,7 +159,7 @@ fn check_keda(component: &ComponentSpec, metrics: &[MetricsSpec], path: &FieldPa
             "External" => check_query(metric.external.as_ref(), &at.key("external"), report),
             "PodMetric" => check_query(metric.podmetric.as_ref(), &at.key("podmetric"), report),
             other => {
-                report.invalid(&at.key("type"), format!("unknown KEDA metric type [{other}]"));
+                report.denied(&at.key("type"), format!("unknown KEDA metric type [{other}]"));
                 report.help("write Resource, External or PodMetric");
             }
         }
@@ -169,7 +168,7 @@ fn check_keda(component: &ComponentSpec, metrics: &[MetricsSpec], path: &FieldPa
 
 fn check_keda_resource(resource: Option<&ResourceMetricSource>, at: &FieldPath, report: &mut Report<'_>) {
     let Some(resource) = resource else {
-        report.invalid(at, "metric type Resource needs resource");
+        report.denied(at, "metric type Resource needs resource");
         return;
     };
     let target = &resource.target;
@@ -177,46 +176,46 @@ fn check_keda_resource(resource: Option<&ResourceMetricSource>, at: &FieldPath, 
     match (resource.name.as_str(), target.r#type.as_str()) {
         ("cpu", "Utilization") | ("memory", "Utilization" | "AverageValue") => {}
         ("cpu", _) => {
-            report.invalid(&at_target.key("type"), "the cpu target value type should be Utilization");
+            report.denied(&at_target.key("type"), "the cpu target value type should be Utilization");
         }
         ("memory", _) => {
             let message = "the memory target value type should be Utilization or AverageValue";
-            report.invalid(&at_target.key("type"), message);
+            report.denied(&at_target.key("type"), message);
         }
         (name, _) => {
-            report.invalid(&at.key("name"), format!("[{name}] is not a supported metric"));
+            report.denied(&at.key("name"), format!("[{name}] is not a supported metric"));
         }
     }
     let in_percent = target.average_utilization.is_some_and(|percent| (1..=100).contains(&percent));
     if target.r#type == "Utilization" && !in_percent {
-        report.invalid(&at_target.key("averageUtilization"), PERCENT);
+        report.denied(&at_target.key("averageUtilization"), PERCENT);
     }
     let bytes = target.average_value.as_ref().and_then(|value| quantity::parse_whole(&value.0).ok());
     if resource.name == "memory" && target.r#type == "AverageValue" && bytes.is_none_or(|bytes| bytes < 1024 * 1024) {
-        report.invalid(&at_target.key("averageValue"), "the target memory should be greater than 1 MiB");
+        report.denied(&at_target.key("averageValue"), "the target memory should be greater than 1 MiB");
     }
 }
 
 fn check_query(source: Option<&QueryMetricSource>, at: &FieldPath, report: &mut Report<'_>) {
     if source.is_none_or(|source| source.metric.query.is_empty()) {
-        report.invalid(&at.key("metric").key("query"), "the query should not be empty");
+        report.denied(&at.key("metric").key("query"), "the query should not be empty");
     }
     if source.is_none_or(|source| source.target.value.is_none()) {
-        report.invalid(&at.key("target").key("value"), "the target value should be set");
+        report.denied(&at.key("target").key("value"), "the target value should be set");
     }
 }
 
 fn check_kpa(component: &ComponentSpec, path: &FieldPath, report: &mut Report<'_>) {
     if component.deployment_strategy.is_some() {
         let message = "customizing deploymentStrategy is only supported for raw deployment mode";
-        report.invalid(&path.key("deploymentStrategy"), message);
+        report.denied(&path.key("deploymentStrategy"), message);
         report.help(format!("remove it, or annotate the service with {}: Standard", meta::DEPLOYMENT_MODE));
     }
     let metric = component.scale_metric.as_deref();
     match metric {
         None | Some("concurrency" | "rps") => {}
         Some(other) => {
-            report.invalid(&path.key("scaleMetric"), format!("[{other}] is not a supported metric"));
+            report.denied(&path.key("scaleMetric"), format!("[{other}] is not a supported metric"));
             report.help(format!(
                 "write concurrency or rps; cpu and memory need the annotation {}: Standard",
                 meta::DEPLOYMENT_MODE
@@ -224,6 +223,6 @@ fn check_kpa(component: &ComponentSpec, path: &FieldPath, report: &mut Report<'_
         }
     }
     if metric == Some("rps") && component.scale_target.is_some_and(|target| target < 1) {
-        report.invalid(&path.key("scaleTarget"), "the target for rps should be greater than 1");
+        report.denied(&path.key("scaleTarget"), "the target for rps should be greater than 1");
     }
 }

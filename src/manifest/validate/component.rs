@@ -94,7 +94,7 @@ fn check_implementation(kind: ComponentKind, component: &ComponentSpec, path: &F
         [] if report.has_error_below(&path.key("containers")) || report.has_unknown_field(path) => {}
         [] if ["model", "art"].iter().any(|field| report.has_error_below(&path.key(field))) => {}
         [] => {
-            report.invalid(path, format!("{message}; there is none"));
+            report.denied(path, format!("{message}; there is none"));
             report.help(match kind {
                 ComponentKind::Predictor => "write `model` with a modelFormat and a storageUri, or `containers`",
                 _ => "write `containers` with one container",
@@ -106,7 +106,7 @@ fn check_implementation(kind: ComponentKind, component: &ComponentSpec, path: &F
                 crate::manifest::path::Step::Key(key) => path.key(key),
                 crate::manifest::path::Step::Index(index) => path.index(*index),
             });
-            report.invalid(&at, format!("{message}; there are {}", names.join(" and ")));
+            report.denied(&at, format!("{message}; there are {}", names.join(" and ")));
             report.help("keep one of them");
         }
     }
@@ -115,16 +115,16 @@ fn check_implementation(kind: ComponentKind, component: &ComponentSpec, path: &F
 fn check_extension(component: &ComponentSpec, path: &FieldPath, report: &mut Report<'_>) {
     let (least, most) = (component.min_replicas, component.max_replicas);
     if least.is_some_and(|least| least < 0) {
-        report.invalid(&path.key("minReplicas"), "'MinReplicas' cannot be less than 0");
+        report.denied(&path.key("minReplicas"), "'MinReplicas' cannot be less than 0");
     }
     if most.is_some_and(|most| most < 0) {
-        report.invalid(&path.key("maxReplicas"), "'MaxReplicas' cannot be less than 0");
+        report.denied(&path.key("maxReplicas"), "'MaxReplicas' cannot be less than 0");
     }
     if most.is_some_and(|most| most > 0 && least.unwrap_or(1) > most) {
-        report.invalid(&path.key("minReplicas"), "'MinReplicas' cannot be greater than MaxReplicas");
+        report.denied(&path.key("minReplicas"), "'MinReplicas' cannot be greater than MaxReplicas");
     }
     if component.container_concurrency.is_some_and(|limit| limit < 0) {
-        report.invalid(&path.key("containerConcurrency"), "parallelism cannot be less than 0");
+        report.denied(&path.key("containerConcurrency"), "parallelism cannot be less than 0");
     }
     if component.timeout.is_some_and(|timeout| timeout < 0) {
         report.invalid(&path.key("timeout"), "timeout cannot be less than 0 seconds");
@@ -148,7 +148,7 @@ fn check_logger(logger: &LoggerSpec, path: &FieldPath, report: &mut Report<'_>) 
     if let Some(storage) = &logger.storage
         && (storage.path.is_none() || storage.parameters.is_none() || storage.key.is_none())
     {
-        report.invalid(&path.key("storage"), "invalid logger storage configuration");
+        report.denied(&path.key("storage"), "invalid logger storage configuration");
         report.help("it needs path, parameters and key");
     }
 }
@@ -166,7 +166,7 @@ fn check_model(written: &Written<'_>, component_path: &FieldPath, report: &mut R
     let path = component_path.key(written.field);
     let model = written.model;
     if model.name.as_deref().is_some_and(|name| !name.is_empty()) {
-        report.invalid(&path.key("name"), "the 'name' field is not allowed in standard predictor");
+        report.denied(&path.key("name"), "the 'name' field is not allowed in standard predictor");
         report.help("the serving container is always named kserve-container: remove name");
     }
     if let Some(protocol) = &model.protocol_version
@@ -193,7 +193,7 @@ fn check_containers(component: &ComponentSpec, path: &FieldPath, report: &mut Re
         for (index, env) in container.env.iter().flatten().enumerate() {
             let path = path.key("env").index(index);
             if container.name == meta::TRANSFORMER_CONTAINER && env.name == "STORAGE_URI" {
-                report.invalid(&path, "storage uri should not be specified in transformer container");
+                report.denied(&path, "storage uri should not be specified in transformer container");
             }
             // The protocol of a collocated pair is told by its transformer.
             let speaks = if collocated { meta::TRANSFORMER_CONTAINER } else { meta::KSERVE_CONTAINER };
@@ -208,7 +208,7 @@ fn check_containers(component: &ComponentSpec, path: &FieldPath, report: &mut Re
 fn check_protocol(env: &core::EnvVar, path: &FieldPath, report: &mut Report<'_>) {
     let Some(protocol) = env.value.as_deref() else { return };
     if !matches!(protocol, "v1" | "v2") {
-        report.invalid(path, format!("invalid protocol {protocol}. Must be one of [v1, v2]"));
+        report.denied(path, format!("invalid protocol {protocol}. Must be one of [v1, v2]"));
     }
 }
 
@@ -244,6 +244,6 @@ pub(super) fn refuse_python_path(
         let message = format!(
             "{owner} is invalid: setting PYTHONPATH in container \"{container}\" is not allowed for security reasons"
         );
-        report.invalid(&path.key("env").index(index), message);
+        report.denied(&path.key("env").index(index), message);
     }
 }

@@ -18,13 +18,7 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, report: &mut Report<'_>) {
         Kind::InferenceService => check_service_name(name, &path.key("name"), report),
         Kind::Namespace => check_label(name, &path.key("name"), report),
         _ if !is_subdomain(name) => {
-            report.invalid(
-                &path.key("name"),
-                format!(
-                    "name `{name}` is invalid: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric \
-                     characters, '-' or '.', and must start and end with an alphanumeric character"
-                ),
-            );
+            report.invalid(&path.key("name"), subdomain_message(name));
         }
         _ => {}
     }
@@ -33,9 +27,19 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, report: &mut Report<'_>) {
     }
 }
 
+fn subdomain_message(name: &str) -> String {
+    format!(
+        "name `{name}` is invalid: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' \
+         or '.', and must start and end with an alphanumeric character"
+    )
+}
+
 fn check_service_name(name: &str, path: &FieldPath, report: &mut Report<'_>) {
-    if !is_service_name(name) {
-        report.invalid(
+    // The API server asks for a subdomain before KServe is asked.
+    if !is_subdomain(name) {
+        report.invalid(path, subdomain_message(name));
+    } else if !is_service_name(name) {
+        report.denied(
             path,
             format!(
                 "the InferenceService \"{name}\" is invalid: a InferenceService name must consist of lower case \
@@ -76,7 +80,7 @@ pub(super) fn is_service_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase()) && !name.ends_with('-') && name.bytes().all(is_label_byte)
 }
 
-fn is_subdomain(name: &str) -> bool {
+pub(super) fn is_subdomain(name: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty() && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(is_label_byte)
     };

@@ -42,7 +42,7 @@ fn check_priorities(kind: Kind, name: &str, spec: &ServingRuntimeSpec, report: &
             let (format, kind) = (&format.name, kind.as_str().to_lowercase());
             let message =
                 format!("different priorities assigned for the model format {format} under the {kind} {name}");
-            report.invalid(&path, message);
+            report.denied(&path, message);
         }
     }
 }
@@ -89,7 +89,7 @@ fn compare(earlier: &Object, later: &Object) -> Option<Diagnostic> {
     };
     let mut report = Report::new("", None, None);
     report.about(Some(later.key.clone()));
-    report.invalid(&path, message).help("give one of them another priority; the higher one wins");
+    report.denied(&path, message).help("give one of them another priority; the higher one wins");
     report.into_diagnostics().pop()
 }
 

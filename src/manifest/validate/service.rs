@@ -24,7 +24,7 @@ fn check_annotations(metadata: &Metadata, report: &mut Report<'_>) {
         && !["hpa", "external", "keda", "none"].contains(&class)
     {
         let path = path.key(meta::AUTOSCALER_CLASS);
-        report.invalid(&path, format!("[{class}] is not a supported autoscaler class type"));
+        report.denied(&path, format!("[{class}] is not a supported autoscaler class type"));
         report.help("write hpa, keda, external or none; Knative's own autoscaler needs no annotation");
     }
     let mode_path = path.key(meta::DEPLOYMENT_MODE);

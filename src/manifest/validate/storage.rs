@@ -23,7 +23,7 @@ pub(super) fn check(component: &ComponentSpec, path: &FieldPath, report: &mut Re
         check_entries(entries, &path.key("storageUris"), report);
         if has_single_uri(component) {
             let message = "Setting both StorageURI and StorageURIs is not supported.";
-            report.invalid(&path.key("storageUris"), message);
+            report.denied(&path.key("storageUris"), message);
             report.help("list every artifact under storageUris, or none");
         }
     }
@@ -105,12 +105,12 @@ fn check_confidential(confidential: &ConfidentialSpec, uri: Option<&str>, path: 
     let message = "encrypted models (`confidential`) are not served by this version";
     report.error(&path, DiagnosticCode::NotServed, message);
     if uri.is_none() {
-        report.invalid(&path, "confidential model serving requires storageUri to be set");
+        report.denied(&path, "confidential model serving requires storageUri to be set");
     }
     if let Some(id) = &confidential.resource_id
         && !is_resource_id(id)
     {
-        report.invalid(&path.key("resourceId"), "must be in the format kbs:///<repo>/<type>/<tag>");
+        report.denied(&path.key("resourceId"), "must be in the format kbs:///<repo>/<type>/<tag>");
     }
 }
 
@@ -129,7 +129,7 @@ fn check_entries(entries: &[StorageUriEntry], path: &FieldPath, report: &mut Rep
     let is_claim = |entry: &&StorageUriEntry| entry.uri.starts_with("pvc://");
     let mut claimed = HashSet::new();
     if !entries.iter().filter(is_claim).all(|entry| claimed.insert(mount_path(entry))) {
-        report.invalid(path, "PVC storage paths must be unique");
+        report.denied(path, "PVC storage paths must be unique");
     }
     let paths: Vec<_> = entries.iter().filter(|entry| !is_claim(entry)).map(mount_path).collect();
     if paths.len() > 1 && !have_common_parent(&paths) {
@@ -137,7 +137,7 @@ fn check_entries(entries: &[StorageUriEntry], path: &FieldPath, report: &mut Rep
         let message = format!(
             "storage paths must have a common parent directory. Current paths: [{listed}] have no common parent beyond root"
         );
-        report.invalid(path, message);
+        report.denied(path, message);
     }
 }
 
@@ -150,12 +150,12 @@ fn check_entry(entry: &StorageUriEntry, path: &FieldPath, report: &mut Report<'_
     let at = path.key("mountPath");
     let mount = mount_path(entry);
     if mount == "/" {
-        report.invalid(&at, "storage path cannot be empty");
+        report.denied(&at, "storage path cannot be empty");
     } else if !mount.starts_with('/') {
         report.invalid(&at, format!("storage path must be absolute: {mount}"));
     }
     if mount.contains("..") {
-        report.invalid(&at, format!("storage path cannot contain '..' for security reasons: {mount}"));
+        report.denied(&at, format!("storage path cannot contain '..' for security reasons: {mount}"));
     }
     if mount.len() > 255 {
         report.invalid(&at, "storage path cannot be longer than 255 characters");

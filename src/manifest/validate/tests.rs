@@ -323,7 +323,8 @@ fn names_and_annotations_are_checked() {
         assert_eq!(decoded.objects, [], "{name}");
         assert_eq!(decoded.failed[0].as_ref().unwrap().name, name);
     }
-    assert!(errors(&decode("f", &head("Iris")))[0].contains("a InferenceService name must consist of lower case"));
+    assert!(errors(&decode("f", &head("Iris")))[0].contains("a lowercase RFC 1123 subdomain"));
+    assert!(errors(&decode("f", &head("1iris")))[0].contains("a InferenceService name must consist of lower case"));
     let kpa = service("serving.kserve.io/autoscalerClass: kpa", &predictor(MODEL));
     assert_eq!(
         errors(&kpa),
