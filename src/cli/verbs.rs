@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report;
 use super::{
-    apply, cache, completion, delete, demo, describe, doctor, down, events, get, home, kubeconfig, logs, man, predict,
-    pull, restart, run, runtimes, serve, service, up, validate, version, wait,
+    apply, cache, completion, delete, demo, describe, doctor, down, events, export, get, home, kubeconfig, lint, logs,
+    man, predict, pull, restart, run, runtimes, schema, serve, service, up, validate, version, wait,
 };
 use crate::daemon::Inherited;
 
@@ -56,6 +56,9 @@ pub enum Command {
     Cache(cache::CacheArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
+    Lint(lint::LintArgs),
+    Export(export::ExportArgs),
+    Schema(schema::SchemaArgs),
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
@@ -121,6 +124,9 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
         Command::Pull(args) => pull::run(&home, args).await,
         Command::Cache(args) => cache::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
+        Command::Lint(args) => lint::run(&home, args).await,
+        Command::Export(args) => export::run(&home, args).await,
+        Command::Schema(args) => schema::run(args),
         Command::Validate(args) => validate::run(&home, args).await,
         Command::Doctor(args) => doctor::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),

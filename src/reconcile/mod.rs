@@ -2,14 +2,17 @@
 //!
 //! **Invariant:** statuses and routes are published before anything is done; a pass never waits for an effect.
 
+mod access;
 mod claims;
 pub mod clock;
 pub mod desired;
+mod doze;
 pub mod driver;
 pub mod execute;
 mod load;
 pub mod measure;
 pub mod mounts;
+mod notice;
 pub mod observe;
 mod pulls;
 mod renames;
