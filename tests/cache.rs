@@ -172,3 +172,227 @@ async fn a_flipped_byte_a_cut_file_and_a_missing_one_are_found() {
     assert!(matches!(flaws[Utf8Path::new("cut")], Flaw::Size { found: 100, .. }));
     assert_eq!(flaws[Utf8Path::new("missing")], Flaw::Missing);
 }
+
+/// What a run of the binary gave.
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Bench {
+    fn command(&self, words: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kserve-local"));
+        command
+            .args(words.split(' '))
+            .env("HOME", self.folder.path())
+            .env("KSERVE_LOCAL_HOME", self.home())
+            .env("KSERVE_LOCAL_CACHE_DIR", self.cache.root())
+            .env("AWS_ENDPOINT_URL", format!("http://{}", self.origin.address))
+            .env("awsAnonymousCredential", "true");
+        command
+    }
+
+    async fn run(&self, words: &str) -> Run {
+        self.run_as(self.command(words)).await
+    }
+
+    async fn run_as(&self, mut command: std::process::Command) -> Run {
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Run { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+#[tokio::test]
+async fn the_command_line_lists_pins_removes_and_verifies_without_a_daemon() {
+    let bench = Bench::new().await;
+    let id = bench.model("a", 200_000, 500).await;
+    bench.model("b", 100_000, 10).await;
+    let listed: serde_json::Value = serde_json::from_str(&bench.run("cache ls -o json").await.out).unwrap();
+    assert_eq!((listed["models"].as_array().unwrap().len(), &listed["models"][0]["files"]), (2, &1.into()));
+    assert!(bench.run("cache ls").await.out.contains("s3://bucket/a   195.3 KiB   1"));
+    assert_eq!(bench.run("cache pin s3://bucket/a s3://bucket/later").await.code, 0);
+    let refused = bench.run(&format!("cache rm {}", &id[..6])).await;
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.err.contains("`s3://bucket/a` is pinned by cli") && refused.err.contains("hint:"),
+        "{}",
+        refused.err
+    );
+    let pruned = bench.run("cache prune").await;
+    assert!(pruned.out.contains("s3://bucket/b") && pruned.err.contains("1 models removed, 97."), "{}", pruned.err);
+    assert_eq!(bench.names(), ["a"]);
+    assert_eq!(bench.run("cache verify").await.out, "ok        s3://bucket/a  1 files, 195.3 KiB\n");
+    let usage: serde_json::Value = serde_json::from_str(&bench.run("cache df -o json").await.out).unwrap();
+    assert_eq!((&usage["models"], &usage["modelBytes"]), (&1.into(), &200_000.into()));
+
+    let weights = bench.pull("a").await.path.join("weights");
+    let mut bytes = fs::read(&weights).unwrap();
+    bytes[100_000] ^= 1;
+    fs::set_permissions(&weights, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&weights, bytes).unwrap();
+    let damaged = bench.run("cache verify").await;
+    assert_eq!(damaged.code, 1);
+    assert!(damaged.out.starts_with("damaged   s3://bucket/a  `weights` has the SHA-256 digest"), "{}", damaged.out);
+    assert_eq!(bench.run("cache pin --remove s3://bucket/a").await.code, 0);
+    assert_eq!(bench.run("cache verify --remove").await.code, 0);
+    assert_eq!(bench.names(), [] as [&str; 0]);
+    let absent = bench.run("cache rm s3://bucket/a").await;
+    assert!(absent.code == 1 && absent.err.contains("there is no model `s3://bucket/a`"), "{}", absent.err);
+}
+
+#[tokio::test]
+async fn a_model_travels_in_an_archive_and_a_changed_archive_is_refused() {
+    let bench = Bench::new().await;
+    bench.origin.put("/bucket/m/1/weights", Object::new(vec![7; 5000]));
+    bench.origin.put("/bucket/m/config.json", Object::new("{}"));
+    bench.pull("m").await;
+    let archive = bench.home().join("m.tar");
+    assert_eq!(bench.run(&format!("cache export s3://bucket/m -o {archive}")).await.code, 0);
+    let mut bytes = fs::read(&archive).unwrap();
+
+    let elsewhere = Bench::new().await;
+    let imported = elsewhere.run(&format!("cache import {archive}")).await;
+    assert_eq!((imported.code, imported.out.as_str()), (0, "s3://bucket/m imported, 4.8 KiB\n"), "{}", imported.err);
+    let offline = PullConfig { offline: true, ..PullConfig::default() };
+    let model = elsewhere.pull_with("m", offline).await.unwrap();
+    assert_eq!(fs::read(model.path.join("1/weights")).unwrap(), vec![7; 5000]);
+    assert!(elsewhere.run(&format!("cache import {archive}")).await.out.contains("was here already"));
+
+    let at = bytes.windows(5000).position(|window| window == vec![7; 5000]).unwrap();
+    bytes[at + 2500] = 8;
+    fs::write(&archive, bytes).unwrap();
+    let third = Bench::new().await;
+    let refused = third.run(&format!("cache import {archive}")).await;
+    assert_eq!(refused.code, 2);
+    assert!(refused.err.contains("has other bytes in `1/weights` than it records"), "{}", refused.err);
+    assert!(third.names().is_empty() && third.cache.usage().unwrap().total() == 0, "nothing of it is kept");
+}
+
+#[tokio::test]
+async fn kill_nine_at_nine_tenths_resumes() {
+    use std::os::unix::process::ExitStatusExt;
+    let bench = Bench::new().await;
+    for part in 0..10_u8 {
+        bench.origin.put(&format!("/bucket/m/part-{part}"), Object::new(vec![part; 300_000]));
+    }
+    bench.origin.faults("/bucket/m/part-9", 0, 100, origin::Fault::Stall(1000));
+    let mut child =
+        bench.command("pull s3://bucket/m --progress plain").stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let partial = bench.cache.root().join("partial");
+    let recorded = || {
+        let folders = partial.read_dir_utf8().unwrap().flatten().map(|entry| entry.path().join("resume.log"));
+        folders.filter_map(|log| fs::read_to_string(log).ok()).map(|log| log.lines().count()).sum::<usize>()
+    };
+    tokio::time::timeout(Duration::from_secs(60), async {
+        // The head of the record, and nine parts.
+        while recorded() < 10 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("nine parts arrive");
+    child.kill().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert!(bench.names().is_empty(), "nothing is visible before all of it is there");
+    bench.origin.heal();
+    bench.origin.forget();
+    let run = bench.run("pull s3://bucket/m").await;
+    assert_eq!(run.code, 0, "{}", run.err);
+    let fetched: Vec<String> =
+        bench.origin.seen().into_iter().map(|seen| seen.path).filter(|p| p.contains("part-")).collect();
+    assert_eq!(fetched, ["/bucket/m/part-9"]);
+    assert_eq!(fs::read(Utf8Path::new(run.out.trim()).join("part-3")).unwrap(), vec![3; 300_000]);
+    assert_eq!(fs::read_dir(partial).unwrap().count(), 0, "nothing stays behind");
+}
+
+/// A small file system of its own, for a disk that is full.
+struct Small(Utf8PathBuf);
+
+impl Small {
+    fn mount(test: &str, at: Utf8PathBuf, options: &str) -> Option<Self> {
+        fs::create_dir_all(&at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs", at.as_str()])
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !mounted {
+            skip(test, "a small file system cannot be mounted here");
+        }
+        mounted.then_some(Self(at))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // What stays mounted is in a temporary folder of this test.
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn skip(test: &str, reason: &str) {
+    use std::io::Write;
+    let line = format!("SKIPPED: {test}: {reason}");
+    println!("{line}");
+    if let Some(path) = std::env::var_os("KSERVE_LOCAL_TEST_SKIPS") {
+        let mut file = fs::File::options().append(true).create(true).open(path).unwrap();
+        writeln!(file, "{line}").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_says_how_much_was_needed_cleans_up_and_heals() {
+    let test = "a_full_disk_says_how_much_was_needed_cleans_up_and_heals";
+    let mut bench = Bench::new().await;
+    let Some(small) = Small::mount(test, bench.home().join("small"), "size=4m") else { return };
+    bench.cache = Cache::open(small.0.join("cache")).unwrap();
+    let config = PullConfig { room: RoomPolicy { spare: 0, ..RoomPolicy::default() }, ..PullConfig::default() };
+
+    // Known before it begins.
+    bench.origin.put("/bucket/large/weights", Object::new(vec![1; 6 << 20]));
+    let error = bench.pull_with("large", config.clone()).await.unwrap_err();
+    assert!(
+        matches!(error, PullError::DiskFull { needed, free, .. } if needed == 6 << 20 && free < 4 << 20),
+        "{error:?}"
+    );
+    assert!(error.to_string().starts_with("the disk is full: 6.0 MiB more needed in"), "{error}");
+
+    // Found out on the way: the source does not say how long it is.
+    let silent = Object { chunked: true, ranges: false, etag: None, ..Object::new(vec![2; 6 << 20]) };
+    bench.origin.put("/silent.bin", silent);
+    let url = StorageUri::parse(&bench.origin.url("/silent.bin")).unwrap();
+    let puller = Puller::new(bench.cache.clone(), config.clone(), Arc::default());
+    let error = puller.pull(&url, watch::Sender::default(), CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(error, PullError::DiskFull { .. }) && error.is_transient(), "{error:?}");
+    assert!(bench.cache.usage().unwrap().disk.free > 3 << 20, "what was downloaded is given back");
+
+    // Someone else's file goes, and the next try succeeds.
+    let hog = small.0.join("hog");
+    fs::write(&hog, vec![0; 3 << 20]).unwrap();
+    bench.origin.put("/bucket/fits/weights", Object::new(vec![3; 2 << 20]));
+    assert!(matches!(bench.pull_with("fits", config.clone()).await, Err(PullError::DiskFull { .. })));
+    fs::remove_file(hog).unwrap();
+    bench.pull_with("fits", config.clone()).await.unwrap();
+
+    // And one that is in the way of another makes room for it.
+    bench.origin.put("/bucket/next/weights", Object::new(vec![4; 3 << 20]));
+    bench.pull_with("next", config).await.unwrap();
+    assert_eq!(bench.names(), ["next"]);
+}
+
+#[tokio::test]
+async fn a_disk_without_inodes_is_told_apart() {
+    let mut bench = Bench::new().await;
+    let mounted =
+        Small::mount("a_disk_without_inodes_is_told_apart", bench.home().join("small"), "size=4m,nr_inodes=40");
+    let Some(small) = mounted else { return };
+    bench.cache = Cache::open(small.0.join("cache")).unwrap();
+    for file in 0..60 {
+        bench.origin.put(&format!("/bucket/many/{file}"), Object::new("x"));
+    }
+    let config = PullConfig { room: RoomPolicy { spare: 0, ..RoomPolicy::default() }, ..PullConfig::default() };
+    let error = bench.pull_with("many", config).await.unwrap_err();
+    assert!(matches!(error, PullError::InodesFull { free, .. } if free < 40), "{error:?}");
+    assert!(error.to_string().starts_with("the disk has no room for more files:"), "{error}");
+}

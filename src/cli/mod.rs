@@ -4,6 +4,7 @@
 //! as an exit code ([`report`]). Results go to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod cache;
 pub mod client;
 pub mod completion;
 pub mod delete;
@@ -31,7 +32,9 @@ pub mod man;
 pub mod output;
 pub mod parity;
 pub mod predict;
+pub mod progress;
 pub mod ps;
+pub mod pull;
 pub mod report;
 pub mod restart;
 pub mod rollback;

@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report;
 use super::{
-    apply, completion, delete, demo, describe, doctor, down, events, explain, export, get, home, kubeconfig, lint,
-    logs, man, predict, ps, restart, rollback, run, runtimes, schema, serve, service, up, validate, version, wait,
+    apply, cache, completion, delete, demo, describe, doctor, down, events, explain, export, get, home, kubeconfig,
+    lint, logs, man, predict, ps, pull, restart, rollback, run, runtimes, schema, serve, service, up, validate,
+    version, wait,
 };
 use crate::daemon::Inherited;
 
@@ -56,6 +57,8 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     History(rollback::HistoryArgs),
     Rollback(rollback::RollbackArgs),
+    Pull(pull::PullArgs),
+    Cache(cache::CacheArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
     Lint(lint::LintArgs),
@@ -127,6 +130,8 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(&home, args).await,
         Command::History(args) => rollback::history(&home, args).await,
         Command::Rollback(args) => rollback::rollback(&home, args).await,
+        Command::Pull(args) => pull::run(&home, args).await,
+        Command::Cache(args) => cache::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Lint(args) => lint::run(&home, args).await,
         Command::Export(args) => export::run(&home, args).await,

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,6 +16,7 @@ use super::find::{condition, escaped, items, not_found, path_of};
 use super::follow;
 use super::jsonpath::Template;
 use super::output;
+use super::progress::{Reporter, Show};
 use super::report::{Exit, Problem};
 use super::wanted::{NamespaceArgs, Wanted};
 use crate::kubeapi::resource::Resource;
@@ -40,6 +42,9 @@ pub struct WaitArgs {
     /// Only objects with these labels
     #[arg(short = 'l', long, value_name = "LABELS")]
     pub selector: Option<String>,
+    /// How downloads that are waited for are shown, on stderr
+    #[arg(long, value_enum, default_value_t)]
+    pub progress: Show,
 }
 
 /// What is waited for.
@@ -123,9 +128,12 @@ pub async fn run(home: &Utf8Path, args: WaitArgs) -> Result<Exit> {
     if objects.is_empty() {
         return Err(Problem::not_so("no matching resources found").into());
     }
-    let waits = objects.iter().map(|(resource, name)| wait(&client, *resource, name, &args));
+    let reporter = Mutex::new(Reporter::new(args.progress));
+    let waits = objects.iter().map(|(resource, name)| wait(&client, *resource, name, &args, &reporter));
     let mut failure = None;
-    for outcome in futures::future::join_all(waits).await {
+    let outcomes = futures::future::join_all(waits).await;
+    reporter.into_inner().unwrap_or_else(PoisonError::into_inner).end();
+    for outcome in outcomes {
         match outcome {
             Ok(text) => output::line(&text)?,
             Err(error) => match failure {
@@ -154,10 +162,16 @@ async fn objects(client: &Client, args: &WaitArgs) -> Result<Vec<(Resource, Stri
     Ok(found)
 }
 
-async fn wait(client: &Client, resource: Resource, name: &str, args: &WaitArgs) -> Result<String> {
+async fn wait(
+    client: &Client,
+    resource: Resource,
+    name: &str,
+    args: &WaitArgs,
+    reporter: &Mutex<Reporter>,
+) -> Result<String> {
     let shown = format!("{}/{name}", resource.qualified_singular());
     let mut last = None;
-    let watch = follow_until(client, resource, name, args, &mut last);
+    let watch = follow_until(client, resource, name, args, &mut last, reporter);
     match tokio::time::timeout(args.timeout.max(Duration::from_secs(1)), watch).await {
         Ok(Ok(())) => Ok(match args.until {
             Until::Deleted => format!("{shown} deleted"),
@@ -181,6 +195,7 @@ async fn follow_until(
     name: &str,
     args: &WaitArgs,
     last: &mut Option<Value>,
+    reporter: &Mutex<Reporter>,
 ) -> Result<()> {
     let namespace = &args.namespace.namespace;
     let path = path_of(resource, namespace, name);
@@ -220,6 +235,10 @@ async fn follow_until(
                 kind => *last = (kind != "DELETED").then_some(event.object),
             }
             begun = true;
+            if let Some((topic, text)) = last.as_ref().and_then(fetching) {
+                let said = format!("{name}: {text}");
+                reporter.lock().unwrap_or_else(PoisonError::into_inner).say(&format!("{name} {topic}"), &said);
+            }
             if args.until.holds(last.as_ref()) {
                 return Ok(());
             }
@@ -229,6 +248,14 @@ async fn follow_until(
 
 fn interrupted(error: ClientError) -> Problem {
     Problem::machine("the daemon went away while waiting").because(error)
+}
+
+/// Returns what is being fetched for an object, and how far that is.
+fn fetching(object: &Value) -> Option<(String, String)> {
+    let mut conditions = object["status"]["conditions"].as_array()?.iter();
+    let is_pull = |condition: &&Value| matches!(condition["reason"].as_str(), Some("ModelPulling" | "ImagePulling"));
+    let condition = conditions.find(is_pull)?;
+    Some((condition["reason"].as_str()?.to_owned(), condition["message"].as_str()?.to_owned()))
 }
 
 /// Returns why an object is not ready, in one line.

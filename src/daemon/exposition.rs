@@ -13,7 +13,7 @@ use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
 use crate::source::Loader;
 use crate::store::Store;
-use crate::telemetry::metrics::{ServiceSample, render};
+use crate::telemetry::metrics::{PullSample, ServiceSample, render, render_pulls};
 use crate::telemetry::runtime_metrics;
 use crate::traffic::TrafficBoard;
 
@@ -27,6 +27,7 @@ pub(super) struct Exposition {
     pub(super) store: Store,
     pub(super) board: TrafficBoard,
     pub(super) pods: watch::Receiver<Arc<Vec<PodView>>>,
+    pub(super) pulls: watch::Receiver<Vec<PullSample>>,
     pub(super) loader: Loader,
     pub(super) gateway: Arc<Metrics>,
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
@@ -51,6 +52,7 @@ impl Exposition {
         let engine_down = self.services().iter().any(|(_, down)| *down);
         let samples: Vec<ServiceSample> = self.services().into_iter().map(|(sample, _)| sample).collect();
         let mut text = render(&samples, i64::try_from(with_errors).unwrap_or(i64::MAX), !engine_down);
+        text.push_str(&render_pulls(&self.pulls.borrow()));
         self.gateway_families(&mut text);
         text
     }

@@ -169,6 +169,7 @@ impl Daemon {
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
         let (holders, room_seen) = watch::channel(Arc::default());
+        let (pulls, pulls_seen) = watch::channel(Vec::new());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
@@ -196,6 +197,7 @@ impl Daemon {
                 routes,
                 pods,
                 room: holders,
+                pulls,
                 events: events.clone(),
                 refused: gateway.backend_refused(),
                 tasks: effects.clone(),
@@ -238,6 +240,7 @@ impl Daemon {
             store: store.clone(),
             board,
             pods: pods_seen.clone(),
+            pulls: pulls_seen,
             loader: loader.clone(),
             gateway: gateway.metrics(),
             routes: served_routes,

@@ -79,11 +79,7 @@ fn progress(note: &PullNote) -> String {
     match (note.done, note.total) {
         (0, 0) if note.phase.is_empty() => String::new(),
         (0, 0) => format!(": {}", note.phase),
-        (done, 0) => format!(": {} so far", bytes(done)),
-        (done, total) => {
-            let percent = u128::from(done) * 100 / u128::from(total.max(1));
-            format!(": {percent}% ({} of {})", bytes(done), bytes(total))
-        }
+        (done, total) => format!(": {}", super::pace::words(done, total, note.rate)),
     }
 }
 

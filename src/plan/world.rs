@@ -373,6 +373,8 @@ pub struct PullNote {
     pub done: u64,
     /// Bytes in all; 0 while unknown.
     pub total: u64,
+    /// Bytes per second; 0 while unknown.
+    pub rate: u64,
     /// A word, for example `downloading`.
     pub phase: String,
 }

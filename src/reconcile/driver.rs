@@ -16,10 +16,11 @@ use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
+use super::pulls::{self, Pulls};
 use super::revisions::Ledger;
 use super::{graphs, notice, observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
-use crate::engine::{Container, EngineError, PullProgress};
+use crate::engine::{Container, EngineError};
 use crate::home::Home;
 use crate::home::write_atomically;
 use crate::plan::action::{ProbeKind, ProbeOrder};
@@ -28,13 +29,12 @@ use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
 use crate::plan::ps::{self, RoomView};
 use crate::plan::routes::RouteTable;
-use crate::plan::world::{
-    ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, PullNote, ResolvedWorkload,
-};
+use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, ResolvedWorkload};
 use crate::plan::{Action, ActionKey, Plan, World, plan};
-use crate::storage::{Cache, CachedModel, Progress};
+use crate::storage::{Cache, CachedModel};
 use crate::store::Store;
 use crate::tasks::Tasks;
+use crate::telemetry::metrics::PullSample;
 use crate::telemetry::{EventLog, EventType};
 use crate::traffic::TrafficBoard;
 use crate::workload::{ComponentKey, WorkloadConfig};
@@ -83,6 +83,8 @@ pub struct DriverParts {
     pub pods: watch::Sender<Arc<Vec<PodView>>>,
     /// Who holds what, for people.
     pub room: watch::Sender<Arc<RoomView>>,
+    /// What is being fetched, for metrics.
+    pub pulls: watch::Sender<Vec<PullSample>>,
     /// Events.
     pub events: EventLog,
     /// Rung by the gateway when a backend refused a connection.
@@ -127,8 +129,7 @@ pub struct Driver {
     /// When the list was asked for that is under way or was the last.
     asked_at: Duration,
     last_check_again: Duration,
-    model_progress: HashMap<StorageUri, watch::Receiver<Progress>>,
-    image_progress: HashMap<String, watch::Receiver<PullProgress>>,
+    pulls: Pulls,
     image_failures: HashMap<String, u32>,
     model_failures: HashMap<StorageUri, u32>,
     claims: ModelClaims,
@@ -178,8 +179,7 @@ impl Driver {
             last_list: Duration::ZERO,
             asked_at: Duration::ZERO,
             last_check_again: Duration::ZERO,
-            model_progress: HashMap::new(),
-            image_progress: HashMap::new(),
+            pulls: Pulls::default(),
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
             claims: ModelClaims::default(),
@@ -513,7 +513,7 @@ impl Driver {
 
     fn take_model(&mut self, uri: StorageUri, result: Result<CachedModel, Failure>) -> Urgency {
         self.world.in_flight.remove(&ActionKey::Model(uri.clone()));
-        self.model_progress.remove(&uri);
+        self.pulls.model_ended(&uri);
         let state = match result {
             Ok(model) => {
                 info!(model = uri.redacted(), bytes = model.size, files = model.files, "model is here");
@@ -550,7 +550,7 @@ impl Driver {
 
     fn take_image_pull(&mut self, image: String, result: Result<(), (Failure, bool)>) -> Urgency {
         self.world.in_flight.remove(&ActionKey::Image(image.clone()));
-        self.image_progress.remove(&image);
+        self.pulls.image_ended(&image);
         let tick = self.parts.clock.now().tick;
         let state = match result {
             Ok(()) => {
@@ -703,7 +703,7 @@ impl Driver {
     fn pass(&mut self) -> Duration {
         let now = self.parts.clock.now();
         notice::read(&self.parts.board, &mut self.world, now.tick);
-        self.note_progress();
+        self.pulls.note(&mut self.world, now.tick);
         let plan = plan(&self.world, now);
         self.publish(&plan, now);
         let wake = plan.wake_at;
@@ -715,7 +715,7 @@ impl Driver {
         let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
         let over = self.claims.let_go(&self.parts.cache, owner, now.tick);
         let wake = wake.into_iter().chain(over).min();
-        let pulls = !self.model_progress.is_empty() || !self.image_progress.is_empty();
+        let pulls = !self.pulls.is_empty();
         let rest = match (self.world.engine == EngineState::Up, pulls) {
             (_, true) => PROGRESS,
             (true, false) => RELIST,
@@ -725,32 +725,13 @@ impl Driver {
         wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
     }
 
-    fn note_progress(&mut self) {
-        for (uri, progress) in &self.model_progress {
-            let progress = progress.borrow();
-            // A try after a failure shows the failure until there is something better to show.
-            if progress.done == 0 && matches!(self.world.models.get(uri), Some(ModelState::Failed { .. })) {
-                continue;
-            }
-            let note = PullNote { done: progress.done, total: progress.total, phase: progress.phase.to_owned() };
-            self.world.models.insert(uri.clone(), ModelState::Pulling(note));
-        }
-        for (image, progress) in &self.image_progress {
-            let progress = progress.borrow();
-            if progress.done == 0 && matches!(self.world.images.get(image), Some(ImageState::Failed { .. })) {
-                continue;
-            }
-            let note = PullNote { done: progress.done, total: progress.total, phase: progress.phase.clone() };
-            self.world.images.insert(image.clone(), ImageState::Pulling(note));
-        }
-    }
-
     fn publish(&self, plan: &Plan, now: crate::plan::Now) {
         if self.world.desired_known && *self.parts.routes.load_full() != plan.routes {
             self.parts.routes.store(Arc::new(plan.routes.clone()));
             self.parts.board.announce_table();
         }
         said::publish(&self.parts.store, &self.parts.events, plan, now.wall);
+        self.parts.pulls.send_replace(pulls::samples(&self.world));
         let pods = Arc::new(plan.pods.clone());
         self.parts.pods.send_if_modified(|current| {
             let differs = *current != pods;
@@ -803,8 +784,7 @@ impl Driver {
         };
         match action {
             Action::PullModel { uri } => {
-                let (progress, receiver) = watch::channel(Progress::default());
-                self.model_progress.insert(uri.clone(), receiver);
+                let progress = self.pulls.model(&uri);
                 let cancel = tasks.token();
                 let access = access::of_model(&self.world, &uri);
                 tasks.spawn("pull-model", async move {
@@ -819,9 +799,7 @@ impl Driver {
                 });
             }
             Action::PullImage { image } => {
-                let (progress, receiver) = watch::channel(PullProgress::default());
-                self.image_progress.insert(image.clone(), receiver);
-                let logins = access::of_image(&self.world, &image);
+                let progress = self.pulls.image(&image);
                 tasks.spawn_droppable("pull-image", async move {
                     let result = executor.pull_image(&image, &logins, progress).await;
                     done(Fact::ImagePulled { image, result }).await;

@@ -16,6 +16,7 @@ pub mod measure;
 pub mod mounts;
 mod notice;
 pub mod observe;
+mod pulls;
 mod renames;
 pub mod revisions;
 pub mod said;

@@ -112,8 +112,17 @@ impl Cache {
         let id = self.id_of(uri).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("`{}` is not kept in the cache", uri.redacted()))
         })?;
-        let path = self.pin_file(&id);
-        let mut pin = read_json(&path).unwrap_or_else(|| Pin { id, uri: uri.redacted(), by: BTreeSet::new() });
+        self.pin_id(&id, &uri.redacted(), by)
+    }
+
+    /// Pins the model in a folder, as [`Cache::pin`] does. Blocking.
+    ///
+    /// # Errors
+    /// The pin cannot be written.
+    pub fn pin_id(&self, id: &str, uri: &str, by: &str) -> io::Result<()> {
+        let path = self.pin_file(id);
+        let new = || Pin { id: id.to_owned(), uri: uri.to_owned(), by: BTreeSet::new() };
+        let mut pin = read_json(&path).unwrap_or_else(new);
         if !pin.by.insert(by.to_owned()) {
             return Ok(());
         }

@@ -13,7 +13,7 @@
 //! | `record` | what is written down beside a model |
 //! | `blobs`, `known` | every content once on disk; which contents are here already |
 //! | `claims`, `remove`, `room` | who needs a model; taking models out; room before a download |
-//! | `verify` | reading models again |
+//! | `verify`, `transfer` | reading models again; in and out as archives |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
 //! | [`object`] (and [`object_azure`]), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`local`] | the sources |
 //! | [`open`] | which source a URI has, and with which credentials |
@@ -58,6 +58,7 @@ pub mod resume;
 mod room;
 pub mod scratch;
 pub mod staging;
+mod transfer;
 pub mod unpack;
 mod verify;
 pub mod web;
@@ -76,6 +77,7 @@ pub use pull::{Progress, PullConfig, Puller};
 pub use reach::ReachPolicy;
 pub use remove::{RemoveError, Removed, Shortage};
 pub use room::{Disk, RoomPolicy, Usage};
+pub use transfer::{Imported, TransferError};
 pub use verify::{Flaw, Verified, Verifier};
 
 use crate::plan::said::bytes as shown;

@@ -33,6 +33,12 @@ impl ModelKey {
         Self::new(&uri.to_string(), uri.redacted())
     }
 
+    /// Returns the key that is recorded; none when that cannot be one.
+    pub(super) fn recorded(record: &Record) -> Option<Self> {
+        let good = record.key.len() == 64 && record.key.bytes().all(|byte| byte.is_ascii_hexdigit());
+        good.then(|| Self { digest: record.key.clone(), uri: record.uri.clone() })
+    }
+
     /// Returns the name of the model's folder.
     pub(super) fn id(&self) -> &str {
         &self.digest[..16]
@@ -73,11 +79,16 @@ impl Record {
         let size = files.iter().map(|file| file.size).sum();
         Self { version: 1, uri: key.uri.clone(), key: key.digest.clone(), size, files }
     }
+
+    /// Whether this version can read it.
+    pub(super) fn is_readable(&self) -> bool {
+        self.version == 1
+    }
 }
 
 /// Reads a record; none when it is not one. Blocking.
 pub(super) fn read_marker(marker: &Utf8Path) -> Option<(Record, fs::Metadata)> {
     let meta = fs::metadata(marker).ok()?;
     let record: Record = serde_json::from_slice(&fs::read(marker).ok()?).ok()?;
-    (record.version == 1).then_some((record, meta))
+    record.is_readable().then_some((record, meta))
 }

@@ -24,6 +24,53 @@ pub struct ServiceSample {
     pub restarts: i64,
 }
 
+/// What a service waits for, at the moment of asking.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullSample {
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the InferenceService.
+    pub name: String,
+    /// `model` or `image`.
+    pub kind: &'static str,
+    /// Bytes so far.
+    pub done: u64,
+    /// Bytes in all; 0 while unknown.
+    pub total: u64,
+    /// Bytes per second; 0 while unknown.
+    pub rate: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pull {
+    namespace: String,
+    inferenceservice: String,
+    kind: &'static str,
+}
+
+/// Name, help, and where the number is.
+type PullFamily = (&'static str, &'static str, fn(&PullSample) -> u64);
+
+/// Returns the families of pulls under way in the Prometheus text format, without the closing `# EOF`.
+pub fn render_pulls(pulls: &[PullSample]) -> String {
+    let mut registry = Registry::with_prefix("kserve_local");
+    let families: [PullFamily; 3] = [
+        ("pull_done_bytes", "Bytes fetched so far of what the InferenceService waits for", |pull| pull.done),
+        ("pull_size_bytes", "Bytes in all of what the InferenceService waits for, 0 while unknown", |pull| pull.total),
+        ("pull_bytes_per_second", "Speed of what the InferenceService waits for", |pull| pull.rate),
+    ];
+    for (name, help, read) in families {
+        let family = Family::<Pull, Gauge>::default();
+        for pull in pulls {
+            let (namespace, inferenceservice) = (pull.namespace.clone(), pull.name.clone());
+            let labels = Pull { namespace, inferenceservice, kind: pull.kind };
+            family.get_or_create(&labels).set(i64::try_from(read(pull)).unwrap_or(i64::MAX));
+        }
+        registry.register(name, help, family);
+    }
+    encoded(&registry)
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Service {
     namespace: String,
@@ -52,8 +99,12 @@ pub fn render(services: &[ServiceSample], file_problems: i64, engine_up: bool) -
     let engine = Gauge::<i64>::default();
     engine.set(i64::from(engine_up));
     registry.register("engine_up", "Whether the container engine answers", engine);
+    encoded(&registry)
+}
+
+fn encoded(registry: &Registry) -> String {
     let mut text = String::new();
-    if encode(&mut text, &registry).is_err() {
+    if encode(&mut text, registry).is_err() {
         // Writing into a string does not fail; an empty answer is better than none.
         text.clear();
     }
@@ -76,5 +127,15 @@ mod tests {
         );
         assert!(text.contains("kserve_local_manifest_problems 1"));
         assert!(!text.contains("# EOF"));
+    }
+
+    #[test]
+    fn a_pull_names_its_service_and_what_is_fetched() {
+        let (namespace, name) = ("default".to_owned(), "iris".to_owned());
+        let text = render_pulls(&[PullSample { namespace, name, kind: "model", done: 5, total: 10, rate: 2 }]);
+        let labels = r#"{namespace="default",inferenceservice="iris",kind="model"}"#;
+        for line in ["done_bytes", "size_bytes", "bytes_per_second"].iter().zip([5, 10, 2]) {
+            assert!(text.contains(&format!("kserve_local_pull_{}{labels} {}", line.0, line.1)), "{text}");
+        }
     }
 }

@@ -39,7 +39,7 @@ fn status_while_the_model_is_fetched() {
     let mut sim = Sim::new();
     sim.apply(iris("server:good1"));
     sim.pass();
-    let note = PullNote { done: 300 << 20, total: 1 << 30, phase: "downloading".to_owned() };
+    let note = PullNote { done: 300 << 20, total: 1 << 30, rate: 50 << 20, phase: "downloading".to_owned() };
     for state in sim.world.models.values_mut() {
         *state = ModelState::Pulling(note.clone());
     }
@@ -290,7 +290,7 @@ fn words_of_progress_are_for_people() {
     let mut sim = Sim::new();
     sim.apply(iris("server:good1"));
     sim.run(0.4);
-    let note = PullNote { done: 1536, total: 0, phase: String::new() };
+    let note = PullNote { done: 1536, total: 0, rate: 0, phase: String::new() };
     sim.world.images.insert("server:good1".to_owned(), ImageState::Pulling(note));
     let status = plan(&sim.world, sim.now()).statuses.remove(0).1;
     assert_eq!(status.condition("Ready").unwrap().message, "pulling server:good1: 1.5 KiB so far");
