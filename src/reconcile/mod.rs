@@ -14,6 +14,7 @@ pub mod mounts;
 mod notice;
 pub mod observe;
 mod renames;
+mod resources;
 pub mod revisions;
 pub mod said;
 
