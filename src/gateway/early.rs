@@ -105,7 +105,8 @@ mod tests {
             ("return=minimal", false),
             ("respond-async-not", false),
         ] {
-            let headers = HeaderMap::from_iter([(http::HeaderName::from_static("prefer"), HeaderValue::from_static(value))]);
+            let headers =
+                HeaderMap::from_iter([(http::HeaderName::from_static("prefer"), HeaderValue::from_static(value))]);
             assert_eq!(prefers_async(&headers), wanted, "{value}");
         }
     }
