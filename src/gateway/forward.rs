@@ -51,6 +51,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) host: Option<HeaderValue>,
     /// It only asks how the service is.
     pub(crate) check: bool,
+    /// The client would rather hear at once that the service sleeps than wait for it.
+    pub(crate) rather_not_wait: bool,
     /// Where the service was when the request had to wait for it.
     pub(crate) held: OnceLock<HeaderValue>,
 }

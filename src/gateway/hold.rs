@@ -22,6 +22,7 @@ impl Exchange<'_> {
         match self.held_in(&service) {
             None => Ok((service, false)),
             Some(hold) if self.check => Err(Box::new(refusal(hold, "health checks do not wait for it"))),
+            Some(hold) if self.rather_not_wait => self.answer_early(hold),
             Some(_) => Ok((self.hold().await?, true)),
         }
     }

@@ -20,6 +20,7 @@ mod config;
 mod crew;
 mod deadline;
 mod desk;
+mod early;
 mod executor;
 mod flight;
 mod flood;

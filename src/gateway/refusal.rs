@@ -28,6 +28,8 @@ pub(crate) struct Refusal {
     pub(crate) services: Option<Value>,
     /// Where the service is that was asked for, when that is why.
     pub(crate) phase: Option<String>,
+    /// Where to look how far it is, for a client that would rather not wait.
+    pub(crate) location: Option<String>,
     /// Whether the connection must end after this.
     pub(crate) close: bool,
 }
@@ -41,6 +43,7 @@ impl Refusal {
             retry_after: None,
             services: None,
             phase: None,
+            location: None,
             close: false,
         }
     }
@@ -101,7 +104,12 @@ impl Refusal {
         let retry_after = self.retry_after.map(|after| HeaderValue::from(after.as_secs().max(1)));
         let close = self.close;
         let phase = self.phase.as_deref().and_then(|phase| HeaderValue::from_str(phase).ok());
+        let location = self.location.as_deref().and_then(|location| HeaderValue::from_str(location).ok());
         let mut response = if grpc { self.into_grpc() } else { self.into_json() };
+        if let Some(location) = location {
+            response.headers_mut().insert(header::LOCATION, location);
+            response.headers_mut().insert("preference-applied", HeaderValue::from_static("respond-async"));
+        }
         if let Some(after) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, after);
         }
@@ -115,7 +123,8 @@ impl Refusal {
     }
 
     fn into_json(self) -> Response<Bytes> {
-        let mut body = json!({ "error": self.message, "reason": self.reason });
+        let word = if self.status.is_success() { "message" } else { "error" };
+        let mut body = json!({ word: self.message, "reason": self.reason });
         if let Some(services) = self.services {
             body["services"] = services;
         }

@@ -26,6 +26,7 @@ use super::body::AnswerBody;
 use super::config::GatewayConfig;
 use super::crew::Ending;
 use super::desk::Desks;
+use super::early;
 use super::flight::{Client, Flight};
 use super::forward::Exchange;
 use super::graph_run::{self, Propagate};
@@ -163,6 +164,9 @@ impl Walk<'_> {
         }
         check(&request)?;
         let host = host_of(&request)?;
+        if let Some(rest) = request.uri().path().strip_prefix(early::STATUS) {
+            return self.status(rest);
+        }
         let mut front = Front::new();
         let caller = self.flight.as_ref().and_then(|flight| flight.client().caller.clone());
         let look = |desks: &Desks, route: Route| (desks.of(&route), route);
@@ -208,6 +212,7 @@ impl Walk<'_> {
                     grpc,
                     host,
                     check,
+                    rather_not_wait: !grpc && early::prefers_async(request.headers()),
                     held: OnceLock::new(),
                 };
                 exchange.run(request, front).await
@@ -235,6 +240,16 @@ impl Walk<'_> {
 
     fn client(&self) -> Result<Arc<Client>, Box<Refusal>> {
         self.flight.as_ref().map(Flight::shared_client).ok_or_else(no_flight)
+    }
+
+    /// Says how a service is.
+    fn status(&mut self, rest: &str) -> Result<Response<AnswerBody>, Box<Refusal>> {
+        let told = self.worker.with_desks(|desks| early::status(rest, desks.index.table()));
+        let told = told.ok_or_else(|| {
+            let message = format!("there is no InferenceService `{rest}`; write <namespace>/<name>");
+            Box::new(Refusal::new(StatusCode::NOT_FOUND, "UnknownService", message))
+        })?;
+        self.flight.take().map(|flight| own(json_response(&told), flight)).ok_or_else(no_flight)
     }
 
     /// Reads ahead until the model's name is found.

@@ -17,10 +17,11 @@ use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::pulls::{self, Pulls};
+use super::resources::ResourceMeter;
 use super::revisions::Ledger;
 use super::{graphs, notice, observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
-use crate::engine::{Container, EngineError};
+use crate::engine::{Container, ContainerId, EngineError, Usage};
 use crate::home::Home;
 use crate::home::write_atomically;
 use crate::plan::action::{ProbeKind, ProbeOrder};
@@ -108,6 +109,7 @@ enum Fact {
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
     Probed { order: Box<ProbeOrder>, result: Result<(), String> },
     LastWords { name: String, lines: Vec<String> },
+    Used(Option<HashMap<ContainerId, Usage>>),
     Measured(Measured),
 }
 
@@ -123,6 +125,7 @@ pub struct Driver {
     serial: u64,
     touched: HashMap<String, u64>,
     load: LoadMeter,
+    resources: ResourceMeter,
     listing: bool,
     list_again: bool,
     last_list: Duration,
@@ -174,6 +177,7 @@ impl Driver {
             serial: 0,
             touched: HashMap::new(),
             load: LoadMeter::default(),
+            resources: ResourceMeter::default(),
             listing: false,
             list_again: true,
             last_list: Duration::ZERO,
@@ -262,8 +266,21 @@ impl Driver {
     /// Takes up what was asked in the last second, where replicas follow it.
     fn measure_load(&mut self) -> Urgency {
         let now = self.parts.clock.now();
-        let Some(loads) = self.load.measure(&self.parts.board, &self.world, now.tick) else { return Urgency::Never };
+        self.ask_for_usage(now.tick);
+        let loads = self.load.measure(&self.parts.board, &self.world, now.tick);
+        let Some(mut loads) = loads else { return Urgency::Never };
+        self.resources.add_to(&mut loads);
         if self.world.memory.note_loads(&loads, now) { Urgency::Now } else { Urgency::Never }
+    }
+
+    /// Asks the engine what containers use, where replicas follow that; once at a time.
+    fn ask_for_usage(&mut self, tick: Duration) {
+        let Some(ids) = self.resources.due(&self.world, tick) else { return };
+        let (engine, sender) = (Arc::clone(&self.parts.executor.engine), self.sender.clone());
+        self.parts.tasks.spawn_droppable("usage", async move {
+            // What could not be counted is counted the next time; the driver is gone: nobody needs it.
+            let _ = sender.send(Fact::Used(engine.usage(&ids).await.ok())).await;
+        });
     }
 
     /// Resolves what is desired when it changed.
@@ -407,6 +424,11 @@ impl Driver {
                 true => Urgency::Now,
                 false => Urgency::Never,
             },
+            Fact::Used(usage) => {
+                let tick = self.parts.clock.now().tick;
+                self.resources.take(&self.world, usage, tick);
+                Urgency::Never
+            }
             Fact::LastWords { name, lines } => {
                 if let Some(memory) = self.world.memory.containers.get_mut(&name) {
                     memory.last_words = lines;

@@ -18,6 +18,7 @@ mod notice;
 pub mod observe;
 mod pulls;
 mod renames;
+mod resources;
 pub mod revisions;
 pub mod said;
 

@@ -172,3 +172,36 @@ async fn a_burst_of_those_who_waited_is_shaped_by_the_concurrency_limit_and_none
         assert_eq!(client.answer().await.unwrap().status, 200);
     }
 }
+
+#[tokio::test]
+async fn a_client_that_would_rather_not_wait_is_told_where_to_look_and_the_service_wakes() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = asleep(&tasks, 5_000, GatewayConfig::default()).await;
+    let mut client = house.client().await;
+    let post = POST.replace("Host", "Prefer: respond-async\r\nHost");
+    let answer = client.ask(&post).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    for header in [
+        "location: /kserve-local/status/default/iris",
+        "preference-applied: respond-async",
+        "retry-after: 7",
+        "x-kserve-local-phase: asleep",
+    ] {
+        assert!(answer.head.contains(header), "{header}: {answer:?}");
+    }
+    tokio::time::timeout(Duration::from_secs(5), house.board.bell()).await.expect("the bell");
+    house.waiters(1).await;
+    // Asking how it is wakes nothing and waits for nothing, on any host.
+    let look = "GET /kserve-local/status/default/iris HTTP/1.1\r\nHost: iris-default.localhost\r\n\r\n";
+    let told = client.ask(look).await;
+    assert_eq!((told.status, told.json()["ready"].as_bool()), (200, Some(false)));
+    assert_eq!(told.json()["components"]["predictor"]["phase"], "Asleep");
+    house.waiters(1).await;
+    house.publish(open(vec![backend(upstream.address)]));
+    house.waiters(0).await;
+    assert_eq!(client.ask(look).await.json()["ready"], true);
+    assert_eq!(client.ask(&post).await.status, 200, "awake, the preference has nothing to say");
+    let nobody = look.replace("default/iris", "default/nobody");
+    assert_eq!(client.ask(nobody).await.status, 404);
+}
