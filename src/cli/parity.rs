@@ -91,7 +91,8 @@ fn legacy_forms(object: &Object) -> Vec<Gap> {
 }
 
 fn legacy_modes(object: &Object) -> Option<Gap> {
-    let written = object.meta.annotation(meta::DEPLOYMENT_MODE)?;
+    // As it was written: the object's own annotations carry today's names.
+    let written = object.raw["metadata"]["annotations"][meta::DEPLOYMENT_MODE].as_str()?;
     let now = match written {
         "Serverless" => "Knative",
         "RawDeployment" => "Standard",

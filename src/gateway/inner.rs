@@ -73,6 +73,7 @@ pub(crate) async fn post(
         desk: call.desk,
         flight: &mut flight,
         grpc: false,
+        rather_not_wait: false,
         host: call.host,
         check: false,
         held: OnceLock::new(),

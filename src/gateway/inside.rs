@@ -48,6 +48,7 @@ impl RouteIndex {
 mod tests {
     use super::*;
     use crate::plan::routes::{ComponentRoute, RouteState, RouteTable, ServiceRoute};
+    use crate::workload::Extras;
     use http::Method;
     use std::collections::BTreeMap;
 
@@ -59,6 +60,7 @@ mod tests {
                 state: RouteState::Open(Vec::new()),
                 tags: BTreeMap::new(),
                 timeout: None,
+                extras: Extras::default(),
             };
             (kind, route)
         };

@@ -822,6 +822,7 @@ impl Driver {
             }
             Action::PullImage { image } => {
                 let progress = self.pulls.image(&image);
+                let logins = access::of_image(&self.world, &image);
                 tasks.spawn_droppable("pull-image", async move {
                     let result = executor.pull_image(&image, &logins, progress).await;
                     done(Fact::ImagePulled { image, result }).await;
