@@ -740,10 +740,16 @@ async fn logs_are_text_and_follow_until_the_container_ends() {
     let wrong = api.get(&format!("{path}?container=nope")).await;
     assert_eq!(reason(&wrong), (400, "BadRequest"));
     assert!(wrong.1["message"].as_str().unwrap().contains("choose one of: [kserve-container]"));
+    let restarts = |restarts: u32| {
+        let mut pods = (**api.pods.borrow()).clone();
+        pods[0].containers[0].restarts = restarts;
+        api.pods.send_replace(std::sync::Arc::new(pods));
+    };
+    restarts(0);
     assert_eq!(reason(&api.get(&format!("{path}?previous=true")).await), (400, "BadRequest"));
+    restarts(1);
     assert_eq!(text("limitBytes=6").await, "one\ntw");
     let mut restarted = (**api.pods.borrow()).clone();
-    restarted[0].containers[0].restarts = 1;
     // All of it was said before its last start.
     let now = "2100-01-01T00:00:00Z".parse().unwrap();
     restarted[0].containers[0].state = ContainerViewState::Running { started_at: Some(now) };

@@ -545,6 +545,9 @@ async fn logs_are_followed_cut_and_stamped() {
     for binary in binaries() {
         let api = api::Api::start().await;
         let pod = api.run_pod("iris").await;
+        let mut pods = (**api.pods.borrow()).clone();
+        pods[0].containers[0].restarts = 0;
+        api.pods.send_replace(std::sync::Arc::new(pods));
         let config = api.home.root().join("kubeconfig");
         let server = api.base.replace("http://", "https://");
         let text = format!(
