@@ -1,5 +1,6 @@
 //! The model cache as its users see it: what is needed stays, room is made of the rest, and what is damaged is found.
 
+#![expect(clippy::print_stdout, reason = "a skipped test is named where people look")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "support/origin.rs"]
