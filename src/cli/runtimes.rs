@@ -93,7 +93,10 @@ pub fn folder_files(home: &Utf8Path) -> Result<Vec<FoundFile>> {
 }
 
 /// Returns the user's objects that can be read from the folder.
-fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
+///
+/// # Errors
+/// A folder cannot be read.
+pub fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
     for file in folder_files(home)? {
         match scan::read(&file.path) {

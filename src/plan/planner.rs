@@ -13,7 +13,7 @@ use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, retire, rollout, status};
+use super::{admission, prepare, retire, rollout, status};
 use crate::api::{ComponentKind, InferenceServiceStatus, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
@@ -153,6 +153,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
             retire_all(&mut draft, facts, "its InferenceService was deleted");
         }
     }
+    prepare::fetch_kept(&mut draft);
     draft.plan
 }
 

@@ -13,7 +13,7 @@ use super::memory::Memory;
 use super::record::ReplicaRecord;
 use super::{ActionKey, routes::ReplicaName};
 use crate::api::{Metadata, ServiceKey, StorageUri};
-use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload};
+use crate::workload::{ComponentKey, Fingerprint, ModelRef, ResolveError, Workload};
 
 /// The time of a pass: monotonic for arithmetic, wall for people.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -50,6 +50,8 @@ pub struct World {
     pub engine: EngineState,
     /// Models that were asked for.
     pub models: HashMap<StorageUri, ModelState>,
+    /// Models that are fetched before anyone needs them.
+    pub kept: Vec<ModelRef>,
     /// Images that were asked for.
     pub images: HashMap<String, ImageState>,
     /// Requests in flight per replica, health checks included: none of these is stopped.

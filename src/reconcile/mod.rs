@@ -8,6 +8,7 @@ pub mod clock;
 pub mod desired;
 pub mod driver;
 pub mod execute;
+pub mod images;
 mod load;
 pub mod measure;
 pub mod mounts;

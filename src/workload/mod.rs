@@ -10,6 +10,7 @@ mod env;
 mod expand;
 pub mod fingerprint;
 mod image;
+mod local_model;
 pub mod merge;
 mod model_source;
 mod mounts;
@@ -31,5 +32,6 @@ mod volumes;
 
 pub use access::Access;
 pub use fingerprint::{Fingerprint, fingerprint};
+pub use local_model::local_model;
 pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};
 pub use spec::*;
