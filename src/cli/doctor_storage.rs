@@ -1,8 +1,8 @@
-//! `doctor`: what is wrong here, and what to do about it.
+//! `doctor storage`: whether a model can be fetched, and as whom.
 
 use anyhow::Result;
 use camino::Utf8Path;
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde_json::json;
 
 use super::report::{Exit, Problem};
@@ -15,21 +15,6 @@ use crate::runtimes::Catalog;
 use crate::storage::trial::{Trial, identity, trial};
 use crate::storage::{PullConfig, SourceError};
 use crate::workload::{self, Access, Companions, ResolveError, WorkloadConfig};
-
-/// Look for what keeps models from being served.
-#[derive(Clone, Debug, Args)]
-pub struct DoctorArgs {
-    /// What to look at.
-    #[command(subcommand)]
-    pub command: DoctorCommand,
-}
-
-/// What to look at.
-#[derive(Clone, Debug, Subcommand)]
-#[expect(missing_docs, reason = "the help of a verb is the documentation of its arguments")]
-pub enum DoctorCommand {
-    Storage(StorageArgs),
-}
 
 /// Try whether a model can be fetched, and say as whom: with this shell's environment, and a ServiceAccount's Secrets.
 #[derive(Clone, Debug, Args)]
@@ -47,14 +32,8 @@ pub struct StorageArgs {
 /// Runs the verb.
 ///
 /// # Errors
-/// The folder cannot be read, or the URI means nothing.
-pub async fn run(home: &Utf8Path, args: DoctorArgs) -> Result<Exit> {
-    match args.command {
-        DoctorCommand::Storage(args) => storage(home, &args).await,
-    }
-}
-
-async fn storage(home: &Utf8Path, args: &StorageArgs) -> Result<Exit> {
+/// The folder cannot be read, or the URI means nothing or is refused.
+pub async fn run(home: &Utf8Path, args: &StorageArgs) -> Result<Exit> {
     let namespace = args.namespace.namespace.as_str();
     let (uri, access) = wanted(home, args, namespace)?;
     output::line(&format!("uri:         {}", uri.redacted()))?;

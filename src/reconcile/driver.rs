@@ -16,7 +16,7 @@ use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
-use super::{access, observe, said};
+use super::{access, observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
@@ -433,6 +433,8 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.holds_networks = self.parts.executor.engine.holds_networks();
+        renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
@@ -861,9 +863,11 @@ impl Driver {
                 self.world.memory.note_stop(name);
                 false
             }
-            Action::Remove { name, replica, .. } => {
-                !self.world.containers.values().any(|fact| fact.replica == *replica && fact.name != *name)
-            }
+            Action::Remove { name, replica, .. } => !self
+                .world
+                .containers
+                .values()
+                .any(|fact| fact.replica == *replica && fact.name != *name && !fact.is_sandbox()),
             _ => false,
         }
     }

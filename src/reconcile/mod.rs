@@ -13,6 +13,7 @@ mod load;
 pub mod measure;
 pub mod mounts;
 pub mod observe;
+mod renames;
 pub mod revisions;
 pub mod said;
 
