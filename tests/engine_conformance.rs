@@ -369,6 +369,7 @@ conformance! {
     a_name_taken_by_a_different_container_is_refused
     a_container_is_never_made_without_our_label
     starting_what_runs_is_harmless
+    a_paused_container_says_so_answers_nobody_and_goes_on_where_it_was
     stopping_what_is_stopped_or_gone_is_harmless
     removing_what_is_gone_is_harmless_and_removing_what_runs_works
     an_ended_container_can_be_started_again
@@ -448,6 +449,32 @@ async fn starting_what_runs_is_harmless(rig: Rig) {
     let before = rig.engine.inspect(&id).await.unwrap();
     rig.engine.start(&id).await.unwrap();
     assert_eq!(rig.engine.inspect(&id).await.unwrap().started_at, before.started_at);
+}
+
+async fn a_paused_container_says_so_answers_nobody_and_goes_on_where_it_was(rig: Rig) {
+    let id = rig.run("iris", Role::Serves).await;
+    rig.get(&id, "/v1/models/model").await;
+    let before = rig.engine.inspect(&id).await.unwrap();
+    for _ in 0..2 {
+        rig.engine.pause(&id).await.unwrap();
+    }
+    // A signal takes a moment to arrive.
+    eventually("it is paused", || async {
+        (rig.engine.list().await.unwrap()[0].state == ContainerState::Paused).then_some(())
+    })
+    .await;
+    let silent = tokio::time::timeout(Duration::from_millis(200), rig.get(&id, "/v1/models/model")).await;
+    assert!(silent.is_err(), "it answered while it was paused");
+    for _ in 0..2 {
+        rig.engine.unpause(&id).await.unwrap();
+    }
+    rig.get(&id, "/v1/models/model").await;
+    let after = rig.engine.inspect(&id).await.unwrap();
+    assert_eq!((after.state, after.started_at), (ContainerState::Running, before.started_at));
+    rig.engine.pause(&id).await.unwrap();
+    rig.engine.stop(&id, GRACE).await.unwrap();
+    assert!(matches!(rig.ended(&id).await.state, ContainerState::Exited(_)));
+    assert!(rig.engine.pause(&id).await.is_err(), "what has ended cannot be paused");
 }
 
 async fn stopping_what_is_stopped_or_gone_is_harmless(rig: Rig) {

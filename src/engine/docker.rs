@@ -27,7 +27,7 @@ use super::docker_spec::{ImageFacts, ReachBy, check_label, create_body, seconds}
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
     LogOptions, Network, PullProgress, Usage, docker_events, docker_exec, docker_export, docker_image, docker_logs,
-    docker_network, docker_sandbox, docker_usage,
+    docker_network, docker_pause, docker_sandbox, docker_usage,
 };
 use crate::workload::names::INSTANCE_LABEL;
 
@@ -285,6 +285,18 @@ impl ContainerEngine for DockerEngine {
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
         let connection = self.connection().await?;
         self.noting(gone_is_done(self.stop_on(&connection, id, grace).await))
+    }
+
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let connection = self.connection().await?;
+        self.noting(self.check_ours(&connection, "pause", id).await)?;
+        self.noting(docker_pause::pause(&connection, id).await)
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let connection = self.connection().await?;
+        self.noting(self.check_ours(&connection, "unpause", id).await)?;
+        self.noting(docker_pause::unpause(&connection, id).await)
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {

@@ -1,6 +1,6 @@
 //! Containers: one trait, and the engines behind it.
 //!
-//! The engine makes no decisions. It lists what is ours (by the instance label), and does nine things, each harmless to
+//! The engine makes no decisions. It lists what is ours (by the instance label), and does eleven things, each harmless to
 //! repeat. Docker ([`docker`]), supervised processes ([`process`]) and an in-memory engine ([`memory`]) pass one conformance
 //! suite (`tests/engine_conformance.rs`).
 //!
@@ -21,6 +21,7 @@ mod docker_list;
 mod docker_logs;
 mod docker_memory_death;
 mod docker_network;
+mod docker_pause;
 mod docker_sandbox;
 pub mod docker_spec;
 mod docker_usage;
@@ -328,6 +329,10 @@ pub trait ContainerEngine: Send + Sync + 'static {
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError>;
     /// Stops a container: signal, grace, kill. One that is stopped or gone is a success.
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError>;
+    /// Pauses a container: its memory stays, it gets no CPU. One that is paused is left alone.
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError>;
+    /// Lets a paused container go on; one that runs is left alone.
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError>;
     /// Removes a container with its anonymous volumes. One that is gone is a success.
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
     /// Whether it makes containers that hold a network for others ([`Network::Hold`]). May say no as long as it was never

@@ -17,9 +17,11 @@ mod body;
 mod breaker;
 mod config;
 mod crew;
+mod deadline;
 mod desk;
 mod executor;
 mod flight;
+mod flood;
 mod forward;
 mod framing;
 #[cfg(any(fuzzing, test))]
@@ -28,12 +30,14 @@ mod guard;
 mod headers;
 mod hold;
 mod index;
+mod line;
 mod listener;
 mod metrics;
 mod peek;
 mod refusal;
 mod route;
 mod tunnel;
+mod upload;
 mod upstream;
 mod worker;
 

@@ -158,6 +158,8 @@ impl Executor {
             Action::Create(order) => self.create(order).await.map(Some),
             Action::Start { id, .. } => self.start(id).await.map(Some),
             Action::Stop { id, grace, pre_stop, reach, .. } => self.stop(id, *grace, pre_stop.as_ref(), reach).await,
+            Action::Doze(order) => self.doze(order).await,
+            Action::Rouse(order) => self.rouse(order).await,
             Action::Remove { id, replica, .. } => {
                 let scratch = last.then(|| self.mounts.scratch(replica));
                 self.remove(id, scratch).await.map(|()| None)
@@ -287,7 +289,7 @@ impl Executor {
     ///
     /// # Errors
     /// The engine does not answer.
-    async fn look(&self, id: &ContainerId) -> Result<Option<Container>, Failure> {
+    pub(super) async fn look(&self, id: &ContainerId) -> Result<Option<Container>, Failure> {
         match self.engine.inspect(id).await {
             Ok(container) => Ok(Some(container)),
             Err(EngineError::NoSuchContainer(_)) => Ok(None),
