@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report;
 use super::{
-    apply, completion, delete, demo, describe, doctor, down, events, get, home, kubeconfig, logs, man, predict,
-    restart, run, runtimes, serve, service, up, validate, version, wait,
+    apply, completion, delete, demo, describe, doctor, down, events, export, get, home, kubeconfig, lint, logs, man,
+    predict, restart, run, runtimes, schema, serve, service, up, validate, version, wait,
 };
 use crate::daemon::Inherited;
 
@@ -54,6 +54,9 @@ pub enum Command {
     Predict(predict::PredictArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
+    Lint(lint::LintArgs),
+    Export(export::ExportArgs),
+    Schema(schema::SchemaArgs),
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
@@ -117,6 +120,9 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
         Command::Events(args) => events::run(&home, args).await,
         Command::Predict(args) => predict::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
+        Command::Lint(args) => lint::run(&home, args).await,
+        Command::Export(args) => export::run(&home, args).await,
+        Command::Schema(args) => schema::run(args),
         Command::Validate(args) => validate::run(&home, args).await,
         Command::Doctor(args) => doctor::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),
