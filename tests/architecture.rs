@@ -46,7 +46,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_websockets", &["kubeapi/port_forward.rs"]),
     ("prometheus_client", &["telemetry/metrics.rs"]),
     ("gjson", &["graph/condition.rs"]),
-    ("tar", &["storage/unpack.rs", "storage/transfer.rs", "engine/docker_sandbox.rs"]),
+    ("tar", &["storage/unpack.rs", "storage/transfer.rs", "storage/layers.rs", "engine/docker_sandbox.rs"]),
     ("zip", &["storage/unpack.rs"]),
     ("tracing_subscriber", &["telemetry/logs.rs"]),
     ("sd_notify", &["daemon/"]),

@@ -18,6 +18,8 @@ mod git;
 mod hub;
 #[path = "storage_schemes/stores.rs"]
 mod hubs_and_shares;
+#[path = "storage_schemes/oci.rs"]
+mod oci;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

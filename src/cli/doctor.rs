@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use camino::Utf8Path;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::doctor_checks::{self, Finding, Severity};
 use super::doctor_facts;
+use super::doctor_storage;
 use super::output;
 use super::report::Exit;
 
@@ -16,13 +17,24 @@ use super::report::Exit;
 ///
 /// Ends with 0 when all is well, 1 when there are warnings, 2 when models cannot be served.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct DoctorArgs {
+    /// One thing to look at instead.
+    #[command(subcommand)]
+    pub command: Option<DoctorCommand>,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
     pub output: DoctorOutput,
     /// Show what is as it should be, too
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+/// What to look at instead of everything.
+#[derive(Clone, Debug, Subcommand)]
+#[expect(missing_docs, reason = "the help of a verb is the documentation of its arguments")]
+pub enum DoctorCommand {
+    Storage(doctor_storage::StorageArgs),
 }
 
 /// How a check-up is printed.
@@ -38,8 +50,11 @@ pub enum DoctorOutput {
 /// Runs the verb.
 ///
 /// # Errors
-/// Stdout is closed or full.
+/// Stdout is closed or full, or what is looked at is refused.
 pub async fn run(home: &Utf8Path, args: DoctorArgs) -> Result<Exit> {
+    if let Some(DoctorCommand::Storage(args)) = &args.command {
+        return doctor_storage::run(home, args).await;
+    }
     let findings = doctor_checks::check(&doctor_facts::gather(home).await);
     match args.output {
         DoctorOutput::Json => output::line(&serde_json::to_string_pretty(&json!({"checks": findings}))?)?,

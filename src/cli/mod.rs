@@ -13,6 +13,7 @@ pub mod describe;
 pub mod doctor;
 pub mod doctor_checks;
 pub mod doctor_facts;
+pub mod doctor_storage;
 pub mod down;
 pub mod events;
 pub mod explain;

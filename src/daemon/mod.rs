@@ -32,6 +32,7 @@ use crate::machine::GpuTool;
 use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
 use crate::plan::world::PlanConfig;
 use crate::reconcile::execute::{Executor, chain};
+use crate::reconcile::images::EngineImages;
 use crate::reconcile::measure::Meter;
 use crate::reconcile::mounts::Mounts;
 use crate::reconcile::{Clock, Driver, DriverConfig, DriverParts, revisions};
@@ -177,7 +178,8 @@ impl Daemon {
         let pull = PullConfig { reach, room, offline, ..PullConfig::default() };
         let executor = Executor {
             engine: Arc::clone(&engine),
-            puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone())),
+            puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone()))
+                .with_images(Arc::new(EngineImages(Arc::clone(&engine)))),
             mounts: Mounts { home: home.clone(), cache: cache.clone() },
             instance,
             offline,

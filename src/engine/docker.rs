@@ -26,8 +26,8 @@ use super::docker_network::leads_here;
 use super::docker_spec::{ImageFacts, ReachBy, check_label, create_body, seconds};
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
-    LogOptions, Network, PullProgress, Usage, docker_events, docker_exec, docker_image, docker_logs, docker_network,
-    docker_pause, docker_sandbox, docker_usage,
+    LogOptions, Network, PullProgress, Usage, docker_events, docker_exec, docker_export, docker_image, docker_logs,
+    docker_network, docker_pause, docker_sandbox, docker_usage,
 };
 use crate::workload::names::INSTANCE_LABEL;
 
@@ -326,6 +326,19 @@ impl ContainerEngine for DockerEngine {
         let connection = self.connection().await?;
         let folder = self.inner.places.docker_config_folder();
         self.noting(docker_image::pull(&connection, image, folder.as_deref(), logins, &progress).await)
+    }
+
+    fn has_images(&self) -> bool {
+        true
+    }
+
+    async fn image_folder(
+        &self,
+        image: &str,
+        folder: &str,
+    ) -> Result<BoxStream<'static, Result<bytes::Bytes, EngineError>>, EngineError> {
+        let connection = self.connection().await?;
+        self.noting(docker_export::folder(connection, &self.inner.instance, image, folder).await)
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {

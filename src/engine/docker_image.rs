@@ -140,7 +140,7 @@ impl Layers {
 }
 
 /// References become part of a path; anything that is none would ask for something else.
-fn check_reference(image: &str) -> Result<(), EngineError> {
+pub(super) fn check_reference(image: &str) -> Result<(), EngineError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
     let good = !image.is_empty()
         && image.bytes().all(plain)

@@ -14,6 +14,7 @@ mod docker_endings;
 mod docker_error;
 mod docker_events;
 mod docker_exec;
+mod docker_export;
 pub mod docker_find;
 mod docker_image;
 mod docker_list;
@@ -351,6 +352,19 @@ pub trait ContainerEngine: Send + Sync + 'static {
         logins: &[String],
         progress: watch::Sender<PullProgress>,
     ) -> Result<(), EngineError>;
+    /// Whether it has images that models can be read from.
+    fn has_images(&self) -> bool {
+        false
+    }
+    /// Streams a folder of an image that is on this machine, as a tar with names relative to the folder.
+    async fn image_folder(
+        &self,
+        image: &str,
+        folder: &str,
+    ) -> Result<BoxStream<'static, Result<bytes::Bytes, EngineError>>, EngineError> {
+        let message = format!("this engine has no images to read {folder} of");
+        Err(EngineError::Refused { verb: "open", name: image.to_owned(), message, blame: Blame::User })
+    }
     /// Inspects one container: exact state, start and finish times, exit, out-of-memory.
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError>;
     /// Measures what running containers use; those it cannot tell anything of are left out.

@@ -16,7 +16,7 @@ use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, graphs, preload, retire, rollout, status};
+use super::{admission, graphs, preload, prepare, retire, rollout, status};
 use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
@@ -174,6 +174,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
             retire_all(&mut draft, facts, "its InferenceService was deleted");
         }
     }
+    prepare::fetch_kept(&mut draft);
     sandbox::collect(&mut draft);
     (draft.plan.machine, draft.plan.rows) = ps::view(&draft, &rests);
     draft.plan

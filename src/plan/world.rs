@@ -15,7 +15,7 @@ use super::record::ReplicaRecord;
 use super::{Action, ActionKey, routes::ReplicaName};
 use crate::api::{Metadata, ServiceKey, StorageUri};
 use crate::graph::{CompileError, Graph};
-use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload, names};
+use crate::workload::{ComponentKey, Fingerprint, ModelRef, ResolveError, Workload, names};
 
 /// The time of a pass: monotonic for arithmetic, wall for people.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -54,6 +54,8 @@ pub struct World {
     pub engine: EngineState,
     /// Models that were asked for.
     pub models: HashMap<StorageUri, ModelState>,
+    /// Models that are fetched before anyone needs them.
+    pub kept: Vec<ModelRef>,
     /// Images that were asked for.
     pub images: HashMap<String, ImageState>,
     /// Whether the engine can hold a network for others: see [`sandbox`](super::sandbox).

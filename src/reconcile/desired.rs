@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::api::{Kind, ServiceKey};
+use crate::api::{Kind, ObjectKey, ServiceKey};
 use crate::manifest;
 use crate::plan::world::{DesiredService, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
-use crate::workload::{Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, resolve};
+use crate::workload::{
+    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, resolve,
+};
 
 /// Resolutions that still hold.
 #[derive(Debug, Default)]
@@ -74,6 +76,19 @@ impl Resolver {
         self.revived.retain(|(component, _), _| services.contains_key(&component.service));
         self.services.clone_from(&services);
         (services, anew)
+    }
+
+    /// Resolves the models that objects want kept, and what is wrong with the others. Call it after [`Resolver::resolve`].
+    pub fn kept(&self) -> (Vec<ModelRef>, Vec<(ObjectKey, String)>) {
+        let (_, references) = surroundings(&self.companions);
+        let (mut kept, mut wrong) = (Vec::new(), Vec::new());
+        for stored in &self.companions {
+            match local_model(&stored.object, &references, &self.config) {
+                Ok(model) => kept.extend(model),
+                Err(error) => wrong.push((stored.object.key.clone(), error.to_string())),
+            }
+        }
+        (kept, wrong)
     }
 
     /// Resolves a revision of a component as it was written once; none when that means nothing any more.

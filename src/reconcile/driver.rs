@@ -309,6 +309,11 @@ impl Driver {
                 resolved.workload.containers.iter().for_each(|spec| self.parts.executor.engine.learn(spec));
             }
         }
+        let (kept, wrong) = self.resolver.kept();
+        self.world.kept = kept;
+        for (key, problem) in wrong {
+            self.parts.events.record(&key, EventType::Warning, "ModelNotFetched", &problem, now.wall);
+        }
         self.revive_older();
         self.look_up_models();
         Urgency::Now
@@ -389,6 +394,7 @@ impl Driver {
         }
         let older = self.world.older.values().flat_map(BTreeMap::values);
         wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
+        wanted.extend(self.world.kept.iter().map(|model| model.uri.clone()));
         self.world.models.retain(|uri, _| wanted.contains(uri));
         let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
         let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);

@@ -11,6 +11,7 @@ mod doze;
 pub mod driver;
 pub mod execute;
 mod graphs;
+pub mod images;
 mod load;
 pub mod measure;
 pub mod mounts;

@@ -129,7 +129,7 @@ impl HttpSource {
     /// Refuses an answer whose type does not fit the file's name (§3.2).
     fn check_type(&self, response: &Response, kind: Unpack) -> Result<(), SourceError> {
         let allowed: &[&str] = match kind {
-            Unpack::Keep => &["application/octet-stream"],
+            Unpack::Keep | Unpack::Layers => &["application/octet-stream"],
             Unpack::Tar => &["application/x-tar", "application/x-gtar", "application/x-gzip", "application/gzip"],
             Unpack::Zip => &["application/x-zip-compressed", "application/zip", "application/zip-compressed"],
         };

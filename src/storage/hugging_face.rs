@@ -194,7 +194,7 @@ impl ModelSource for HuggingFaceSource {
 }
 
 /// Returns the token as Hugging Face's tools find it: `HF_TOKEN`, its old name, or the file `hf auth login` writes.
-fn token(environment: &Environment) -> Option<String> {
+pub(super) fn token(environment: &Environment) -> Option<String> {
     let get = |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     if let Some(token) = get("HF_TOKEN").or_else(|| get("HUGGING_FACE_HUB_TOKEN")) {
         return Some(token.to_owned());

@@ -15,7 +15,8 @@
 //! | `claims`, `remove`, `room` | who needs a model; taking models out; room before a download |
 //! | `verify`, `transfer` | reading models again; in and out as archives |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
-//! | [`object`] (and [`object_azure`]), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`local`] | the sources |
+//! | [`object`] (and [`object_azure`]), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`image`], [`registry`] (and [`registry_reference`], [`layers`]), [`local`] | the sources |
+//! | [`trial`] | whether a URI answers, and as whom it is asked |
 //! | [`open`] | which source a URI has, and with which credentials |
 //! | [`credentials`], [`credentials_azure`] | what the environment says about S3, GCS and Azure |
 //! | [`scratch`] | a folder of one pull's own |
@@ -41,7 +42,9 @@ pub mod hdfs;
 pub mod http;
 pub mod hugging_face;
 pub mod hugging_face_cache;
+pub mod image;
 mod known;
+pub mod layers;
 pub mod local;
 pub mod model_scope;
 pub mod names;
@@ -53,12 +56,15 @@ pub mod piece;
 pub mod pull;
 pub mod reach;
 mod record;
+pub mod registry;
+pub mod registry_reference;
 mod remove;
 pub mod resume;
 mod room;
 pub mod scratch;
 pub mod staging;
 mod transfer;
+pub mod trial;
 pub mod unpack;
 mod verify;
 pub mod web;
@@ -146,6 +152,8 @@ pub enum Unpack {
     Tar,
     /// Unpacked as zip.
     Zip,
+    /// The files are layers of an image, lowest first: unpacked over each other, what is below `/models`.
+    Layers,
 }
 
 /// A place models come from.

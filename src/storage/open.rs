@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::sync::{Arc, OnceLock};
 
 use camino::Utf8Path;
 
@@ -11,13 +12,16 @@ use super::git::GitSource;
 use super::hdfs::HdfsSource;
 use super::http::HttpSource;
 use super::hugging_face::HuggingFaceSource;
+use super::image::{ImageFolders, ImageSource};
 use super::model_scope::ModelScopeSource;
 use super::object::ObjectSource;
 use super::object_azure;
 use super::pull::PullConfig;
+use super::registry::RegistrySource;
 use super::scratch::Scratch;
 use super::{ModelSource, SourceError};
 use crate::api::StorageUri;
+use crate::api::storage_uri::OciMode;
 use crate::workload::Access;
 
 /// What a source is opened with.
@@ -30,6 +34,8 @@ pub(super) struct Opening<'a> {
     pub(super) access: &'a Access,
     /// A folder of this pull's own, for files that must exist while it runs.
     pub(super) scratch: &'a Utf8Path,
+    /// An engine with images.
+    pub(super) images: Option<&'a Arc<dyn ImageFolders>>,
 }
 
 /// Opens the source of a remote URI. Blocking.
@@ -38,7 +44,7 @@ pub(super) struct Opening<'a> {
 /// The credentials, the endpoint or the URI cannot be used.
 pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn ModelSource>, SourceError> {
     let keys = opening.scratch.join("keys");
-    let written = surroundings(opening, &keys);
+    let written = with_files(opening, &keys);
     let opened = written.map_err(unwritten).and_then(|environment| by_scheme(opening, &environment));
     // Whatever names a file has read it by now.
     match std::fs::remove_dir_all(&keys) {
@@ -73,6 +79,19 @@ fn by_scheme(
             let scratch = Scratch::beside(opening.scratch).map_err(unwritten)?;
             Ok(Box::new(GitSource::open(uri, scratch, config, environment)?))
         }
+        StorageUri::Oci { reference, mode } => {
+            let registry = RegistrySource::open(reference, &opening.access.registries, config, environment)?;
+            match opening.images {
+                Some(engine) if *mode != OciMode::Fetch => Ok(Box::new(ImageSource {
+                    engine: Arc::clone(engine),
+                    registry,
+                    reference: reference.clone(),
+                    logins: opening.access.registries.clone(),
+                    by_registry: OnceLock::new(),
+                })),
+                _ => Ok(Box::new(registry)),
+            }
+        }
         other => Err(SourceError::Invalid(format!("`{}` is not fetched", other.redacted()))),
     }
 }
@@ -87,10 +106,10 @@ const S3_IDENTITY: [&str; 6] = [
     "awsAnonymousCredential",
 ];
 
-/// Returns the user's environment with what was given put over it; files are written below `keys`, for this user only.
-fn surroundings(opening: &Opening<'_>, keys: &Utf8Path) -> io::Result<BTreeMap<String, String>> {
-    let Access { variables, files, .. } = opening.access;
-    let mut environment = opening.environment.clone();
+/// Returns the user's environment with what was given put over it.
+pub(super) fn surroundings(environment: &BTreeMap<String, String>, access: &Access) -> BTreeMap<String, String> {
+    let variables = &access.variables;
+    let mut environment = environment.clone();
     if S3_IDENTITY.iter().any(|name| variables.contains_key(*name)) {
         environment.retain(|name, _| !S3_IDENTITY.contains(&name.as_str()));
     }
@@ -101,10 +120,17 @@ fn surroundings(opening: &Opening<'_>, keys: &Utf8Path) -> io::Result<BTreeMap<S
         environment.remove("STORAGE_EMULATOR_HOST");
     }
     if variables.keys().any(|name| name.starts_with("AZURE_")) {
-        environment.retain(|name, _| !name.starts_with("AZURE_") && !name.starts_with("AZ_"));
+        // Endpoints of emulators stay; who someone is does not mix.
+        environment.retain(|name, _| name.ends_with("_ENDPOINT") || !name.starts_with("AZ"));
     }
     environment.extend(variables.clone());
-    for (index, (named, content)) in files.iter().enumerate() {
+    environment
+}
+
+/// The same, with the files that variables name written below `keys`, for this user only.
+fn with_files(opening: &Opening<'_>, keys: &Utf8Path) -> io::Result<BTreeMap<String, String>> {
+    let mut environment = surroundings(opening.environment, opening.access);
+    for (index, (named, content)) in opening.access.files.iter().enumerate() {
         let path = keys.join(index.to_string());
         std::fs::DirBuilder::new().mode(0o700).recursive(true).create(keys)?;
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;

@@ -31,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache;
 use super::fetch::{Fetch, pause};
+use super::image::ImageFolders;
 use super::known::link_known;
+use super::layers;
 use super::local::{self, Found};
 use super::names::Placed;
 use super::open::{Opening, open};
@@ -113,6 +115,7 @@ pub struct Puller {
     cache: Cache,
     config: PullConfig,
     environment: Arc<BTreeMap<String, String>>,
+    images: Option<Arc<dyn ImageFolders>>,
     flights: Arc<Mutex<BTreeMap<StorageUri, Flight>>>,
 }
 
@@ -120,7 +123,13 @@ impl Puller {
     /// Makes a puller that writes into `cache`; `environment` holds the credentials and endpoints the user's own tools
     /// would find (`AWS_*`, `GOOGLE_APPLICATION_CREDENTIALS`, `STORAGE_EMULATOR_HOST`, …), read once by the caller.
     pub fn new(cache: Cache, config: PullConfig, environment: Arc<BTreeMap<String, String>>) -> Self {
-        Self { cache, config, environment, flights: Arc::default() }
+        Self { cache, config, environment, images: None, flights: Arc::default() }
+    }
+
+    /// Gives the puller an engine whose images `oci://` models are read from; without one their registries are.
+    #[must_use]
+    pub fn with_images(self, images: Arc<dyn ImageFolders>) -> Self {
+        Self { images: Some(images), ..self }
     }
 
     /// Fetches a model unless it is there. Local URIs are checked and returned as they are.
@@ -181,6 +190,7 @@ impl Puller {
         let pull = Pull {
             uri: uri.clone(),
             access: access.clone(),
+            images: self.images.clone(),
             cache: self.cache.clone(),
             config: self.config.clone(),
             environment: self.environment.clone(),
@@ -198,6 +208,7 @@ impl Puller {
 struct Pull {
     uri: StorageUri,
     access: Access,
+    images: Option<Arc<dyn ImageFolders>>,
     cache: Cache,
     config: PullConfig,
     environment: Arc<BTreeMap<String, String>>,
@@ -292,7 +303,7 @@ impl Pull {
     async fn open(&self, staging: &Staging) -> Result<Box<dyn ModelSource>, PullError> {
         self.phase("listing");
         let (uri, config, environment) = (self.uri.clone(), self.config.clone(), self.environment.clone());
-        let (access, scratch) = (self.access.clone(), staging.folder().to_owned());
+        let (access, images, scratch) = (self.access.clone(), self.images.clone(), staging.folder().to_owned());
         let opening = move || {
             Ok(open(&Opening {
                 uri: &uri,
@@ -300,6 +311,7 @@ impl Pull {
                 environment: &environment,
                 access: &access,
                 scratch: &scratch,
+                images: images.as_ref(),
             }))
         };
         let opened = self.blocking(opening).await?;
@@ -345,13 +357,16 @@ impl Pull {
             fetched.sort_by(|a, b| a.path.cmp(&b.path));
         }
         let archive = match (&manifest.files[..], manifest.unpack) {
-            ([only], kind @ (Unpack::Tar | Unpack::Zip)) => Some((staging.fetched().join(&only.path), kind)),
+            ([only], kind @ (Unpack::Tar | Unpack::Zip)) => Some((vec![staging.fetched().join(&only.path)], kind)),
+            (layers, Unpack::Layers) => {
+                Some((layers.iter().map(|layer| staging.fetched().join(&layer.path)).collect(), Unpack::Layers))
+            }
             _ => None,
         };
         let Some((archive, kind)) = archive else {
             return self.publish(staging, staging.fetched(), key, fetched).await;
         };
-        let unpacked = self.unpack(staging, &archive, kind).await;
+        let unpacked = self.unpack(staging, archive, kind).await;
         if let Err(PullError::Archive { .. }) = &unpacked {
             let staging = staging.clone();
             self.blocking(move || staging.reset()).await?;
@@ -413,7 +428,7 @@ impl Pull {
     async fn unpack(
         &self,
         staging: &Arc<Staging>,
-        archive: &Utf8Path,
+        archives: Vec<Utf8PathBuf>,
         kind: Unpack,
     ) -> Result<Vec<RecordedFile>, PullError> {
         self.phase("unpacking");
@@ -421,10 +436,21 @@ impl Pull {
         // When this future is dropped the thread is told to stop; it holds the folder until it has.
         let _told = stop.clone().drop_guard();
         let (held, limits) = (staging.clone(), self.config.archive);
-        let file = archive.file_name().unwrap_or_default().to_owned();
-        let archive = archive.to_owned();
+        let file = match kind {
+            Unpack::Layers => "layers".to_owned(),
+            _ => archives.first().and_then(|path| path.file_name()).unwrap_or_default().to_owned(),
+        };
         let unpacked = self
-            .blocking(move || Ok(unpack::unpack(&archive, kind, &held.files(), &limits, &|| stop.is_cancelled())))
+            .blocking(move || {
+                Ok(match (kind, &archives[..]) {
+                    (Unpack::Layers, layers) => {
+                        layers::unpack_layers(layers, &held.files(), &limits, &|| stop.is_cancelled())
+                    }
+                    (kind, archives) => {
+                        unpack::unpack(&archives[0], kind, &held.files(), &limits, &|| stop.is_cancelled())
+                    }
+                })
+            })
             .await?;
         unpacked.map_err(|error| match error {
             UnpackError::Stopped => PullError::Cancelled,
@@ -466,7 +492,7 @@ impl Pull {
                 let held = staging.clone();
                 self.blocking(move || Ok(local::stage_file(&held, &file))).await??
             }
-            kind => self.unpack(&staging, &file, kind).await?,
+            kind => self.unpack(&staging, vec![file], kind).await?,
         };
         let model = self.publish(&staging, staging.files(), &key, files).await?;
         Ok(self.present(model))

@@ -97,25 +97,18 @@ pub(super) fn unpack(
 ) -> Result<Vec<RecordedFile>, UnpackError> {
     let file = File::open(archive).map_err(UnpackError::Disk)?;
     let size = file.metadata().map_err(UnpackError::Disk)?.len();
-    fs::create_dir_all(into).map_err(UnpackError::Disk)?;
-    let mut archive = Sandbox {
-        root: into,
-        stop,
-        budget: limits.budget(size),
-        entries: limits.entries,
-        placed: Placed::default(),
-        files: BTreeMap::new(),
-        links: Vec::new(),
-    };
+    let mut archive = Sandbox::new(into, size, limits, stop)?;
     match kind {
         Unpack::Zip => unpack_zip(file, &mut archive)?,
-        Unpack::Tar | Unpack::Keep => unpack_tar(BufReader::with_capacity(1 << 17, file), &mut archive)?,
+        Unpack::Tar | Unpack::Keep | Unpack::Layers => {
+            unpack_tar(BufReader::with_capacity(1 << 17, file), &mut archive)?
+        }
     }
     archive.finish()
 }
 
 /// The folder an archive is unpacked into, and what it may still do.
-struct Sandbox<'a> {
+pub(super) struct Sandbox<'a> {
     root: &'a Utf8Path,
     stop: &'a dyn Fn() -> bool,
     /// Bytes left.
@@ -127,13 +120,32 @@ struct Sandbox<'a> {
     links: Vec<(Utf8PathBuf, String)>,
 }
 
-impl Sandbox<'_> {
-    fn count_entry(&mut self) -> Result<(), UnpackError> {
+impl<'a> Sandbox<'a> {
+    /// Makes the folder `into`, for what `size` bytes of archive may become.
+    pub(super) fn new(
+        into: &'a Utf8Path,
+        size: u64,
+        limits: &ArchiveLimits,
+        stop: &'a dyn Fn() -> bool,
+    ) -> Result<Self, UnpackError> {
+        fs::create_dir_all(into).map_err(UnpackError::Disk)?;
+        Ok(Self {
+            root: into,
+            stop,
+            budget: limits.budget(size),
+            entries: limits.entries,
+            placed: Placed::default(),
+            files: BTreeMap::new(),
+            links: Vec::new(),
+        })
+    }
+
+    pub(super) fn count_entry(&mut self) -> Result<(), UnpackError> {
         self.entries = self.entries.checked_sub(1).ok_or_else(|| hostile("it has too many entries"))?;
         Ok(())
     }
 
-    fn spend(&mut self, bytes: u64) -> Result<(), UnpackError> {
+    pub(super) fn spend(&mut self, bytes: u64) -> Result<(), UnpackError> {
         if (self.stop)() {
             return Err(UnpackError::Stopped);
         }
@@ -141,13 +153,19 @@ impl Sandbox<'_> {
         Ok(())
     }
 
-    fn folder(&mut self, path: &Utf8Path) -> Result<(), UnpackError> {
+    pub(super) fn folder(&mut self, path: &Utf8Path) -> Result<(), UnpackError> {
         self.placed.folder(path)?;
         fs::create_dir_all(self.root.join(path)).map_err(UnpackError::Disk)
     }
 
     /// Writes a file; `stated` is the size the archive gives.
-    fn file(&mut self, path: Utf8PathBuf, mode: u32, stated: u64, from: &mut dyn Read) -> Result<(), UnpackError> {
+    pub(super) fn file(
+        &mut self,
+        path: Utf8PathBuf,
+        mode: u32,
+        stated: u64,
+        from: &mut dyn Read,
+    ) -> Result<(), UnpackError> {
         self.placed.file(&path)?;
         let mut out = self.create(&path, mode)?;
         let (mut sha, mut size) = (Sha256::new(), 0);
@@ -181,7 +199,7 @@ impl Sandbox<'_> {
     }
 
     /// Copies an earlier file of the archive, as its hard links mean.
-    fn same_as(&mut self, path: Utf8PathBuf, target: &str) -> Result<(), UnpackError> {
+    pub(super) fn same_as(&mut self, path: Utf8PathBuf, target: &str) -> Result<(), UnpackError> {
         let target = names::check(target)?;
         let Some(original) = self.files.get(&target).cloned() else {
             return Err(hostile(&format!("`{path}` is a hard link to `{target}`, which is no file before it")));
@@ -197,7 +215,7 @@ impl Sandbox<'_> {
 
     /// Notes a symbolic link whose target stays inside: relative, and going up only at its beginning, no further than
     /// the box.
-    fn link(&mut self, path: Utf8PathBuf, target: &str) -> Result<(), UnpackError> {
+    pub(super) fn link(&mut self, path: Utf8PathBuf, target: &str) -> Result<(), UnpackError> {
         let leaves = || hostile(&format!("`{path}` is a link to `{}`", target.escape_debug()));
         let depth = path.components().count() - 1;
         let parts: Vec<&str> = target.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
@@ -214,7 +232,7 @@ impl Sandbox<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Vec<RecordedFile>, UnpackError> {
+    pub(super) fn finish(self) -> Result<Vec<RecordedFile>, UnpackError> {
         for (path, target) in &self.links {
             let link = self.root.join(path);
             let made = link.parent().map_or(Ok(()), fs::create_dir_all);
@@ -324,7 +342,7 @@ fn unpack_zip(file: File, into: &mut Sandbox<'_>) -> Result<(), UnpackError> {
     Ok(())
 }
 
-fn hostile(problem: &str) -> UnpackError {
+pub(super) fn hostile(problem: &str) -> UnpackError {
     UnpackError::Hostile(problem.to_owned())
 }
 
@@ -334,7 +352,7 @@ fn broken(problem: &str) -> UnpackError {
 }
 
 /// Maps an error of reading the archive.
-fn unread(error: io::Error) -> UnpackError {
+pub(super) fn unread(error: io::Error) -> UnpackError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
         Some(TooMuch) => hostile("it unpacks to far more than its size"),
         None => broken(&error.to_string()),

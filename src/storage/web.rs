@@ -71,6 +71,11 @@ impl Web {
         Ok(Self { protocol, base: base.clone(), client, policy: config.reach.clone(), headers: wish.headers })
     }
 
+    /// Returns the same client for another host, which what is sent is meant for.
+    pub(super) fn at(&self, base: &Url) -> Self {
+        Self { base: base.clone(), headers: HeaderMap::new(), ..self.clone() }
+    }
+
     /// Sends a `GET`, through redirects; any status is an answer.
     pub(super) async fn get(&self, url: &Url, headers: HeaderMap) -> Result<Response, SourceError> {
         let mut url = url.clone();

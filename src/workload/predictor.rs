@@ -8,7 +8,8 @@ use super::origin::Origin;
 use super::pod::{Placed, Pod, literal_env, model_read_only, set_env};
 use super::resolve::Scope;
 use super::{
-    Access, ResolveError, RunAs, RuntimeRef, credentials, image, process, security, server_defaults, storage_spec,
+    Access, ResolveError, RunAs, RuntimeRef, credentials, image, local_model, process, security, server_defaults,
+    storage_spec,
 };
 use crate::api::{ComponentKind, Metadata, ModelSpec, ProtocolVersion, meta};
 use crate::runtimes::select::Nodes;
@@ -227,7 +228,13 @@ fn models(
         )),
         (Some(uri), None) => {
             let field = if stored.is_some() { format!("{MODEL}.storage.path") } else { format!("{MODEL}.storageUri") };
-            model_source::single(uri, &field, &wanted)
+            // A model that is kept whole is fetched once, whatever part of it a service wants.
+            let (whole, below) = local_model::kept(uri, scope).unwrap_or((uri, ""));
+            let mut models = model_source::single(whole, &field, &wanted)?;
+            if let (false, Some(mount)) = (below.is_empty(), models.mounts.first_mut()) {
+                mount.sub_path = Some(below.to_owned());
+            }
+            Ok(models)
         }
         (None, Some(entries)) => {
             let (models, said) = model_source::several(entries, PREDICTOR, &wanted)?;

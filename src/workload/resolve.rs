@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 
 use super::pod::{self, Pod};
 use super::{Workload, component, predictor};
+use crate::api::storage_kinds::LocalModelCacheSpec;
 use crate::api::{ComponentKind, ComponentSpec, InferenceServiceSpec, Metadata, Object, ServiceKey, Typed, meta};
 use crate::runtimes::{Catalog, NoRuntime};
 
@@ -18,6 +19,8 @@ pub struct Companions<'o> {
     pub config_maps: BTreeMap<(&'o str, &'o str), &'o ConfigMap>,
     /// ServiceAccounts.
     pub service_accounts: BTreeMap<(&'o str, &'o str), &'o ServiceAccount>,
+    /// Models that are kept, with the namespace they are for; empty for all.
+    pub local_models: Vec<(&'o str, &'o LocalModelCacheSpec)>,
 }
 
 impl<'o> Companions<'o> {
@@ -29,6 +32,7 @@ impl<'o> Companions<'o> {
             match &object.typed {
                 Typed::Secret(secret) => drop(companions.secrets.insert(key, secret)),
                 Typed::ConfigMap(map) => drop(companions.config_maps.insert(key, map)),
+                Typed::LocalModelCache(spec) => companions.local_models.push((key.0, spec)),
                 Typed::ServiceAccount(account) => drop(companions.service_accounts.insert(key, account)),
                 _ => {}
             }

@@ -17,7 +17,6 @@ fn instead(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::TrainedModel => "give the model an InferenceService of its own",
         Kind::ClusterStorageContainer => "the schemes KServe knows are fetched without one",
-        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => "`kserve-local pull` fetches a model ahead of time",
         Kind::LocalModelNodeGroup => "there is one node, and the model cache is its store",
         Kind::LlmInferenceService | Kind::LlmInferenceServiceConfig => {
             "write an InferenceService with `modelFormat.name: huggingface`"

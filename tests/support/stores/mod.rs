@@ -3,6 +3,7 @@
 pub(crate) mod git;
 pub(crate) mod hdfs;
 pub(crate) mod hub;
+pub(crate) mod registry;
 pub(crate) mod scope;
 pub(crate) mod share;
 
