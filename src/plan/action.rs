@@ -15,6 +15,8 @@ pub enum ActionKey {
     Container(String),
     /// A check of a container, by name and kind.
     Probe(String, ProbeKind),
+    /// The processor limit of a container, by name.
+    Limit(String),
     /// A model.
     Model(StorageUri),
     /// An image.
@@ -85,6 +87,17 @@ pub enum Action {
         /// Name of the replica; its scratch folders go with its last container.
         replica: Arc<str>,
     },
+    /// Hold a running container to its processor limit.
+    LimitCpu {
+        /// The engine's id.
+        id: String,
+        /// Its name.
+        name: String,
+        /// Thousandths of a core.
+        milli: u64,
+        /// Which run of the container this is: when it was noted to begin.
+        run: Option<Duration>,
+    },
     /// Check a container once.
     Probe(Box<ProbeOrder>),
 }
@@ -108,6 +121,8 @@ pub struct CreateOrder {
     pub position: ContainerPosition,
     /// Container whose network is joined; its own when none.
     pub join: Option<String>,
+    /// Whether its processor limit is applied only when its replica answers.
+    pub lift_cpu: bool,
     /// Whether its replica has a sandbox: what is joined then is that, by id.
     pub sandboxed: bool,
     /// GPUs its replica was given, by UUID; none also when the engine is to choose.
@@ -165,6 +180,7 @@ impl Action {
             Self::Start { name, .. } | Self::Stop { name, .. } | Self::Remove { name, .. } => {
                 ActionKey::Container(name.clone())
             }
+            Self::LimitCpu { name, .. } => ActionKey::Limit(name.clone()),
             Self::Probe(order) => ActionKey::Probe(order.name.clone(), order.kind),
         }
     }
@@ -194,6 +210,7 @@ impl fmt::Display for Action {
             Self::Start { name, .. } => write!(f, "start {name}"),
             Self::Stop { name, why, .. } => write!(f, "stop {name}: {why}"),
             Self::Remove { name, .. } => write!(f, "remove {name}"),
+            Self::LimitCpu { name, milli, .. } => write!(f, "limit {name} to {milli}m of processor"),
             Self::Probe(order) => write!(f, "check {} of {}", order.kind, order.name),
         }
     }

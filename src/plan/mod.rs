@@ -20,6 +20,7 @@ pub mod gpus;
 mod holders;
 mod learn;
 pub mod ledger;
+pub mod lift;
 pub mod memory;
 pub mod planner;
 pub mod pods;

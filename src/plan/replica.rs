@@ -8,6 +8,7 @@ use super::action::{Action, ContainerPosition, CreateOrder};
 use super::admission;
 use super::backoff;
 use super::checks::checks;
+use super::lift;
 use super::planner::Draft;
 use super::prepare::{prepare, without_engine};
 use super::record::ReplicaRecord;
@@ -254,6 +255,9 @@ pub(super) fn advance(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
         }
     }
     let verdict = checks(draft, replica);
+    if verdict.is_ready() {
+        lift::apply(draft, replica);
+    }
     trouble.unwrap_or(verdict)
 }
 
@@ -380,6 +384,7 @@ pub(super) fn create(
         position,
         join: join.map(str::to_owned),
         sandboxed: replica.record.sandbox,
+        lift_cpu: replica.record.containers.iter().any(|container| container.cpu_when_ready.is_some()),
     })));
     Phase::Creating
 }

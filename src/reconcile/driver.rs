@@ -18,7 +18,7 @@ use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
 use super::{observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
-use crate::engine::{Container, EngineError, PullProgress};
+use crate::engine::{Container, ContainerId, EngineError, PullProgress};
 use crate::home::Home;
 use crate::home::write_atomically;
 use crate::plan::action::{ProbeKind, ProbeOrder};
@@ -100,6 +100,7 @@ enum Fact {
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
     Probed { order: Box<ProbeOrder>, result: Result<(), String> },
     LastWords { name: String, lines: Vec<String> },
+    Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
     Measured(Measured),
 }
 
@@ -396,6 +397,14 @@ impl Driver {
                 true => Urgency::Now,
                 false => Urgency::Never,
             },
+            Fact::Limited { name, run, result } => {
+                self.world.in_flight.remove(&ActionKey::Limit(name.clone()));
+                if let Err(error) = &result {
+                    warn!(container = name, error = super::execute::chain(error), "could not limit its processor");
+                }
+                self.world.memory.note_limit(&name, run, result.is_ok(), self.parts.clock.now());
+                Urgency::Gather
+            }
             Fact::LastWords { name, lines } => {
                 if let Some(memory) = self.world.memory.containers.get_mut(&name) {
                     memory.last_words = lines;
@@ -427,6 +436,7 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.limits_later = self.parts.executor.engine.limits_later();
         self.world.holds_networks = self.parts.executor.engine.holds_networks();
         renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
@@ -824,6 +834,12 @@ impl Driver {
                 tasks.spawn_droppable("pull-image", async move {
                     let result = executor.pull_image(&image, progress).await;
                     done(Fact::ImagePulled { image, result }).await;
+                });
+            }
+            Action::LimitCpu { id, name, milli, run } => {
+                tasks.spawn_droppable("limit", async move {
+                    let result = executor.engine.limit_cpu(&ContainerId(id), milli).await;
+                    done(Fact::Limited { name, run, result }).await;
                 });
             }
             Action::Probe(order) => {

@@ -4,6 +4,7 @@ mod canary;
 mod histories;
 mod images;
 mod lifecycle;
+mod lift;
 mod memory;
 mod probes;
 mod retire;
