@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
 
-use super::report::{self, Exit};
+use super::report;
 use super::{
-    apply, completion, delete, demo, describe, down, events, get, home, kubeconfig, logs, man, predict, restart,
-    runtimes, serve, service, up, validate, version, wait,
+    apply, completion, delete, demo, describe, doctor, down, events, export, get, home, kubeconfig, lint, logs, man,
+    predict, restart, run, runtimes, schema, serve, service, up, validate, version, wait,
 };
 use crate::daemon::Inherited;
 
@@ -54,7 +54,12 @@ pub enum Command {
     Predict(predict::PredictArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
+    Lint(lint::LintArgs),
+    Export(export::ExportArgs),
+    Schema(schema::SchemaArgs),
+    Run(run::RunArgs),
     Demo(demo::DemoArgs),
+    Doctor(doctor::DoctorArgs),
     Kubeconfig(kubeconfig::KubeconfigArgs),
     Completion(completion::CompletionArgs),
     Man(man::ManArgs),
@@ -89,15 +94,17 @@ pub fn main() -> ExitCode {
         Err(error) => return report::report(&anyhow::Error::new(error).context("could not start the async runtime")),
     };
     match runtime.block_on(run(cli, inherited)) {
-        Ok(exit) => exit.into(),
+        Ok(code) => code,
         Err(error) => report::report(&error),
     }
 }
 
-async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<Exit> {
+async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let given = cli.global.home.is_some();
     let home: Utf8PathBuf = home::home(cli.global.home);
-    match cli.command {
+    let exit = match cli.command {
+        // Its exit code is that of the command it ran.
+        Command::Run(args) => return run::run(args).await,
         Command::Serve(args) => serve::run(&home, args, inherited).await,
         Command::Up(args) => up::run(&home, args).await,
         Command::Down(args) => down::run(&home, args).await,
@@ -113,10 +120,15 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<Exit> {
         Command::Events(args) => events::run(&home, args).await,
         Command::Predict(args) => predict::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
+        Command::Lint(args) => lint::run(&home, args).await,
+        Command::Export(args) => export::run(&home, args).await,
+        Command::Schema(args) => schema::run(args),
         Command::Validate(args) => validate::run(&home, args).await,
+        Command::Doctor(args) => doctor::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),
         Command::Man(args) => man::run(args),
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&home, args).await,
-    }
+    }?;
+    Ok(exit.into())
 }

@@ -18,9 +18,11 @@ mod body;
 mod breaker;
 mod config;
 mod crew;
+mod deadline;
 mod desk;
 mod executor;
 mod flight;
+mod flood;
 mod forward;
 mod framing;
 #[cfg(any(fuzzing, test))]
@@ -31,12 +33,14 @@ mod headers;
 mod hold;
 mod index;
 mod inside;
+mod line;
 mod listener;
 mod metrics;
 mod peek;
 mod refusal;
 mod route;
 mod tunnel;
+mod upload;
 mod upstream;
 mod worker;
 

@@ -10,13 +10,14 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::access;
 use super::claims::ModelClaims;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
-use super::{observe, renames, said};
+use super::{notice, observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, ContainerId, EngineError, PullProgress};
 use crate::home::Home;
@@ -45,6 +46,8 @@ const RELIST_DOWN: Duration = Duration::from_secs(1);
 const CHECK_AGAIN: Duration = Duration::from_millis(250);
 /// Facts that change nothing a person would see wait this long for company.
 const GATHER: Duration = Duration::from_millis(50);
+/// That a service's idle clock runs is seen within this time.
+const SOME_TIME: Duration = Duration::from_secs(1);
 /// Facts of what is still loading wait this long for company.
 const SOON: Duration = Duration::from_millis(5);
 /// Containers may still read a model this long after the time requests have to drain.
@@ -135,10 +138,12 @@ pub struct Driver {
 
 /// How soon a pass must follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Urgency {
+pub(super) enum Urgency {
     /// With the next one.
     Never,
-    /// Some time, with others.
+    /// Some time: nobody waits for it.
+    Some,
+    /// Before long, with others.
     Gather,
     /// Soon, with others.
     Soon,
@@ -213,7 +218,7 @@ impl Driver {
                     Urgency::Never
                 }
                 // The board is read as a whole in every pass.
-                () = board.became_idle() => Urgency::Gather,
+                () = board.became_idle() => notice::urgency(&self.world),
                 // The same: who waits is found there.
                 () = board.bell() => Urgency::Now,
                 // A permit that is not taken stays.
@@ -235,6 +240,7 @@ impl Driver {
                 Urgency::Now => wake = self.pass(),
                 Urgency::Soon => wake = wake.min(tick + SOON),
                 Urgency::Gather => wake = wake.min(tick + GATHER),
+                Urgency::Some => wake = wake.min(tick + SOME_TIME),
                 Urgency::Never => {}
             }
         }
@@ -588,6 +594,9 @@ impl Driver {
         self.touched.insert(name.clone(), self.serial);
         match result {
             Ok(Some(container)) => {
+                if let Action::Rouse(order) = action {
+                    self.world.memory.note_roused(order);
+                }
                 // An action ended well: whatever the engine refused before is over.
                 self.world.memory.refusals.remove(&name);
                 if let Some(fact) = observe::fact(&container) {
@@ -696,7 +705,7 @@ impl Driver {
     /// One pass: observe, plan, publish, dispatch. Returns when to plan again.
     fn pass(&mut self) -> Duration {
         let now = self.parts.clock.now();
-        self.note_traffic(now);
+        notice::read(&self.parts.board, &mut self.world, now.tick);
         self.note_progress();
         let plan = plan(&self.world, now);
         self.publish(&plan, now);
@@ -717,28 +726,6 @@ impl Driver {
         };
         let measure = self.rounds.next(&self.world);
         wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
-    }
-
-    /// Reads the notice board.
-    fn note_traffic(&mut self, now: crate::plan::Now) {
-        let traffic = self.parts.board.snapshot();
-        let Self { world, .. } = self;
-        world.waiting = self.parts.board.waiting();
-        world.leases.clear();
-        world.wanted.clear();
-        for fact in world.containers.values() {
-            let Some(seen) = traffic.get(&fact.replica) else { continue };
-            let last = seen.idle_for.map(|idle_for| now.tick.saturating_sub(idle_for));
-            if let Some(last) = last.filter(|_| world.memory.activity.contains_key(&fact.component.service)) {
-                world.memory.note_activity(&fact.component.service, last);
-            }
-        }
-        for (name, seen) in traffic {
-            if seen.wanted > 0 {
-                world.wanted.insert(Arc::clone(&name));
-            }
-            world.leases.insert(name, seen.in_flight);
-        }
     }
 
     fn note_progress(&mut self) {
@@ -817,8 +804,9 @@ impl Driver {
                 let (progress, receiver) = watch::channel(Progress::default());
                 self.model_progress.insert(uri.clone(), receiver);
                 let cancel = tasks.token();
+                let access = access::of_model(&self.world, &uri);
                 tasks.spawn("pull-model", async move {
-                    let result = executor.pull_model(&uri, progress, cancel).await;
+                    let result = executor.pull_model(&uri, &access, progress, cancel).await;
                     done(Fact::Model { uri, result }).await;
                 });
             }
@@ -831,8 +819,9 @@ impl Driver {
             Action::PullImage { image } => {
                 let (progress, receiver) = watch::channel(PullProgress::default());
                 self.image_progress.insert(image.clone(), receiver);
+                let logins = access::of_image(&self.world, &image);
                 tasks.spawn_droppable("pull-image", async move {
-                    let result = executor.pull_image(&image, progress).await;
+                    let result = executor.pull_image(&image, &logins, progress).await;
                     done(Fact::ImagePulled { image, result }).await;
                 });
             }
@@ -869,6 +858,10 @@ impl Driver {
             }
             Action::Stop { name, .. } => {
                 self.world.memory.note_stop(name);
+                false
+            }
+            Action::Doze(order) => {
+                self.world.memory.note_doze(order);
                 false
             }
             Action::Remove { name, replica, .. } => !self

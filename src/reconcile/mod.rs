@@ -2,15 +2,18 @@
 //!
 //! **Invariant:** statuses and routes are published before anything is done; a pass never waits for an effect.
 
+mod access;
 mod claims;
 pub mod clock;
 pub mod desired;
 mod door;
+mod doze;
 pub mod driver;
 pub mod execute;
 mod load;
 pub mod measure;
 pub mod mounts;
+mod notice;
 pub mod observe;
 mod renames;
 pub mod revisions;

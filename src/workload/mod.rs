@@ -5,6 +5,7 @@
 
 pub mod access;
 mod component;
+mod credentials;
 mod env;
 mod expand;
 pub mod fingerprint;
@@ -19,11 +20,13 @@ mod predictor;
 mod probes;
 mod process;
 mod readiness;
+pub mod registry_login;
 pub mod resolve;
 mod resources;
 mod security;
 mod server_defaults;
 pub mod spec;
+mod storage_spec;
 mod volumes;
 
 pub use access::Access;

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::api::{ComponentKind, ServiceKey, StorageUri};
 use crate::scale::Policy;
 
+use super::Access;
+
 /// Names one component of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ComponentKey {
@@ -71,6 +73,8 @@ pub struct Workload {
     pub callees: Vec<String>,
     /// Names of Secrets with registry credentials.
     pub image_pull_secrets: Vec<String>,
+    /// What those Secrets hold.
+    pub image_access: Access,
     /// Account whose Secrets hold the storage credentials.
     pub service_account: String,
     /// The runtime that was chosen, for a model predictor.
@@ -101,6 +105,8 @@ pub struct ModelRef {
     pub uri: StorageUri,
     /// The URI as the user wrote it, for messages.
     pub written: String,
+    /// What it is fetched with, besides the user's own environment.
+    pub access: Access,
 }
 
 /// Where requests to a component go.
