@@ -45,7 +45,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("axum", &["kubeapi/"]),
     ("tokio_websockets", &["kubeapi/port_forward.rs"]),
     ("prometheus_client", &["telemetry/metrics.rs"]),
-    ("tar", &["storage/unpack.rs"]),
+    ("tar", &["storage/unpack.rs", "engine/docker_sandbox.rs"]),
     ("zip", &["storage/unpack.rs"]),
     ("tracing_subscriber", &["telemetry/logs.rs"]),
     ("sd_notify", &["daemon/"]),
