@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, ContainerUpdateBody};
 use bollard::query_parameters::{
     CreateContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
 };
@@ -23,7 +23,7 @@ use super::docker_error::{refused, status, translate, unreachable, words};
 use super::docker_find::Places;
 use super::docker_list::{from_inspect, from_summary};
 use super::docker_network::leads_here;
-use super::docker_spec::{ImageFacts, ReachBy, check_label, create_body, seconds};
+use super::docker_spec::{ImageFacts, ReachBy, check_label, create_body, nano_cpus, seconds};
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
     LogOptions, Network, PullProgress, Usage, docker_events, docker_exec, docker_export, docker_image, docker_logs,
@@ -247,6 +247,14 @@ impl DockerEngine {
         }
     }
 
+    async fn limit_on(&self, connection: &Connection, id: &ContainerId, milli: u64) -> Result<(), EngineError> {
+        self.check_ours(connection, "limit", id).await?;
+        let nano_cpus = Some(nano_cpus(milli, &connection.abilities));
+        let body = ContainerUpdateBody { nano_cpus, ..ContainerUpdateBody::default() };
+        let updated = connection.docker.update_container(&id.0, body);
+        connection.settle("limit", &id.0, SLOW, updated).await.map(drop)
+    }
+
     async fn remove_on(&self, connection: &Connection, id: &ContainerId) -> Result<(), EngineError> {
         self.check_ours(connection, "remove", id).await?;
         let options = RemoveContainerOptions { v: true, force: true, link: false };
@@ -302,6 +310,15 @@ impl ContainerEngine for DockerEngine {
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let connection = self.connection().await?;
         self.noting(gone_is_done(self.remove_on(&connection, id).await))
+    }
+
+    fn limits_later(&self) -> bool {
+        lock(&self.inner.connection).as_deref().is_some_and(|open| open.abilities.cpu_quota && !open.podman)
+    }
+
+    async fn limit_cpu(&self, id: &ContainerId, milli: u64) -> Result<(), EngineError> {
+        let connection = self.connection().await?;
+        self.noting(gone_is_done(self.limit_on(&connection, id, milli).await))
     }
 
     fn holds_networks(&self) -> bool {

@@ -285,7 +285,7 @@ fn log_config() -> HostConfigLogConfig {
     }
 }
 
-fn nano_cpus(milli: u64, abilities: &Abilities) -> i64 {
+pub(super) fn nano_cpus(milli: u64, abilities: &Abilities) -> i64 {
     // Docker takes no less than a hundredth of a core and no more than the machine has.
     let milli = milli.max(10).min(u64::from(abilities.cpus.max(1)) * 1000);
     bytes(milli * 1_000_000)

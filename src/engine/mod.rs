@@ -340,6 +340,14 @@ pub trait ContainerEngine: Send + Sync + 'static {
     fn holds_networks(&self) -> bool {
         false
     }
+    /// Whether it can limit the processor of a container that runs.
+    fn limits_later(&self) -> bool {
+        false
+    }
+    /// Holds a running container to a share of the processor, in thousandths of a core. One that is gone is a success.
+    async fn limit_cpu(&self, _id: &ContainerId, _milli: u64) -> Result<(), EngineError> {
+        Ok(())
+    }
     /// Hears what may be asked for. Engines that make by themselves what stands in for an image learn how; others need not.
     fn learn(&self, _spec: &ContainerSpec) {}
     /// Whether the image is on this machine.

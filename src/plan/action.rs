@@ -16,6 +16,8 @@ pub enum ActionKey {
     Container(String),
     /// A check of a container, by name and kind.
     Probe(String, ProbeKind),
+    /// The processor limit of a container, by name.
+    Limit(String),
     /// A model.
     Model(StorageUri),
     /// An image.
@@ -90,6 +92,17 @@ pub enum Action {
         /// Name of the replica; its scratch folders go with its last container.
         replica: Arc<str>,
     },
+    /// Hold a running container to its processor limit.
+    LimitCpu {
+        /// The engine's id.
+        id: String,
+        /// Its name.
+        name: String,
+        /// Thousandths of a core.
+        milli: u64,
+        /// Which run of the container this is: when it was noted to begin.
+        run: Option<Duration>,
+    },
     /// Check a container once.
     Probe(Box<ProbeOrder>),
 }
@@ -113,6 +126,8 @@ pub struct CreateOrder {
     pub position: ContainerPosition,
     /// Container whose network is joined; its own when none.
     pub join: Option<String>,
+    /// Whether its processor limit is applied only when its replica answers.
+    pub lift_cpu: bool,
     /// Whether its replica has a sandbox: what is joined then is that, by id.
     pub sandboxed: bool,
     /// GPUs its replica was given, by UUID; none also when the engine is to choose.
@@ -170,6 +185,7 @@ impl Action {
             Self::Start { name, .. } | Self::Stop { name, .. } | Self::Remove { name, .. } => {
                 ActionKey::Container(name.clone())
             }
+            Self::LimitCpu { name, .. } => ActionKey::Limit(name.clone()),
             Self::Doze(order) | Self::Rouse(order) => ActionKey::Container(order.name.clone()),
             Self::Probe(order) => ActionKey::Probe(order.name.clone(), order.kind),
         }
@@ -202,6 +218,7 @@ impl fmt::Display for Action {
             Self::Doze(order) => write!(f, "put {} to sleep", order.name),
             Self::Rouse(order) => write!(f, "wake {}", order.name),
             Self::Remove { name, .. } => write!(f, "remove {name}"),
+            Self::LimitCpu { name, milli, .. } => write!(f, "limit {name} to {milli}m of processor"),
             Self::Probe(order) => write!(f, "check {} of {}", order.kind, order.name),
         }
     }

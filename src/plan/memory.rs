@@ -103,6 +103,10 @@ pub struct ContainerMemory {
     pub restarting: bool,
     /// Set while it is being stopped in order: the next end is no failure.
     pub stopping: bool,
+    /// Whether this run of it was held to its processor limit.
+    pub limited: bool,
+    /// When that may be tried again.
+    pub limit_again: Duration,
     /// Whether its last end was that.
     pub was_stopped: bool,
 }
@@ -388,6 +392,13 @@ impl Memory {
         before != passing
     }
 
+    /// Notes whether a run of a container could be held to its processor limit.
+    pub fn note_limit(&mut self, name: &str, run: Option<Duration>, done: bool, now: Now) {
+        let Some(memory) = self.containers.get_mut(name).filter(|memory| memory.started == run) else { return };
+        memory.limited = done;
+        memory.limit_again = now.tick + backoff::restart_delay(2);
+    }
+
     /// Notes that the engine refused to make or start a container.
     pub fn note_refusal(&mut self, name: &str, message: String, permanent: bool, now: Now) {
         let refusal = self.refusals.entry(name.to_owned()).or_default();
@@ -408,6 +419,7 @@ impl Memory {
                 *stuck = Refusal { message, permanent, failures: stuck.failures.saturating_add(1), at: now.tick };
             }
             Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {}
+            Action::LimitCpu { .. } => {}
         }
     }
 
@@ -562,6 +574,7 @@ impl ContainerMemory {
         self.stopped_for = None;
         self.stopping = false;
         self.was_stopped = false;
+        self.limited = false;
     }
 }
 

@@ -22,6 +22,7 @@ mod graphs;
 mod holders;
 mod learn;
 pub mod ledger;
+pub mod lift;
 pub mod memory;
 pub mod pace;
 pub mod planner;

@@ -43,6 +43,9 @@ pub struct ContainerRecord {
     pub probes: Probes,
     /// Run before the stop signal.
     pub pre_stop: Option<Hook>,
+    /// Processor limit that is applied when the replica answers, in thousandths of a core.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_when_ready: Option<u64>,
 }
 
 impl ReplicaRecord {
@@ -52,6 +55,7 @@ impl ReplicaRecord {
             name: spec.name.clone(),
             probes: spec.probes.clone(),
             pre_stop: spec.pre_stop.clone(),
+            cpu_when_ready: None,
         };
         Self {
             entry: workload.entry.clone(),
@@ -64,6 +68,15 @@ impl ReplicaRecord {
             models: workload.models.iter().map(|model| model.uri.redacted()).collect(),
             sandbox: false,
         }
+    }
+
+    /// Says that processor limits are applied only when the replica answers.
+    #[must_use]
+    pub fn lifting_cpu(mut self, workload: &Workload) -> Self {
+        for (record, spec) in self.containers.iter_mut().zip(&workload.containers) {
+            record.cpu_when_ready = spec.resources.cpu_limit_milli;
+        }
+        self
     }
 
     /// Says whether a container of its own holds the network.

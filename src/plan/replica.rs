@@ -9,6 +9,7 @@ use super::admission;
 use super::backoff;
 use super::checks::checks;
 use super::doze;
+use super::lift;
 use super::planner::Draft;
 use super::prepare::{prepare, without_engine};
 use super::record::ReplicaRecord;
@@ -265,6 +266,9 @@ pub(super) fn advance(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
         }
     }
     let verdict = checks(draft, replica);
+    if verdict.is_ready() {
+        lift::apply(draft, replica);
+    }
     trouble.unwrap_or(verdict)
 }
 
@@ -409,6 +413,7 @@ pub(super) fn create(
         position,
         join: join.map(str::to_owned),
         sandboxed: replica.record.sandbox,
+        lift_cpu: replica.record.containers.iter().any(|container| container.cpu_when_ready.is_some()),
     })));
     Phase::Creating
 }

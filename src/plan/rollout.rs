@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::checks::{self, Answered};
 use super::doze;
+use super::lift;
 use super::memory::{LoadClock, Revisions};
 use super::planner::Draft;
 use super::pods::{self, PodView};
@@ -446,13 +447,17 @@ fn wanted_replica<'w>(
     let workload = &resolved.workload;
     let name = names::replica_name(&key.service.namespace, &workload.service_name, revision, ordinal);
     // What runs stays as it was made.
+    let lifts = |fact: &&ContainerFact| fact.record.containers.iter().any(|one| one.cpu_when_ready.is_some());
+    let lifted = containers.first().map_or_else(|| lift::lifts(draft.world, workload), lifts);
+    let record = ReplicaRecord::of(workload);
+    let record = if lifted { record.lifting_cpu(workload) } else { record };
     let sandboxed = containers.first().map_or_else(|| sandbox::pays(draft, workload), |fact| fact.record.sandbox);
     Replica {
         sandbox: draft.sandboxes.of(&name),
         name: name.into(),
         revision,
         ordinal,
-        record: Arc::new(ReplicaRecord::of(workload).with_sandbox(sandboxed)),
+        record: Arc::new(record.with_sandbox(sandboxed)),
         source: Some((workload, resolved.fingerprint.0.as_str())),
         containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
     }

@@ -58,6 +58,8 @@ pub struct World {
     pub kept: Vec<ModelRef>,
     /// Images that were asked for.
     pub images: HashMap<String, ImageState>,
+    /// Whether the engine can limit the processor of a container that runs.
+    pub limits_later: bool,
     /// Whether the engine can hold a network for others: see [`sandbox`](super::sandbox).
     pub holds_networks: bool,
     /// Requests in flight per replica, health checks included: none of these is stopped.

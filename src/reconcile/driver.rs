@@ -110,6 +110,7 @@ enum Fact {
     Probed { order: Box<ProbeOrder>, result: Result<(), String> },
     LastWords { name: String, lines: Vec<String> },
     Used(Option<HashMap<ContainerId, Usage>>),
+    Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
     Measured(Measured),
 }
 
@@ -435,6 +436,14 @@ impl Driver {
                 self.resources.take(&self.world, usage, tick);
                 Urgency::Never
             }
+            Fact::Limited { name, run, result } => {
+                self.world.in_flight.remove(&ActionKey::Limit(name.clone()));
+                if let Err(error) = &result {
+                    warn!(container = name, error = super::execute::chain(error), "could not limit its processor");
+                }
+                self.world.memory.note_limit(&name, run, result.is_ok(), self.parts.clock.now());
+                Urgency::Gather
+            }
             Fact::LastWords { name, lines } => {
                 if let Some(memory) = self.world.memory.containers.get_mut(&name) {
                     memory.last_words = lines;
@@ -466,6 +475,7 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.limits_later = self.parts.executor.engine.limits_later();
         self.world.holds_networks = self.parts.executor.engine.holds_networks();
         renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
@@ -832,6 +842,12 @@ impl Driver {
                 tasks.spawn_droppable("pull-image", async move {
                     let result = executor.pull_image(&image, &logins, progress).await;
                     done(Fact::ImagePulled { image, result }).await;
+                });
+            }
+            Action::LimitCpu { id, name, milli, run } => {
+                tasks.spawn_droppable("limit", async move {
+                    let result = executor.engine.limit_cpu(&ContainerId(id), milli).await;
+                    done(Fact::Limited { name, run, result }).await;
                 });
             }
             Action::Probe(order) => {

@@ -165,9 +165,11 @@ impl Executor {
                 let scratch = last.then(|| self.mounts.scratch(replica));
                 self.remove(id, scratch).await.map(|()| None)
             }
-            Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {
-                Ok(None)
-            }
+            Action::PullModel { .. }
+            | Action::CheckImage { .. }
+            | Action::PullImage { .. }
+            | Action::Probe(_)
+            | Action::LimitCpu { .. } => Ok(None),
         }
     }
 
@@ -180,11 +182,14 @@ impl Executor {
 
     async fn request(&self, order: &CreateOrder) -> Result<CreateContainer, Failure> {
         let workload = Arc::clone(&order.workload);
-        let spec = match order.position {
+        let mut spec = match order.position {
             ContainerPosition::Init(index) => workload.init_containers[index].clone(),
             ContainerPosition::Main(index) => workload.containers[index].clone(),
             ContainerPosition::Sandbox => door::sandbox(&workload),
         };
+        if order.lift_cpu && matches!(order.position, ContainerPosition::Main(_)) {
+            spec.resources.cpu_limit_milli = None;
+        }
         let (mounts, replica) = (self.mounts.clone(), Arc::clone(&order.replica));
         let (for_binds, owner) = (Arc::clone(&workload), spec.clone());
         let mut binds = tokio::task::spawn_blocking(move || mounts.binds(&replica, &for_binds, &owner))

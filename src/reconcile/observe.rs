@@ -19,7 +19,9 @@ const GPUS_LABEL: &str = "kserve-local/gpus";
 /// Returns the labels of a container to be made.
 pub fn labels(instance: &str, order: &CreateOrder, container: &str) -> BTreeMap<String, String> {
     let workload = &order.workload;
-    let record = serde_json::to_string(&ReplicaRecord::of(workload).with_sandbox(order.sandboxed)).unwrap_or_default();
+    let record = ReplicaRecord::of(workload).with_sandbox(order.sandboxed);
+    let record = if order.lift_cpu { record.lifting_cpu(workload) } else { record };
+    let record = serde_json::to_string(&record).unwrap_or_default();
     let component = &workload.component;
     let joined = order.join.clone().filter(|_| order.sandboxed).map(|id| (names::SANDBOX_ID_LABEL, id));
     let gpus = (!order.gpus.is_empty()).then(|| (GPUS_LABEL, order.gpus.join(",")));

@@ -7,6 +7,7 @@ mod histories;
 mod histories_memory;
 mod images;
 mod lifecycle;
+mod lift;
 mod memory;
 mod probes;
 mod replace;

@@ -407,6 +407,7 @@ impl Sim {
                 let state = self.pull_image(image);
                 self.world.images.insert(image.clone(), state);
             }
+            Action::LimitCpu { name, run, .. } => self.world.memory.note_limit(name, *run, true, now),
             _ => {
                 let turn = self.made;
                 self.made += 1;
@@ -575,7 +576,10 @@ impl Sim {
             reach: if order.join.is_none() { FactReach::Address(address) } else { FactReach::None },
             gpus: order.gpus.clone(),
             created_at: Some(self.now().wall),
-            record: Arc::new(ReplicaRecord::of(workload).with_sandbox(order.sandboxed)),
+            record: Arc::new(match ReplicaRecord::of(workload).with_sandbox(order.sandboxed) {
+                record if order.lift_cpu => record.lifting_cpu(workload),
+                record => record,
+            }),
             sandbox: order.join.clone().filter(|_| order.sandboxed),
         };
         self.containers.insert(order.name.clone(), fact);
