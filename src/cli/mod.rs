@@ -24,6 +24,7 @@ pub mod logs;
 pub mod man;
 pub mod output;
 pub mod predict;
+pub mod replay;
 pub mod report;
 pub mod restart;
 pub mod runtimes;

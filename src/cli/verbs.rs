@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report::{self, Exit};
 use super::{
-    apply, completion, delete, demo, describe, down, events, get, home, kubeconfig, logs, man, predict, restart,
-    runtimes, serve, service, up, validate, version, wait,
+    apply, completion, delete, demo, describe, down, events, get, home, kubeconfig, logs, man, predict, replay,
+    restart, runtimes, serve, service, up, validate, version, wait,
 };
 use crate::daemon::Inherited;
 
@@ -52,6 +52,7 @@ pub enum Command {
     Restart(restart::RestartArgs),
     Events(events::EventsArgs),
     Predict(predict::PredictArgs),
+    Replay(replay::ReplayArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
     Demo(demo::DemoArgs),
@@ -112,6 +113,7 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<Exit> {
         Command::Wait(args) => wait::run(&home, args).await,
         Command::Events(args) => events::run(&home, args).await,
         Command::Predict(args) => predict::run(&home, args).await,
+        Command::Replay(args) => replay::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Validate(args) => validate::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),

@@ -20,6 +20,7 @@ use super::balance::Slot;
 use super::breaker::Verdict;
 use super::flight::Flight;
 use super::metrics::{ServiceMetrics, UpstreamError};
+use super::tap::Tap;
 use super::upstream::Checkout;
 
 /// How far a request's body has got.
@@ -55,6 +56,7 @@ pub(crate) struct RequestBody {
     rest: Option<Incoming>,
     progress: Option<Arc<Progress>>,
     metrics: Arc<ServiceMetrics>,
+    tap: Option<Box<Tap>>,
 }
 
 impl RequestBody {
@@ -62,14 +64,20 @@ impl RequestBody {
     pub(crate) fn new(front: VecDeque<Frame<Bytes>>, rest: Incoming, metrics: Arc<ServiceMetrics>) -> Self {
         let rest = (!rest.is_end_stream()).then_some(rest);
         let progress = (rest.is_some() || !front.is_empty()).then(Arc::default);
-        Self { front, rest, progress, metrics }
+        Self { front, rest, progress, metrics, tap: None }
     }
 
     /// Passes on what is all there.
     pub(crate) fn whole(body: Bytes, metrics: Arc<ServiceMetrics>) -> Self {
         let front: VecDeque<_> = (!body.is_empty()).then(|| Frame::data(body)).into_iter().collect();
         let progress = (!front.is_empty()).then(Arc::default);
-        Self { front, rest: None, progress, metrics }
+        Self { front, rest: None, progress, metrics, tap: None }
+    }
+
+    /// Has a copy taken of what passes.
+    pub(crate) fn tapped(mut self, tap: Option<Box<Tap>>) -> Self {
+        self.tap = tap;
+        self
     }
 
     /// Returns where to follow the body; none when there is no body.
@@ -93,6 +101,9 @@ impl Body for RequestBody {
                 progress.pieces.fetch_add(1, Ordering::Relaxed);
             }
             if let Some(data) = frame.data_ref() {
+                if let Some(tap) = &mut self.tap {
+                    tap.see(data);
+                }
                 self.metrics.request_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
             }
         }
@@ -117,6 +128,9 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        if let Some(tap) = self.tap.take().filter(|_| self.is_end_stream()) {
+            tap.end();
+        }
         if let Some(progress) = &self.progress {
             // Set once; a second value cannot come, there is one drop.
             let _ = progress.finished.set(Instant::now());
@@ -167,6 +181,7 @@ pub(crate) struct Relay {
     idle_timeout: Duration,
     connection: Option<Checkout>,
     flight: Flight,
+    tap: Option<Box<Tap>>,
     // Dropped last, in this order: the replica is free only after all of the above.
     slot: Option<Slot>,
     _lease: Lease,
@@ -200,8 +215,10 @@ impl Relay {
         connection: Option<Checkout>,
         flight: Flight,
         held: Held,
+        tap: Option<Box<Tap>>,
     ) -> Self {
-        Self { body, ended: false, idle: None, idle_timeout, connection, flight, slot: held.slot, _lease: held.lease }
+        let Held { slot, lease } = held;
+        Self { body, ended: false, idle: None, idle_timeout, connection, flight, tap, slot, _lease: lease }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
@@ -216,6 +233,9 @@ impl Relay {
                 self.idle = None;
                 if let Some(data) = frame.data_ref() {
                     self.flight.sent(data.len() as u64);
+                    if let Some(tap) = &mut self.tap {
+                        tap.see(data);
+                    }
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -253,6 +273,9 @@ impl Drop for Relay {
     fn drop(&mut self) {
         if !self.ended && !self.body.is_end_stream() {
             return;
+        }
+        if let Some(tap) = self.tap.take() {
+            tap.end();
         }
         self.report(Verdict::Worked);
         if let Some(connection) = self.connection.take() {

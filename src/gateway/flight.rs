@@ -22,7 +22,7 @@ pub(crate) struct Client {
     in_flight: AtomicUsize,
     /// Whether an answer on it could not be finished.
     broken: AtomicBool,
-    _place: Place,
+    place: Option<Place>,
     metrics: Arc<Metrics>,
 }
 
@@ -31,7 +31,14 @@ impl Client {
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let (in_flight, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { peer, ip, in_flight, broken, _place: place, metrics })
+        Arc::new(Self { peer, ip, in_flight, broken, place: Some(place), metrics })
+    }
+
+    /// Returns someone who asks on this client's behalf: what breaks for them does not break the client's connection.
+    pub(crate) fn on_behalf(&self) -> Arc<Self> {
+        let (in_flight, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let (ip, metrics) = (self.ip.clone(), Arc::clone(&self.metrics));
+        Arc::new(Self { peer: self.peer, ip, in_flight, broken, place: None, metrics })
     }
 
     /// An answer on it could not be finished.
@@ -52,7 +59,9 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.place.is_some() {
+            self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -28,6 +28,8 @@ use super::hold::{self, PHASE_HEADER};
 use super::metrics::{ServiceMetrics, UpstreamError};
 use super::refusal::Refusal;
 use super::route::Target;
+use super::service_extras::Taps;
+use super::tap::Tap;
 use super::tunnel::Tunnel;
 use super::upstream::{ConnectError, Sender};
 use super::worker::{Front, RETRY_SOON, Worker};
@@ -51,6 +53,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) check: bool,
     /// Where the service was when the request had to wait for it.
     pub(crate) held: OnceLock<HeaderValue>,
+    /// Who gets copies of the request and its answer.
+    pub(crate) taps: Option<Box<Taps>>,
 }
 
 /// What the client wants to change to, and its end of the connection.
@@ -105,7 +109,7 @@ impl Exchange<'_> {
         };
         let (mut parts, body) = request.into_parts();
         let metrics = self.prepare_head(&mut parts, None);
-        let outgoing = Request::from_parts(parts, RequestBody::whole(body, metrics));
+        let outgoing = Request::from_parts(parts, RequestBody::whole(body, metrics).tapped(self.request_tap()));
         self.deliver(place, outgoing, &path, None).await
     }
 
@@ -243,7 +247,7 @@ impl Exchange<'_> {
     }
 
     /// The path as the client wrote it, less the path template's prefix.
-    fn forwarded_path(&self, uri: &Uri) -> Refused<PathAndQuery> {
+    pub(super) fn forwarded_path(&self, uri: &Uri) -> Refused<PathAndQuery> {
         let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let rest = &whole[self.target.strip..];
         let path = if rest.is_empty() || rest.starts_with('?') {
@@ -259,7 +263,11 @@ impl Exchange<'_> {
     fn prepare(&mut self, request: Request<Incoming>, front: Front, upgrade: Option<&Upgrade>) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
         let metrics = self.prepare_head(&mut parts, upgrade);
-        Request::from_parts(parts, RequestBody::new(front, body, metrics))
+        Request::from_parts(parts, RequestBody::new(front, body, metrics).tapped(self.request_tap()))
+    }
+
+    fn request_tap(&mut self) -> Option<Box<Tap>> {
+        self.taps.as_mut()?.request.take()
     }
 
     /// Makes the head of a request what the backend is to see.
@@ -419,8 +427,9 @@ impl Exchange<'_> {
         if let Some(phase) = self.held.take() {
             parts.headers.insert(PHASE_HEADER, phase);
         }
+        let tap = self.taps.as_mut().and_then(|taps| taps.of_answer(parts.status, &parts.headers));
         let idle_timeout = self.worker.config.body_idle_timeout;
-        let relay = Relay::new(body, idle_timeout, sender.into_checkout(), flight, held);
+        let relay = Relay::new(body, idle_timeout, sender.into_checkout(), flight, held, tap);
         Ok(Response::from_parts(parts, AnswerBody::Relayed(relay)))
     }
 

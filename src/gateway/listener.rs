@@ -24,6 +24,7 @@ use crate::traffic::TrafficBoard;
 
 use super::access_log::{AccessLog, AccessLogFormat};
 use super::balance::Balancer;
+use super::batcher::Batcher;
 use super::breaker::Policy;
 use super::config::GatewayConfig;
 use super::crew::{Arrival, Crew, Ending};
@@ -34,9 +35,13 @@ use super::graph_run::Propagate;
 use super::guard::Guard;
 use super::metrics::Metrics;
 use super::outside::Outside;
+use super::payload_log::{LogPlaces, PayloadLog};
 use super::upstream::Pool;
 use super::whole::Room;
 use super::worker::Worker;
+
+/// Copies of requests under way at once.
+const MOST_MIRRORS: usize = 64;
 
 /// The data path. Built once, then served on one or more listeners.
 #[derive(Debug)]
@@ -49,6 +54,9 @@ pub struct Gateway {
     backend_refused: Arc<Notify>,
     whole: Arc<Room>,
     propagate: Arc<Propagate>,
+    batcher: Arc<Batcher>,
+    mirrors: Arc<Semaphore>,
+    places: LogPlaces,
 }
 
 impl Gateway {
@@ -71,7 +79,16 @@ impl Gateway {
             backend_refused: Arc::default(),
             whole,
             propagate,
+            batcher: Arc::default(),
+            mirrors: Arc::new(Semaphore::new(MOST_MIRRORS)),
+            places: LogPlaces::default(),
         }
+    }
+
+    /// Says where payload logs may go.
+    #[must_use]
+    pub fn logging_to(self, places: LogPlaces) -> Self {
+        Self { places, ..self }
     }
 
     /// Returns the counters.
@@ -103,7 +120,15 @@ impl Gateway {
         let cut = ending.cut.clone().drop_guard();
         let access_log = AccessLog::start(self.config.access_log, self.access_log_file()?, &self.metrics)?;
         let own = listener.local_addr()?;
-        let worker = |number| self.worker(number, own, tasks, &ending, access_log.clone());
+        let payload_log = PayloadLog::start(
+            self.places.clone(),
+            Arc::clone(&self.routes),
+            own,
+            self.config.max_payloads,
+            tasks,
+            Arc::clone(&self.metrics.payloads),
+        );
+        let worker = |number| self.worker(number, own, tasks, &ending, access_log.clone(), payload_log.clone());
         let workers = (0..self.config.workers.max(1)).map(worker).collect();
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
@@ -141,6 +166,7 @@ impl Gateway {
         tasks: &Tasks,
         ending: &Ending,
         access_log: Option<AccessLog>,
+        payload_log: PayloadLog,
     ) -> Arc<Worker> {
         let metrics = Arc::clone(&self.metrics);
         Arc::new(Worker {
@@ -160,6 +186,9 @@ impl Gateway {
             whole: Arc::clone(&self.whole),
             propagate: Arc::clone(&self.propagate),
             outside: Outside::new(own),
+            batcher: Arc::clone(&self.batcher),
+            payload_log,
+            mirrors: Arc::clone(&self.mirrors),
         })
     }
 }

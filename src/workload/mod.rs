@@ -28,7 +28,7 @@ pub mod spec;
 mod volumes;
 
 pub use access::Access;
-pub use extras::Extras;
+pub use extras::{Batching, Extras, LogSink, Logging, Mirroring};
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};
 pub use spec::*;
