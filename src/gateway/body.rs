@@ -57,6 +57,7 @@ pub(crate) struct RequestBody {
     progress: Option<Arc<Progress>>,
     metrics: Arc<ServiceMetrics>,
     tap: Option<Box<Tap>>,
+    ended: bool,
 }
 
 impl RequestBody {
@@ -64,14 +65,14 @@ impl RequestBody {
     pub(crate) fn new(front: VecDeque<Frame<Bytes>>, rest: Incoming, metrics: Arc<ServiceMetrics>) -> Self {
         let rest = (!rest.is_end_stream()).then_some(rest);
         let progress = (rest.is_some() || !front.is_empty()).then(Arc::default);
-        Self { front, rest, progress, metrics, tap: None }
+        Self { front, rest, progress, metrics, tap: None, ended: false }
     }
 
     /// Passes on what is all there.
     pub(crate) fn whole(body: Bytes, metrics: Arc<ServiceMetrics>) -> Self {
         let front: VecDeque<_> = (!body.is_empty()).then(|| Frame::data(body)).into_iter().collect();
         let progress = (!front.is_empty()).then(Arc::default);
-        Self { front, rest: None, progress, metrics, tap: None }
+        Self { front, rest: None, progress, metrics, tap: None, ended: false }
     }
 
     /// Has a copy taken of what passes.
@@ -96,6 +97,7 @@ impl Body for RequestBody {
             (None, Some(rest)) => ready!(Pin::new(rest).poll_frame(cx)),
             (None, None) => None,
         };
+        self.ended |= frame.is_none();
         if let Some(Ok(frame)) = &frame {
             if let Some(progress) = &self.progress {
                 progress.pieces.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +130,7 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(tap) = self.tap.take().filter(|_| self.is_end_stream()) {
+        if let Some(tap) = self.tap.take().filter(|_| self.ended || self.is_end_stream()) {
             tap.end();
         }
         if let Some(progress) = &self.progress {

@@ -1,10 +1,10 @@
 //! Payload events by HTTP: CloudEvents in binary mode, to a URL outside or to a service of our own.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jiff::Timestamp;
 use url::Url;
 
@@ -16,7 +16,18 @@ use super::payload::Event;
 use super::route::{Route, RouteIndex};
 
 /// Marks events of ours, so that a service that takes events and is logged itself is not logged for ever.
-pub(crate) const MARK: HeaderName = HeaderName::from_static("x-kserve-local-payload");
+const MARK: HeaderName = HeaderName::from_static("x-kserve-local-payload");
+
+/// What the mark says; drawn anew by every daemon, so that no client can keep its requests out of a log.
+fn mark() -> HeaderValue {
+    static DRAWN: OnceLock<u64> = OnceLock::new();
+    HeaderValue::from(*DRAWN.get_or_init(rand::random))
+}
+
+/// Whether a request is an event of ours.
+pub(crate) fn is_marked(headers: &HeaderMap) -> bool {
+    headers.get(MARK).is_some_and(|value| *value == mark())
+}
 
 /// A sink behind a URL.
 #[derive(Debug)]
@@ -38,7 +49,7 @@ impl PayloadPost {
     pub(crate) async fn write(&self, event: &Event, now: Timestamp) -> Result<(), String> {
         let url = self.url.as_ref().map_err(Clone::clone)?;
         let mut headers = event.headers(now);
-        headers.insert(MARK, HeaderValue::from_static("1"));
+        headers.insert(MARK, mark());
         let status = if self.is_here(url) {
             let mut here = url.clone();
             let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();

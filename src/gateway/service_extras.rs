@@ -19,7 +19,7 @@ use super::forward::{Exchange, Refused};
 use super::headers;
 use super::inner::{self, Call};
 use super::payload::{Context, Event, Side};
-use super::payload_post::MARK;
+use super::payload_post::is_marked;
 use super::route::Target;
 use super::tap::{Copy, Tap};
 use super::worker::{Front, Worker, own};
@@ -67,7 +67,7 @@ struct Watch {
 impl Watch {
     fn new(worker: &Arc<Worker>, client: &Arc<Client>, target: &Target, extras: &Extras, head: &Head<'_>) -> Self {
         let component = ComponentKey { service: target.service.key.clone(), component: target.component };
-        let is_event = head.headers.contains_key(MARK);
+        let is_event = is_marked(head.headers);
         let context =
             extras.logging.as_ref().filter(|_| !is_event).map(|logging| {
                 Arc::new(Context::new(logging, component, head.method, head.headers, head.path.as_str()))
