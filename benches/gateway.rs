@@ -35,6 +35,10 @@ use kserve_local::traffic::TrafficBoard;
 use kserve_local::workload::{Extras, UpstreamProtocol};
 use tokio::net::TcpListener;
 
+// As the daemon has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -13,6 +13,7 @@ use crate::gateway::GatewayConfig;
 use crate::home::Home;
 use crate::manifest::yaml;
 use crate::plan::ledger::MemoryConfig;
+use crate::plan::world::SandboxConfig;
 use crate::storage::RoomPolicy;
 use crate::telemetry::logs::LogFormat;
 
@@ -71,6 +72,28 @@ pub struct FileConfig {
     pub memory: MemoryKeys,
     /// Limits and deadlines of the data plane.
     pub gateway: GatewayConfig,
+    /// Containers that hold the network of a replica.
+    pub sandboxes: SandboxesConfig,
+}
+
+/// Containers that hold the network of a replica.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SandboxesConfig {
+    /// Whether there are any where they only save time; `true` by default.
+    pub enabled: Option<bool>,
+    /// How many services keep theirs while they sleep; 20 by default.
+    pub asleep: Option<usize>,
+}
+
+impl SandboxesConfig {
+    fn settings(&self) -> SandboxConfig {
+        let default = SandboxConfig::default();
+        SandboxConfig {
+            enabled: self.enabled.unwrap_or(default.enabled),
+            asleep: self.asleep.unwrap_or(default.asleep),
+        }
+    }
 }
 
 /// `ingress` of `inferenceservice-config`.
@@ -137,6 +160,8 @@ pub struct Settings {
     pub memory: MemoryConfig,
     /// Limits and deadlines of the data plane.
     pub gateway: GatewayConfig,
+    /// Containers that hold the network of a replica.
+    pub sandboxes: SandboxConfig,
     /// The user's environment.
     pub environment: Environment,
     /// The file as it was read.
@@ -217,6 +242,7 @@ impl Settings {
             allowed_host_paths: file.allowed_host_paths,
             drain_deadline: Duration::from_secs(file.drain_seconds.unwrap_or(300)),
             scale_to_zero_grace: Duration::from_secs(file.scale_to_zero_grace_seconds.unwrap_or(30)),
+            sandboxes: file.sandboxes.settings(),
             memory: file.memory.checked(variable("MEMORY_BUDGET"))?,
             gateway: checked(file.gateway)?,
             environment,

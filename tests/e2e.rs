@@ -61,7 +61,7 @@ async fn the_three_shapes_answer_through_every_address_form() {
         "apiVersion: \"serving.kserve.io/v1beta1\"\nkind: \"InferenceService\"\nmetadata:\n  name: \"sklearn-iris\"\nspec:\n  predictor:\n    sklearn:\n      storageUri: \"{uri}\"\n"
     );
     let explicit = format!(
-        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: sklearn-v2\nspec:\n  predictor:\n    model:\n      modelFormat:\n        name: sklearn\n      runtime: kserve-mlserver\n      storageUri: {uri}\n"
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: sklearn-v2\n  annotations:\n    prometheus.kserve.io/port: \"8082\"\nspec:\n  predictor:\n    model:\n      modelFormat:\n        name: sklearn\n      runtime: kserve-mlserver\n      storageUri: {uri}\n"
     );
     let implicit = format!(
         "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris-auto\n  namespace: kserve-test\nspec:\n  predictor:\n    model:\n      modelFormat:\n        name: sklearn\n      storageUri: {uri}\n"
@@ -115,6 +115,16 @@ async fn the_three_shapes_answer_through_every_address_form() {
             let (status, answer) = post(&daemon.url(path), host, &v2).await;
             assert_eq!((status, &answer["outputs"][0]["data"]), (200, &json!([1, 1])), "{host:?} {path}: {answer}");
         }
+    }
+
+    // What the runtimes say of themselves stands beside ours, with whose it is.
+    let url = format!("http://{}/metrics", daemon.addresses()["api"].as_str().expect("an address"));
+    let shown = client().get(url).send().await.expect("an answer").text().await.expect("text");
+    for (metric, name) in
+        [("request_predict_seconds_count", "sklearn-iris"), ("model_infer_request_success_total", "sklearn-v2")]
+    {
+        let head = format!("{metric}{{namespace=\"default\",inferenceservice=\"{name}\",component=\"predictor\"");
+        assert!(shown.lines().any(|line| line.starts_with(&head)), "{head}: {shown}");
     }
 
     let (status, answer) = post(&daemon.url("/v1/models/nobody:predict"), None, &v1).await;

@@ -61,6 +61,7 @@ impl Rig {
         let deaf = Behaviour { stop_takes: Duration::from_secs(3600), ..Behaviour::default() };
         let instance = "conformance".to_owned();
         let engine = MemoryEngine::new(&instance)
+            .holding_networks()
             .with_behaviour(image(Role::Serves), server)
             .with_behaviour(image(Role::Exits), Behaviour::exits(Duration::from_millis(5), 7))
             .with_behaviour(image(Role::Says), speaker)
@@ -377,6 +378,7 @@ conformance! {
     what_ignores_the_stop_signal_is_killed_after_the_grace_period
     a_running_server_is_reachable_and_a_stopped_one_is_not
     a_sidecar_is_reached_through_the_container_it_joined
+    a_network_is_held_while_servers_come_and_go_in_it
     a_sidecar_cannot_join_a_container_that_is_not_there
     logs_come_whole_by_tail_and_since
     followed_logs_end_with_the_container
@@ -568,6 +570,38 @@ async fn a_sidecar_is_reached_through_the_container_it_joined(rig: Rig) {
     let reach = rig.engine.inspect(&first).await.unwrap().reach;
     let address = reach.socket_address(8081).expect("by address every port is reached");
     eventually("the sidecar listens", || async { tokio::net::TcpStream::connect(address).await.ok() }).await;
+}
+
+async fn a_network_is_held_while_servers_come_and_go_in_it(rig: Rig) {
+    // An engine says so once it was reached.
+    rig.engine.info().await.unwrap();
+    if !rig.engine.holds_networks() {
+        return;
+    }
+    let mut held = rig.request("iris._sandbox", Role::Serves);
+    held.network = Network::Hold;
+    held.spec = ContainerSpec { name: "_sandbox".to_owned(), ..ContainerSpec::default() };
+    let sandbox = rig.engine.create(&held).await.unwrap();
+    rig.engine.start(&sandbox).await.unwrap();
+    let mut request = rig.request("iris", Role::Serves);
+    request.network = Network::Join(sandbox.0.clone());
+    request.publish = vec![];
+    let mut places = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let server = rig.engine.create(&request).await.unwrap();
+        rig.engine.start(&server).await.unwrap();
+        let answer = rig.get(&sandbox, "/v1/models/model").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        if let Reach::Address(address) = rig.engine.inspect(&sandbox).await.unwrap().reach {
+            places.insert(address);
+        }
+        rig.engine.stop(&server, GRACE).await.unwrap();
+        rig.engine.remove(&server).await.unwrap();
+    }
+    assert!(places.len() <= 1, "the address stays: {places:?}");
+    assert_eq!(rig.engine.inspect(&sandbox).await.unwrap().state, ContainerState::Running);
+    rig.engine.stop(&sandbox, GRACE).await.unwrap();
+    rig.engine.remove(&sandbox).await.unwrap();
 }
 
 async fn a_sidecar_cannot_join_a_container_that_is_not_there(rig: Rig) {

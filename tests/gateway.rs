@@ -18,6 +18,8 @@ mod interop;
 mod protocols;
 #[path = "support/raw.rs"]
 mod raw;
+#[path = "gateway/rest.rs"]
+mod rest;
 #[path = "support/upstream.rs"]
 mod upstream;
 
@@ -118,7 +120,7 @@ impl House {
     /// Waits until no request is in flight.
     async fn is_idle(&self) {
         let idle = async {
-            while self.board.of(REPLICA).in_flight > 0 {
+            while self.board.watch(REPLICA).in_flight > 0 {
                 self.board.became_idle().await;
             }
         };

@@ -11,6 +11,7 @@ use super::client::Client;
 use super::home::quoted;
 use super::output;
 use super::report::{Exit, Problem};
+use crate::api::meta;
 use crate::home::{Home, write_atomically};
 use crate::kubeapi::tls;
 use crate::manifest::yaml;
@@ -61,6 +62,18 @@ pub fn run(home: &Utf8Path, args: &KubeconfigArgs) -> Result<Exit> {
         output::note(&format!("use it with: kubectl config use-context {}", quoted(&args.name)));
     }
     Ok(Exit::Done)
+}
+
+/// Writes a kubeconfig of a home into that home, and returns its path.
+///
+/// # Errors
+/// No daemon runs on this home, or the file cannot be written.
+pub(super) fn write(home: &Utf8Path) -> Result<Utf8PathBuf> {
+    let args =
+        KubeconfigArgs { merge: false, name: "kserve-local".to_owned(), namespace: meta::DEFAULT_NAMESPACE.to_owned() };
+    let path = home.join("kubeconfig");
+    write_atomically(&path, yaml::to_yaml(&own(home, &args)?).as_bytes(), 0o600)?;
+    Ok(path)
 }
 
 fn own(home: &Utf8Path, args: &KubeconfigArgs) -> Result<Value> {

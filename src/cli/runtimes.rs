@@ -2,7 +2,7 @@
 //!
 //! All of it works without a daemon: the built-in runtimes are in the binary, the user's are in the folder.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -93,7 +93,7 @@ pub fn folder_files(home: &Utf8Path) -> Result<Vec<FoundFile>> {
 }
 
 /// Returns the user's objects that can be read from the folder.
-fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
+pub(super) fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
     let mut objects = Vec::new();
     for file in folder_files(home)? {
         match scan::read(&file.path) {
@@ -341,6 +341,30 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
         source.decoded.diagnostics.extend(found_out);
     }
     Ok(())
+}
+
+/// Returns what the services among some objects need pulled: `image NAME` and `model URI`, sorted.
+///
+/// # Errors
+/// A service cannot be resolved.
+pub fn pulls(home: &Utf8Path, given: &[DecodedObject]) -> Result<Vec<String>> {
+    let objects: Vec<Object> =
+        folder_objects(home)?.into_iter().chain(given.iter().map(|d| d.object.clone())).collect();
+    let (catalog, companions) = (Catalog::new(&objects), Companions::new(&objects));
+    let mut pulls = BTreeSet::new();
+    for found in given.iter().filter(|found| found.object.as_inference_service().is_some()) {
+        let key = &found.object.key;
+        let workloads =
+            workload::resolve(&found.object, &catalog, &companions, &WorkloadConfig::default()).map_err(|error| {
+                Problem::usage(format!("{}/{} cannot be served", key.namespace, key.name)).because(error)
+            })?;
+        for workload in workloads {
+            let containers = workload.init_containers.iter().chain(&workload.containers);
+            pulls.extend(containers.map(|container| format!("image {}", container.image)));
+            pulls.extend(workload.models.iter().map(|model| format!("model {}", model.uri)));
+        }
+    }
+    Ok(pulls.into_iter().collect())
 }
 
 /// Returns where a field stands; the document's first line when it cannot be told.

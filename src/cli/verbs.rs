@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
 
-use super::report::{self, Exit};
+use super::report;
 use super::{
-    apply, completion, delete, demo, describe, down, events, get, home, kubeconfig, logs, man, predict, replay,
-    restart, runtimes, serve, service, up, validate, version, wait,
+    apply, completion, delete, demo, describe, doctor, down, events, get, home, kubeconfig, logs, man, predict, replay,
+    restart, run, runtimes, serve, service, up, validate, version, wait,
 };
 use crate::daemon::Inherited;
 
@@ -55,7 +55,9 @@ pub enum Command {
     Replay(replay::ReplayArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
+    Run(run::RunArgs),
     Demo(demo::DemoArgs),
+    Doctor(doctor::DoctorArgs),
     Kubeconfig(kubeconfig::KubeconfigArgs),
     Completion(completion::CompletionArgs),
     Man(man::ManArgs),
@@ -90,15 +92,17 @@ pub fn main() -> ExitCode {
         Err(error) => return report::report(&anyhow::Error::new(error).context("could not start the async runtime")),
     };
     match runtime.block_on(run(cli, inherited)) {
-        Ok(exit) => exit.into(),
+        Ok(code) => code,
         Err(error) => report::report(&error),
     }
 }
 
-async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<Exit> {
+async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let given = cli.global.home.is_some();
     let home: Utf8PathBuf = home::home(cli.global.home);
-    match cli.command {
+    let exit = match cli.command {
+        // Its exit code is that of the command it ran.
+        Command::Run(args) => return run::run(args).await,
         Command::Serve(args) => serve::run(&home, args, inherited).await,
         Command::Up(args) => up::run(&home, args).await,
         Command::Down(args) => down::run(&home, args).await,
@@ -116,9 +120,11 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<Exit> {
         Command::Replay(args) => replay::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Validate(args) => validate::run(&home, args).await,
+        Command::Doctor(args) => doctor::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),
         Command::Man(args) => man::run(args),
         Command::Completion(args) => completion::run(args),
         Command::Version(args) => version::run(&home, args).await,
-    }
+    }?;
+    Ok(exit.into())
 }

@@ -58,7 +58,7 @@ impl Exposition {
     fn services(&self) -> Vec<(ServiceSample, bool)> {
         let pods = self.pods.borrow().clone();
         let snapshot = self.store.snapshot();
-        let leases = self.board.snapshot();
+        let leases = self.board.snapshot(|_| false);
         let sample = |stored: &Arc<crate::store::Stored>| {
             let key = &stored.object.key;
             let own = |pod: &&PodView| {

@@ -23,11 +23,11 @@ use super::docker_error::{refused, status, translate, unreachable, words};
 use super::docker_find::Places;
 use super::docker_list::{from_inspect, from_summary};
 use super::docker_network::leads_here;
-use super::docker_spec::{ReachBy, check_label, create_body, seconds};
+use super::docker_spec::{ImageFacts, ReachBy, check_label, create_body, seconds};
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
     LogOptions, Network, PullProgress, Usage, docker_events, docker_exec, docker_image, docker_logs, docker_network,
-    docker_usage,
+    docker_sandbox, docker_usage,
 };
 use crate::workload::names::INSTANCE_LABEL;
 
@@ -167,15 +167,25 @@ impl DockerEngine {
 
     async fn create_on(&self, connection: &Connection, request: &CreateContainer) -> Result<ContainerId, EngineError> {
         check_label(request, &self.inner.instance)?;
-        let image = docker_image::facts(connection, &request.spec.image).await?;
+        let held;
+        let (request, abilities, image) = match &request.network {
+            Network::Hold => {
+                held = docker_sandbox::request(connection, request).await?;
+                (&held, docker_sandbox::abilities(&connection.abilities), ImageFacts::default())
+            }
+            Network::Own | Network::Join(_) => {
+                let image = docker_image::facts(connection, &request.spec.image).await?;
+                (request, connection.abilities.clone(), image)
+            }
+        };
         let reach = match &request.network {
-            Network::Own => self.ensure_network(connection).await?,
+            Network::Own | Network::Hold => self.ensure_network(connection).await?,
             Network::Join(target) => {
-                self.inspect_ours(connection, "join the network of", target).await?;
+                self.check_ours(connection, "join the network of", &ContainerId(target.clone())).await?;
                 ReachBy::Loopback
             }
         };
-        let body = create_body(request, &connection.abilities, &image, &self.inner.network, reach)
+        let body = create_body(request, &abilities, &image, &self.inner.network, reach)
             .map_err(|refusal| refused("create", &request.name, refusal.to_string(), Blame::User))?;
         let options = CreateContainerOptions { name: Some(request.name.clone()), platform: String::new() };
         let created = connection.docker.create_container(Some(options), body);
@@ -280,6 +290,10 @@ impl ContainerEngine for DockerEngine {
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let connection = self.connection().await?;
         self.noting(gone_is_done(self.remove_on(&connection, id).await))
+    }
+
+    fn holds_networks(&self) -> bool {
+        lock(&self.inner.connection).as_deref().is_some_and(docker_sandbox::is_possible)
     }
 
     async fn image_present(&self, image: &str) -> Result<bool, EngineError> {

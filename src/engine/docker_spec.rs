@@ -105,7 +105,7 @@ pub fn create_body(
 ) -> Result<ContainerCreateBody, SpecRefusal> {
     check_non_root(&request.spec, image)?;
     let spec = &request.spec;
-    let own_network = request.network == Network::Own;
+    let own_network = !matches!(request.network, Network::Join(_));
     let published = if own_network && reach == ReachBy::Loopback { request.publish.as_slice() } else { &[] };
     Ok(ContainerCreateBody {
         image: Some(spec.image.clone()),
@@ -136,10 +136,10 @@ fn host_config(
     published: &[u16],
 ) -> Result<HostConfig, SpecRefusal> {
     let spec = &request.spec;
-    let own_network = request.network == Network::Own;
+    let own_network = !matches!(request.network, Network::Join(_));
     Ok(HostConfig {
         network_mode: Some(match &request.network {
-            Network::Own => network.to_owned(),
+            Network::Own | Network::Hold => network.to_owned(),
             Network::Join(name) => format!("container:{name}"),
         }),
         ipc_mode: Some(ipc_mode(request)),
@@ -208,7 +208,7 @@ fn user(spec: &ContainerSpec, image: &ImageFacts) -> Option<String> {
 
 fn ipc_mode(request: &CreateContainer) -> String {
     match (&request.network, request.spec.security.share_ipc) {
-        (_, false) => "private".to_owned(),
+        (_, false) | (Network::Hold, true) => "private".to_owned(),
         (Network::Own, true) => "shareable".to_owned(),
         (Network::Join(name), true) => format!("container:{name}"),
     }

@@ -27,6 +27,7 @@ use crate::workload::names::INSTANCE_LABEL;
 #[derive(Clone, Debug)]
 pub struct MemoryEngine {
     instance: String,
+    holds_networks: bool,
     machine: Arc<Machine>,
 }
 
@@ -41,12 +42,18 @@ impl MemoryEngine {
     /// Switches a machine on and returns one instance's view of it. Needs a tokio runtime.
     pub fn new(instance: &str) -> Self {
         let machine = Machine { state: Mutex::new(State::new()), changed: watch::Sender::new(0) };
-        Self { instance: instance.to_owned(), machine: Arc::new(machine) }
+        Self { instance: instance.to_owned(), holds_networks: false, machine: Arc::new(machine) }
     }
 
     /// Returns another instance's view of the same machine.
     pub fn for_instance(&self, instance: &str) -> Self {
-        Self { instance: instance.to_owned(), machine: Arc::clone(&self.machine) }
+        Self { instance: instance.to_owned(), machine: Arc::clone(&self.machine), ..*self }
+    }
+
+    /// Makes it offer containers that hold a network for others, as Docker does.
+    #[must_use]
+    pub fn holding_networks(self) -> Self {
+        Self { holds_networks: true, ..self }
     }
 
     /// Puts an image on the machine and says how its containers behave.
@@ -231,6 +238,10 @@ impl ContainerEngine for MemoryEngine {
             })
         })
         .await
+    }
+
+    fn holds_networks(&self) -> bool {
+        self.holds_networks
     }
 
     async fn list(&self) -> Result<Vec<Container>, EngineError> {

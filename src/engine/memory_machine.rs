@@ -99,7 +99,7 @@ impl State {
             created_at: Some(self.time(cell.made_at)),
             started_at: started_at.map(|at| self.time(at)),
             finished_at: finished_at.map(|at| self.time(at)),
-            reach: self.reach(cell),
+            reach: self.reach(id, cell),
         })
     }
 
@@ -122,7 +122,7 @@ impl State {
     /// Makes a container, or adopts the one that carries the same labels.
     pub(super) fn create(&mut self, instance: &str, request: &CreateContainer) -> Result<ContainerId, EngineError> {
         check_label(request, instance)?;
-        if !self.has_image(&request.spec.image) {
+        if request.network != Network::Hold && !self.has_image(&request.spec.image) {
             return Err(EngineError::ImageAbsent(request.spec.image.clone()));
         }
         let image = ImageFacts { user: self.behaviour(&request.spec.image).user, stop_signal: None };
@@ -153,7 +153,10 @@ impl State {
             let message = format!("cannot join network of a non running container: {target}");
             return Err(refused("start", &id.0, message, Blame::Machine));
         }
-        let behaviour = self.behaviour(&request.spec.image);
+        let behaviour = match request.network {
+            Network::Hold => Behaviour::default(),
+            _ => self.behaviour(&request.spec.image),
+        };
         if let Some(message) = behaviour.start_error {
             return Err(refused("start", &id.0, message, Blame::User));
         }
@@ -258,13 +261,16 @@ impl State {
     }
 
     /// Containers that share a network are all reached through the one that owns it.
-    fn reach(&self, cell: &Cell) -> Reach {
-        if !matches!(cell.life, Life::Running { .. }) || cell.request.network != Network::Own {
+    fn reach(&self, id: &str, cell: &Cell) -> Reach {
+        if !matches!(cell.life, Life::Running { .. }) || matches!(cell.request.network, Network::Join(_)) {
             return Reach::None;
         }
-        let joins = Network::Join(cell.request.name.clone());
         let mut ports: BTreeMap<u16, u16> = cell.request.publish.iter().map(|port| (*port, NOBODY)).collect();
-        let sharing = self.containers.values().filter(|other| other.request.network == joins);
+        let joins = |other: &&Cell| match &other.request.network {
+            Network::Join(target) => self.key(target).as_deref() == Some(id),
+            Network::Own | Network::Hold => false,
+        };
+        let sharing = self.containers.values().filter(joins);
         for server in std::iter::once(cell).chain(sharing).filter_map(|cell| cell.server.as_ref()) {
             ports.extend(&server.ports);
         }

@@ -7,6 +7,7 @@
 //! **Invariant:** an engine touches only containers that carry this instance's label.
 
 pub mod docker;
+pub mod docker_checkup;
 mod docker_connection;
 mod docker_credentials;
 mod docker_endings;
@@ -19,6 +20,7 @@ mod docker_list;
 mod docker_logs;
 mod docker_memory_death;
 mod docker_network;
+mod docker_sandbox;
 pub mod docker_spec;
 mod docker_usage;
 pub mod memory;
@@ -190,8 +192,11 @@ pub enum Bind {
 pub enum Network {
     /// Its own, on this instance's bridge network.
     Own,
-    /// That of another container of ours, by name.
+    /// That of another container of ours, by id or name.
     Join(String),
+    /// Its own, which it does nothing with but hold it for others. What runs in it is the engine's affair: of the spec only
+    /// the name counts.
+    Hold,
 }
 
 /// Whose problem an engine error is.
@@ -324,6 +329,11 @@ pub trait ContainerEngine: Send + Sync + 'static {
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError>;
     /// Removes a container with its anonymous volumes. One that is gone is a success.
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
+    /// Whether it makes containers that hold a network for others ([`Network::Hold`]). May say no as long as it was never
+    /// reached.
+    fn holds_networks(&self) -> bool {
+        false
+    }
     /// Hears what may be asked for. Engines that make by themselves what stands in for an image learn how; others need not.
     fn learn(&self, _spec: &ContainerSpec) {}
     /// Whether the image is on this machine.

@@ -40,7 +40,7 @@ pub(super) async fn create(engine: &ProcessEngine, request: &Request<'_>) -> Res
     }
     check_user(&request.spec).map_err(|message| refuse(message, Blame::User))?;
     let join = match &request.network {
-        Network::Own => None,
+        Network::Own | Network::Hold => None,
         Network::Join(target) => Some(engine.ours("join the network of", target).await?.record.name),
     };
     if let Some(existing) = all.iter().find(|found| found.record.name == request.name) {

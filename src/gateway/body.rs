@@ -18,9 +18,11 @@ use crate::traffic::Lease;
 
 use super::balance::Slot;
 use super::breaker::Verdict;
+use super::executor::{self, Standing};
 use super::flight::Flight;
 use super::metrics::{ServiceMetrics, UpstreamError};
 use super::tap::Tap;
+use super::upload::{Pace, Upload};
 use super::upstream::Checkout;
 
 /// How far a request's body has got.
@@ -56,23 +58,62 @@ pub(crate) struct RequestBody {
     rest: Option<Incoming>,
     progress: Option<Arc<Progress>>,
     metrics: Arc<ServiceMetrics>,
+    clock: Option<Box<Clock>>,
     tap: Option<Box<Tap>>,
     ended: bool,
 }
 
+/// Sees to it that a body comes fast enough.
+#[derive(Debug)]
+struct Clock {
+    pace: Pace,
+    upload: Upload,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Clock {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.upload.waits() + self.pace.within;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        timer.as_mut().reset(deadline);
+        timer.as_mut().poll(cx)
+    }
+}
+
+/// Why a request's body cannot be passed on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The client's connection or stream ended, or made no sense.
+    #[error("the request's body could not be read")]
+    Broken {
+        /// What hyper says.
+        source: hyper::Error,
+    },
+    /// It comes too slowly.
+    #[error("the request's body came too slowly")]
+    TooSlow,
+}
+
 impl RequestBody {
-    /// Passes on `front`, then `rest`.
-    pub(crate) fn new(front: VecDeque<Frame<Bytes>>, rest: Incoming, metrics: Arc<ServiceMetrics>) -> Self {
+    /// Passes on `front`, then `rest`, which must come at a `pace` where nobody else sees to that.
+    pub(crate) fn new(
+        front: VecDeque<Frame<Bytes>>,
+        rest: Incoming,
+        metrics: Arc<ServiceMetrics>,
+        pace: Option<Pace>,
+    ) -> Self {
         let rest = (!rest.is_end_stream()).then_some(rest);
         let progress = (rest.is_some() || !front.is_empty()).then(Arc::default);
-        Self { front, rest, progress, metrics, tap: None, ended: false }
+        let clock = pace.filter(|_| rest.is_some());
+        let clock = clock.map(|pace| Box::new(Clock { pace, upload: Upload::default(), timer: None }));
+        Self { front, rest, progress, metrics, clock, tap: None, ended: false }
     }
 
     /// Passes on what is all there.
     pub(crate) fn whole(body: Bytes, metrics: Arc<ServiceMetrics>) -> Self {
         let front: VecDeque<_> = (!body.is_empty()).then(|| Frame::data(body)).into_iter().collect();
         let progress = (!front.is_empty()).then(Arc::default);
-        Self { front, rest: None, progress, metrics, tap: None, ended: false }
+        Self { front, rest: None, progress, metrics, clock: None, tap: None, ended: false }
     }
 
     /// Has a copy taken of what passes.
@@ -89,27 +130,37 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = match (self.front.pop_front(), &mut self.rest) {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let frame = match (this.front.pop_front(), &mut this.rest) {
             (Some(frame), _) => Some(Ok(frame)),
-            (None, Some(rest)) => ready!(Pin::new(rest).poll_frame(cx)),
+            (None, Some(rest)) => match Pin::new(rest).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    let Some(clock) = &mut this.clock else { return Poll::Pending };
+                    ready!(clock.poll(cx));
+                    return Poll::Ready(Some(Err(BodyError::TooSlow)));
+                }
+            },
             (None, None) => None,
         };
-        self.ended |= frame.is_none();
+        this.ended |= frame.is_none();
         if let Some(Ok(frame)) = &frame {
-            if let Some(progress) = &self.progress {
+            if let Some(progress) = &this.progress {
                 progress.pieces.fetch_add(1, Ordering::Relaxed);
             }
-            if let Some(data) = frame.data_ref() {
-                if let Some(tap) = &mut self.tap {
-                    tap.see(data);
-                }
-                self.metrics.request_bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+            if let (Some(data), Some(tap)) = (frame.data_ref(), &mut this.tap) {
+                tap.see(data);
+            }
+            let len = frame.data_ref().map_or(0, Bytes::len);
+            this.metrics.request_bytes.fetch_add(len as u64, Ordering::Relaxed);
+            if let Some(clock) = &mut this.clock {
+                clock.upload.came(len, clock.pace);
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(|source| BodyError::Broken { source })))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -291,14 +342,16 @@ impl Body for AnswerBody {
     type Error = AnswerError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        match self.get_mut() {
+        let polled = match self.get_mut() {
             Self::Own(bytes, _) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::OwnGrpc { message, trailers, .. } => {
                 let frame = message.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
                 Poll::Ready(frame.map(Ok))
             }
             Self::Relayed(relay) => relay.poll(cx),
-        }
+        };
+        executor::say(if matches!(polled, Poll::Ready(Some(_))) { Standing::Given } else { Standing::Waits });
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -6,6 +6,7 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::access_log::AccessLogFormat;
+use super::upload::Pace;
 
 /// Limits and deadlines of the data path: `gateway` in `config.yaml`. Every wait and every queue in this room ends by one
 /// of these. Times are written `500ms`, `15s`, `1m30s` or `1h`, sizes `65536` or `64Ki`.
@@ -21,10 +22,15 @@ pub struct GatewayConfig {
     /// own clients and servers.
     #[serde(with = "span")]
     pub idle_timeout: Duration,
+    /// An HTTP/1 connection with no request in flight gives its buffers back after this long; the next request makes new
+    /// ones. Default 1 s.
+    #[serde(with = "span")]
+    pub rest_after: Duration,
     /// A client that has bytes to send or to take and moves none for this long is cut off. Default 60 s.
     #[serde(with = "span")]
     pub stall_timeout: Duration,
-    /// Slowest upload over HTTP/1, in bytes a second, measured over `stall_timeout` of waiting for the client. Default 50;
+    /// Slowest upload, in bytes a second, measured over `stall_timeout` of waiting for the client. Streams
+    /// of gRPC may be silent. Default 50;
     /// 0 means that any byte will do.
     #[serde(with = "size")]
     pub min_upload_rate: usize,
@@ -118,6 +124,7 @@ impl Default for GatewayConfig {
             workers: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS),
             header_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(75),
+            rest_after: Duration::from_secs(1),
             stall_timeout: Duration::from_secs(60),
             min_upload_rate: 50,
             max_header_bytes: 64 << 10,
@@ -153,6 +160,12 @@ impl Default for GatewayConfig {
 }
 
 impl GatewayConfig {
+    /// Returns how fast a request's body must come.
+    pub(crate) fn pace(&self) -> Pace {
+        let bytes = self.min_upload_rate as u128 * self.stall_timeout.as_millis() / 1000;
+        Pace { bytes: usize::try_from(bytes).unwrap_or(usize::MAX).max(1), within: self.stall_timeout }
+    }
+
     /// Finds values with which nothing could be served.
     ///
     /// # Errors
@@ -162,6 +175,7 @@ impl GatewayConfig {
         let spans = [
             ("headerTimeout", self.header_timeout),
             ("idleTimeout", self.idle_timeout),
+            ("restAfter", self.rest_after),
             ("stallTimeout", self.stall_timeout),
             ("connectTimeout", self.connect_timeout),
             ("bodyIdleTimeout", self.body_idle_timeout),
@@ -328,5 +342,30 @@ mod tests {
         let none = GatewayConfig { workers: 0, ..GatewayConfig::default() };
         assert_eq!(none.check().unwrap_err(), "workers: 0 is not between 1 and 256");
         assert_eq!(GatewayConfig::default().check(), Ok(()));
+    }
+
+    /// Every setting has a row in the documentation with the default it has, and every row is a setting.
+    #[test]
+    fn the_documentation_lists_every_setting_with_its_default() {
+        let page = include_str!("../../docs/data-plane.md");
+        let table = page.split("## Settings").nth(1).and_then(|rest| rest.split("\nFixed").next()).unwrap();
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect())
+            .collect();
+        let written: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+        let known = serde_json::to_value(GatewayConfig::default()).unwrap();
+        for key in known.as_object().unwrap().keys() {
+            assert!(written.contains(&key.as_str()), "`{key}` is not in docs/data-plane.md");
+        }
+        for row in &rows {
+            assert!(known.get(row[0]).is_some(), "`{}` in docs/data-plane.md is no setting", row[0]);
+            if ["workers", "accessLogFile"].contains(&row[0]) {
+                continue;
+            }
+            let read: GatewayConfig = from_yaml(&format!("{}: {}\n", row[0], row[1])).unwrap();
+            assert_eq!(read, GatewayConfig::default(), "{row:?}");
+        }
     }
 }

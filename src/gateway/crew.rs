@@ -48,6 +48,13 @@ pub(crate) struct Ending {
     pub(crate) cut: CancellationToken,
 }
 
+impl Ending {
+    /// Returns the same with tokens of their own, so that workers that look at them do not wait for each other.
+    pub(crate) fn of_one_worker(&self) -> Self {
+        Self { drain: self.drain.child_token(), cut: self.cut.child_token() }
+    }
+}
+
 /// All workers.
 #[derive(Debug)]
 pub(crate) struct Crew {

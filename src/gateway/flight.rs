@@ -1,10 +1,11 @@
 //! One request from its head to the last byte of its answer, for counting; and its client connection.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::{HeaderValue, StatusCode};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::access_log::{End, Entry};
@@ -20,8 +21,12 @@ pub(crate) struct Client {
     pub(crate) ip: HeaderValue,
     /// Requests in flight on it.
     in_flight: AtomicUsize,
+    /// Requests that we have begun to answer.
+    begun: AtomicUsize,
     /// Whether an answer on it could not be finished.
     broken: AtomicBool,
+    /// Its socket, while nobody reads from it.
+    resting: Mutex<Option<TcpStream>>,
     place: Option<Place>,
     metrics: Arc<Metrics>,
 }
@@ -30,15 +35,26 @@ impl Client {
     pub(crate) fn new(peer: SocketAddr, place: Place, metrics: Arc<Metrics>) -> Arc<Self> {
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
-        let (in_flight, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { peer, ip, in_flight, broken, place: Some(place), metrics })
+        let (in_flight, begun, broken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { peer, ip, in_flight, begun, broken, resting: Mutex::default(), place: Some(place), metrics })
     }
 
     /// Returns someone who asks on this client's behalf: what breaks for them does not break the client's connection.
     pub(crate) fn on_behalf(&self) -> Arc<Self> {
-        let (in_flight, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let (ip, metrics) = (self.ip.clone(), Arc::clone(&self.metrics));
-        Arc::new(Self { peer: self.peer, ip, in_flight, broken, place: None, metrics })
+        let (in_flight, begun, broken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let (peer, ip, metrics) = (self.peer, self.ip.clone(), Arc::clone(&self.metrics));
+        Arc::new(Self { peer, ip, in_flight, begun, broken, resting: Mutex::default(), place: None, metrics })
+    }
+
+    /// Puts the socket aside until the client says something.
+    pub(crate) fn rest(&self, socket: TcpStream) {
+        *self.resting.lock().unwrap_or_else(PoisonError::into_inner) = Some(socket);
+        self.metrics.rests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the socket that was put aside.
+    pub(crate) fn wake(&self) -> Option<TcpStream> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// An answer on it could not be finished.
@@ -54,6 +70,16 @@ impl Client {
     /// Returns whether a request is in flight.
     pub(crate) fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// We begin to answer a request.
+    pub(crate) fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Returns how many requests we have begun to answer.
+    pub(crate) fn begun(&self) -> usize {
+        self.begun.load(Ordering::Acquire)
     }
 }
 

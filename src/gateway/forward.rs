@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -9,10 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
@@ -20,7 +22,7 @@ use crate::plan::routes::{Backend, ReplicaName, RouteState, ServiceRoute};
 use crate::workload::{ComponentKey, UpstreamProtocol};
 
 use super::balance::{NoPlace, Patience, Slot};
-use super::body::{AnswerBody, Held, Progress, Relay, RequestBody};
+use super::body::{AnswerBody, BodyError, Held, Progress, Relay, RequestBody};
 use super::desk::Desk;
 use super::flight::Flight;
 use super::headers::{self, Origin};
@@ -61,6 +63,21 @@ pub(crate) struct Exchange<'a> {
 struct Upgrade {
     protocol: HeaderValue,
     client: OnUpgrade,
+    /// Asked for by an extended `CONNECT` of HTTP/2 (RFC 8441), where agreement is a 200.
+    extended: bool,
+}
+
+/// Finds what the client wants to change to. An extended `CONNECT` becomes the request that HTTP/1 has for it.
+fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<Upgrade> {
+    if let Some(protocol) = request.extensions().get::<Protocol>() {
+        let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
+        let client = hyper::upgrade::on(&mut *request);
+        *request.method_mut() = Method::GET;
+        headers::add_websocket_key(request.headers_mut());
+        return Some(Upgrade { protocol, client, extended: true });
+    }
+    let protocol = headers::wanted_upgrade(request.headers()).filter(|_| request.version() == Version::HTTP_11)?;
+    Some(Upgrade { protocol, client: hyper::upgrade::on(request), extended: false })
 }
 
 /// Where and how a backend is spoken to for this request.
@@ -87,9 +104,7 @@ impl Exchange<'_> {
         mut request: Box<Request<Incoming>>,
         mut front: Front,
     ) -> Refused<Response<AnswerBody>> {
-        let upgrade = headers::wanted_upgrade(request.headers())
-            .filter(|_| request.version() == Version::HTTP_11)
-            .map(|protocol| Upgrade { protocol, client: hyper::upgrade::on(&mut *request) });
+        let upgrade = wanted_upgrade(&mut request);
         let path = self.forwarded_path(request.uri())?;
         // What seldom happens is boxed, here and below: its room would have to be made for every request.
         let place = match self.place_now()? {
@@ -262,8 +277,10 @@ impl Exchange<'_> {
 
     fn prepare(&mut self, request: Request<Incoming>, front: Front, upgrade: Option<&Upgrade>) -> Request<RequestBody> {
         let (mut parts, body) = request.into_parts();
+        // Over HTTP/1 the guard sees to it. Calls of gRPC may be silent in the direction in which they stream.
+        let pace = (parts.version == Version::HTTP_2 && !self.grpc).then(|| self.worker.config.pace());
         let metrics = self.prepare_head(&mut parts, upgrade);
-        Request::from_parts(parts, RequestBody::new(front, body, metrics).tapped(self.request_tap()))
+        Request::from_parts(parts, RequestBody::new(front, body, metrics, pace).tapped(self.request_tap()))
     }
 
     fn request_tap(&mut self) -> Option<Box<Tap>> {
@@ -387,6 +404,11 @@ impl Exchange<'_> {
         tracing::debug!(service = %self.target.service.key, error = %chain(error), "backend did not answer");
         // Of what goes wrong while a request is sent, only a body that could not be read is the client's doing.
         if error.is_user() {
+            let cause = error.source().and_then(|cause| cause.downcast_ref());
+            if let Some(BodyError::TooSlow) = cause {
+                let message = "the request's body came too slowly";
+                return Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing());
+            }
             return Box::new(Refusal::bad_request("BrokenBody", "the request's body could not be read").closing());
         }
         let message = format!("{} ended the connection before it answered", self.key());
@@ -415,6 +437,11 @@ impl Exchange<'_> {
     ) -> Refused<Response<AnswerBody>> {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.change_protocol(response, held, upgrade);
+        }
+        if response.status().is_success() && upgrade.is_some_and(|upgrade| upgrade.extended) {
+            // Over HTTP/2 this would say that the backend has agreed.
+            let message = format!("{} did not change the protocol", self.key());
+            return Err(Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "NotUpgraded", message)));
         }
         let mut flight = self.flight.take().ok_or_else(|| self.unasked())?;
         flight.answered(response.status());
@@ -456,8 +483,13 @@ impl Exchange<'_> {
         let (mut parts, _) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.extensions.clear();
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, agreed);
+        if upgrade.extended {
+            parts.status = StatusCode::OK;
+            parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+        } else {
+            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(header::UPGRADE, agreed);
+        }
         Ok(Response::from_parts(parts, AnswerBody::Own(None, None)))
     }
 

@@ -77,6 +77,8 @@ pub(crate) enum Scan {
 pub(crate) struct Framing {
     state: State,
     limits: HeadLimits,
+    /// Complete heads so far.
+    heads: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,12 +109,12 @@ const MAX_TRAILERS: u16 = 16 << 10;
 
 impl Framing {
     pub(crate) fn new(limits: HeadLimits) -> Self {
-        Self { state: State::Head, limits }
+        Self { state: State::Head, limits, heads: 0 }
     }
 
     /// Reads nothing; for HTTP/2.
     pub(crate) fn opaque() -> Self {
-        Self { state: State::Opaque, limits: HeadLimits { bytes: 0, lines: 0, target: 0 } }
+        Self { state: State::Opaque, limits: HeadLimits { bytes: 0, lines: 0, target: 0 }, heads: 0 }
     }
 
     pub(crate) fn is_opaque(&self) -> bool {
@@ -122,6 +124,11 @@ impl Framing {
     /// Returns whether a new request would begin with the next byte.
     pub(crate) fn is_between(&self) -> bool {
         self.state == State::Head
+    }
+
+    /// Returns how many requests have begun.
+    pub(crate) fn heads(&self) -> usize {
+        self.heads
     }
 
     /// Reads on.
@@ -134,6 +141,7 @@ impl Framing {
                 State::Head => match read_head(rest, self.limits) {
                     Ok(Some((len, next))) => {
                         self.state = next;
+                        self.heads += 1;
                         at += len;
                     }
                     Ok(None) => return Scan::Upto(at),
@@ -259,7 +267,7 @@ fn incomplete(bytes: &[u8], line: usize, limits: HeadLimits) -> Result<Option<(u
 
 /// Returns the line without its end, and its length with it.
 fn next_line(bytes: &[u8]) -> Result<Option<(&[u8], usize)>, Fault> {
-    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+    let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
     match bytes[..end].split_last() {
         Some((b'\r', line)) => Ok(Some((line, end + 1))),
         _ => Err(Fault::Line),
@@ -299,10 +307,11 @@ fn header_line(line: &[u8], http_11: bool, facts: &mut Facts) -> Result<(), Faul
     if matches!(line[0], b' ' | b'\t') {
         return Err(Fault::Line);
     }
-    let colon = line.iter().position(|byte| *byte == b':').ok_or(Fault::Header)?;
+    let colon = memchr::memchr(b':', line).ok_or(Fault::Header)?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-    let allowed = |byte: &u8| *byte >= b' ' && *byte != 0x7f || *byte == b'\t';
-    if !is_token(name) || !value.iter().all(allowed) {
+    let forbidden = |byte: u8| byte < b' ' && byte != b'\t' || byte == 0x7f;
+    // Without a way out of the loop it is done for many bytes at once.
+    if !is_token(name) || value.iter().fold(false, |any, byte| any | forbidden(*byte)) {
         return Err(Fault::Header);
     }
     // Only five names matter; their lengths tell most others apart.
@@ -332,8 +341,24 @@ fn number(value: &[u8]) -> Option<u64> {
 }
 
 fn is_token(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
 }
+
+/// Bytes of names and methods (RFC 9110 §5.6.2).
+const TOKEN: [bool; 256] = {
+    let (mut table, marks) = ([false; 256], b"!#$%&'*+-.^_`|~");
+    let mut at = 0;
+    while at < 128 {
+        table[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    let mut at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 #[path = "framing_tests.rs"]

@@ -78,6 +78,25 @@ fn follow(bytes: &[u8], piece: usize) -> (usize, bool) {
 mod tests {
     use proptest::prelude::*;
 
+    /// What fuzzing starts from, and what it once found.
+    #[test]
+    fn the_seeds_of_every_target_keep_its_promises() {
+        type Target = fn(&[u8]);
+        let targets: [(&str, Target); 3] = [
+            ("route", |input| super::route(&String::from_utf8_lossy(input))),
+            ("peek", super::peek),
+            ("framing", super::framing),
+        ];
+        for (name, target) in targets {
+            let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/corpus");
+            let seeds: Vec<_> = std::fs::read_dir(format!("{seeds}/{name}")).unwrap().collect();
+            assert!(seeds.len() > 4, "{name}");
+            for seed in seeds {
+                target(&std::fs::read(seed.unwrap().path()).unwrap());
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn routes_hold_for_whatever_is_sent(input in "(latest-|prev-)?[a-z:./\\[-]{0,30}(\\.localhost)?\n(/serving/|/v1/models/|/)?[a-z/:%é]{0,30}") {

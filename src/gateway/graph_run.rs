@@ -13,7 +13,7 @@ use futures::future::try_join_all;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Response, StatusCode};
+use http::{Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use regex::Regex;
 use url::Url;
@@ -24,6 +24,7 @@ use crate::graph::step::{self, Next};
 use crate::graph::{Answer, Failure, Graph, Target, condition, merge};
 use crate::plan::routes::GraphRoute;
 
+use super::body::RequestBody;
 use super::desk::Desk;
 use super::flight::Client;
 use super::forward::{Refused, chain};
@@ -31,7 +32,7 @@ use super::inner::{self, Call, Reply};
 use super::refusal::{Refusal, json_response};
 use super::route::{Route, Target as ServiceTarget};
 use super::whole::Space;
-use super::worker::Worker;
+use super::worker::{Front, Worker};
 
 /// Graphs that call each other by URL, one within the other.
 const MOST_GRAPHS_DEEP: usize = 8;
@@ -108,6 +109,9 @@ pub(crate) async fn run(
     }
     let graph = graph_of(route)?;
     let space = worker.whole.open();
+    // A client over HTTP/2 must keep pace; over HTTP/1 the guard sees to it.
+    let pace = (parts.version == Version::HTTP_2).then(|| worker.config.pace());
+    let body = RequestBody::new(Front::new(), body, Arc::default(), pace);
     let body = in_time(graph.read_timeout, space.read(body)).await.unwrap_or_else(|limit| {
         let message = format!("the request was not read within {} s", limit.as_secs());
         Err(super::whole::TooMuch::Broken(message))

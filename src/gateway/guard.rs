@@ -1,5 +1,8 @@
 //! Stands between a client's socket and hyper: strict framing, and an end to every kind of slowness.
 //!
+//! A connection without a request for a while is taken from hyper, with its buffers, until the client says something: the
+//! guard shows hyper an end and gives the socket back to [`Client`].
+//!
 //! Bytes of a faulty request never reach hyper. In its place hyper reads a stand-in request that asks for the refusal,
 //! so that the answer comes in its turn, after those to earlier requests on the connection, and closes it.
 
@@ -13,19 +16,27 @@ use bytes::{Buf, BytesMut};
 use http::{Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use super::config::GatewayConfig;
+use super::deadline::Deadline;
 use super::flight::Client;
+use super::flood::Flood;
 use super::framing::{Fault, Framing, HeadLimits, REFUSED_METHOD, Scan};
 use super::refusal::Refusal;
+use super::upload::{Pace, Upload};
 
 /// A client's socket, watched.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    socket: TcpStream,
+    /// There until the guard is dropped.
+    socket: Option<TcpStream>,
     client: Arc<Client>,
     framing: Framing,
+    /// Requests begun on this connection when this guard was made.
+    begun_before: usize,
+    /// Only over HTTP/2.
+    flood: Option<Box<Flood>>,
     /// Read, not yet passed on: an incomplete head, or what did not fit.
     pending: BytesMut,
     /// How much of `pending` may be passed on.
@@ -36,6 +47,8 @@ pub(crate) struct Guard {
     writing: Deadline,
     upload: Upload,
     lingering: Option<Lingering>,
+    /// hyper has been shown an end, which the client has not made.
+    resting: bool,
     limits: Limits,
 }
 
@@ -43,36 +56,10 @@ pub(crate) struct Guard {
 struct Limits {
     header: Duration,
     idle: Duration,
+    rest: Duration,
     stall: Duration,
-    /// Bytes of a body that must come within `stall` of waiting for them.
-    upload: usize,
-}
-
-/// How a body comes in. Only time spent waiting for the client counts, not that in which we do not read.
-#[derive(Debug, Default)]
-struct Upload {
-    waited: Duration,
-    waiting_since: Option<Instant>,
-    moved: usize,
-}
-
-impl Upload {
-    /// Bytes have come. Enough of them begin a new count.
-    fn came(&mut self, bytes: usize, enough: usize) {
-        if let Some(since) = self.waiting_since.take() {
-            self.waited += since.elapsed();
-        }
-        self.moved += bytes;
-        if self.moved >= enough {
-            (self.waited, self.moved) = (Duration::ZERO, 0);
-        }
-    }
-
-    /// Nothing has come. Returns since when time may be counted towards the limit.
-    fn waits(&mut self) -> Instant {
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        since.checked_sub(self.waited).unwrap_or(since)
-    }
+    /// How fast a body must come.
+    pace: Pace,
 }
 
 /// After a fault the client may still be sending. Closing at once would make its kernel throw our answer away.
@@ -96,23 +83,30 @@ impl Guard {
         guard
     }
 
-    /// Watches HTTP/2, whose framing hyper knows; only its slowness is our concern.
+    /// Watches HTTP/2, whose framing hyper knows; only its slowness and its noise are our concern.
     pub(crate) fn http2(socket: TcpStream, first: BytesMut, client: Arc<Client>, config: &GatewayConfig) -> Self {
-        Self::new(socket, first, client, config, Framing::opaque())
+        let mut flood = Flood::default();
+        // What fits into the first read is no flood.
+        let _ = flood.read(&first);
+        let mut guard = Self::new(socket, first, client, config, Framing::opaque());
+        guard.flood = Some(Box::new(flood));
+        guard
     }
 
     fn new(socket: TcpStream, first: BytesMut, client: Arc<Client>, config: &GatewayConfig, framing: Framing) -> Self {
-        let upload = u128::from(config.min_upload_rate as u64) * config.stall_timeout.as_millis() / 1000;
         let limits = Limits {
             header: config.header_timeout,
             idle: config.idle_timeout,
+            rest: config.rest_after,
             stall: config.stall_timeout,
-            upload: usize::try_from(upload).unwrap_or(usize::MAX).max(1),
+            pace: config.pace(),
         };
         Self {
-            socket,
+            socket: Some(socket),
+            begun_before: client.begun(),
             client,
             framing,
+            flood: None,
             cleared: first.len(),
             pending: first,
             fault: None,
@@ -120,8 +114,13 @@ impl Guard {
             writing: Deadline::new(),
             upload: Upload::default(),
             lingering: None,
+            resting: false,
             limits,
         }
+    }
+
+    fn socket(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(self.socket.as_mut().expect("only dropping takes the socket"))
     }
 
     fn look_at_pending(&mut self) {
@@ -159,9 +158,14 @@ impl Guard {
     /// Reads from the socket into `buf`; what may not be passed on yet goes to `pending`.
     fn read_through(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        ready!(self.socket().poll_read(cx, buf))?;
         let fresh = &buf.filled()[before..];
         let len = fresh.len();
+        if let Some(flood) = &mut self.flood
+            && flood.read(fresh)
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the client sends noise")));
+        }
         let passed = match self.framing.scan(fresh) {
             Scan::All => return Poll::Ready(Ok(len)),
             Scan::Upto(passed) => {
@@ -181,7 +185,7 @@ impl Guard {
     fn read_aside(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [0; 4096];
         let mut aside = ReadBuf::new(&mut space);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut aside))?;
+        ready!(self.socket().poll_read(cx, &mut aside))?;
         let fresh = aside.filled();
         self.pending.extend_from_slice(fresh);
         // A head ends with a line; without one only its size can have become wrong.
@@ -198,10 +202,10 @@ impl Guard {
         } else if !self.pending.is_empty() {
             self.limits.header
         } else if self.framing.is_between() || self.framing.is_opaque() {
-            if self.client.is_busy() {
+            if self.is_busy() {
                 self.reading.restart();
             }
-            self.limits.idle
+            if self.may_rest() { self.limits.rest } else { self.limits.idle }
         } else {
             self.reading.since(self.upload.waits());
             self.limits.stall
@@ -212,10 +216,21 @@ impl Guard {
             return Poll::Ready(Ok(()));
         }
         if self.framing.is_between() || self.framing.is_opaque() {
+            self.resting = self.may_rest();
             // Looks to hyper as if the client had closed.
             return Poll::Ready(Ok(()));
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether a request is in flight, or with hyper and not yet with us: hyper may look for more before it calls us.
+    fn is_busy(&self) -> bool {
+        self.client.is_busy() || self.framing.heads() > self.client.begun() - self.begun_before
+    }
+
+    /// Between two HTTP/1 requests, all said that was to be said.
+    fn may_rest(&self) -> bool {
+        self.limits.rest < self.limits.idle && self.framing.is_between() && !self.writing.runs()
     }
 
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -228,7 +243,8 @@ impl Guard {
                 return Poll::Ready(());
             }
             let mut aside = ReadBuf::new(&mut space);
-            match Pin::new(&mut self.socket).poll_read(cx, &mut aside) {
+            let Some(socket) = &mut self.socket else { return Poll::Ready(()) };
+            match Pin::new(socket).poll_read(cx, &mut aside) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => {}
@@ -244,6 +260,9 @@ impl Guard {
     fn watch_write<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.writing.stop();
+            if let Some(flood) = &mut self.flood {
+                flood.wrote();
+            }
             return written;
         }
         let stall = self.limits.stall;
@@ -280,7 +299,7 @@ impl AsyncRead for Guard {
                     // The clock of a head starts with its first byte.
                     if between && !guard.framing.is_opaque() {
                         guard.reading.restart();
-                        guard.upload.came(len, guard.limits.upload);
+                        guard.upload.came(len, guard.limits.pace);
                     }
                     if buf.filled().len() > before {
                         return Poll::Ready(Ok(()));
@@ -299,7 +318,7 @@ impl AsyncRead for Guard {
 
 impl AsyncWrite for Guard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write(cx, buf);
+        let written = self.socket().poll_write(cx, buf);
         self.watch_write(cx, written)
     }
 
@@ -308,20 +327,23 @@ impl AsyncWrite for Guard {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, bufs);
+        let written = self.socket().poll_write_vectored(cx, bufs);
         self.watch_write(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.socket.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        self.socket().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+        if self.resting {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.socket().poll_shutdown(cx))?;
         let clean = self.fault.is_none() && (self.framing.is_between() || self.framing.is_opaque());
         if !clean {
             ready!(self.poll_linger(cx));
@@ -332,55 +354,13 @@ impl AsyncWrite for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        let Some(socket) = self.socket.take() else { return };
         if self.client.is_broken() {
             // HTTP/1.0 knows the end of an answer by the end of the connection: only a reset looks broken. If that
             // cannot be had, nothing else can.
-            let _ = self.socket.set_zero_linger();
-        }
-    }
-}
-
-/// A time limit that costs a timer only while someone waits, and re-arms it only when it fires.
-#[derive(Debug)]
-struct Deadline {
-    since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Deadline {
-    fn new() -> Self {
-        Self { since: None, timer: None }
-    }
-
-    fn start(&mut self) {
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    fn restart(&mut self) {
-        self.since = Some(Instant::now());
-    }
-
-    fn since(&mut self, start: Instant) {
-        self.since = Some(start);
-    }
-
-    fn stop(&mut self) {
-        self.since = None;
-    }
-
-    /// Ready when `limit` has passed since the start.
-    fn poll(&mut self, cx: &mut Context<'_>, limit: Duration) -> Poll<()> {
-        let deadline = *self.since.get_or_insert_with(Instant::now) + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
+            let _ = socket.set_zero_linger();
+        } else if self.resting {
+            self.client.rest(socket);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Header maps on their way through: hop-by-hop fields stop here, forwarding fields are ours.
 
+use base64::Engine as _;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::desk::Desk;
@@ -10,9 +11,6 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Removes what concerns one connection only, fields named by `Connection` included.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -22,18 +20,29 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        HTTP2_SETTINGS,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-    ] {
+    // One look at each name is cheaper than a search for each of these.
+    let mut found: [Option<HeaderName>; HOP_BY_HOP] = Default::default();
+    let names = headers.keys().filter(|name| is_hop_by_hop(name));
+    found.iter_mut().zip(names).for_each(|(place, name)| *place = Some(name.clone()));
+    for name in found.into_iter().flatten() {
         headers.remove(name);
     }
+}
+
+/// As many as [`is_hop_by_hop`] knows.
+const HOP_BY_HOP: usize = 8;
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "te" | "upgrade"
+            | "keep-alive"
+            | "http2-settings"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+    )
 }
 
 /// `Host` and the body's length are never hop-by-hop, whoever says so.
@@ -53,6 +62,14 @@ pub(crate) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let upgrade = headers.get(header::UPGRADE)?;
     let refused = upgrade.as_bytes().is_empty() || upgrade.as_bytes().eq_ignore_ascii_case(b"h2c");
     (!refused && has_token(headers, &header::CONNECTION, "upgrade")).then(|| upgrade.clone())
+}
+
+/// Adds what HTTP/1 wants of the client of a WebSocket and HTTP/2 does not have: 16 random bytes in base64.
+pub(crate) fn add_websocket_key(headers: &mut HeaderMap) {
+    let key = base64::engine::general_purpose::STANDARD.encode(rand::random::<u128>().to_ne_bytes());
+    if let Ok(key) = HeaderValue::from_str(&key) {
+        headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    }
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {

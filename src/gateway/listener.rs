@@ -1,8 +1,11 @@
 //! Accepts connections, hands them to the workers, tells HTTP/1 from HTTP/2, and ends them in order.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,7 +32,7 @@ use super::breaker::Policy;
 use super::config::GatewayConfig;
 use super::crew::{Arrival, Crew, Ending};
 use super::desk::Desks;
-use super::executor::TaskExecutor;
+use super::executor::StreamExecutor;
 use super::flight::Client;
 use super::graph_run::Propagate;
 use super::guard::Guard;
@@ -182,7 +185,7 @@ impl Gateway {
             tasks: tasks.clone(),
             backend_refused: Arc::clone(&self.backend_refused),
             access_log,
-            ending: ending.clone(),
+            ending: ending.of_one_worker(),
             whole: Arc::clone(&self.whole),
             propagate: Arc::clone(&self.propagate),
             outside: Outside::new(own),
@@ -234,15 +237,8 @@ fn begin(worker: &Arc<Worker>, arrival: Arrival) {
     // A socket that cannot be registered is closed.
     let Ok(socket) = TcpStream::from_std(socket) else { return };
     let client = Client::new(peer, place, Arc::clone(&worker.metrics));
-    let (worker, cut) = (Arc::clone(worker), worker.ending.cut.clone());
-    let tasks = worker.tasks.clone();
-    tasks.spawn_short(async move {
-        tokio::select! {
-            // Losing the connection closes it, and with it everything done for it.
-            () = serve(worker, socket, client) => {}
-            () = cut.cancelled() => {}
-        }
-    });
+    // When everything is cut it is dropped with the runtime, which closes it, and with it everything done for it.
+    worker.tasks.spawn_short(serve(Arc::clone(worker), socket, client));
 }
 
 /// Closes idle connections to backends and forgets what is gone. Never ends.
@@ -268,7 +264,6 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) {
-    let peer = client.peer;
     let drain = worker.ending.drain.clone();
     // Small answers must not wait for more; if that cannot be set, they do.
     let _ = socket.set_nodelay(true);
@@ -279,13 +274,31 @@ async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) 
         () = drain.cancelled() => return,
     };
     let Ok(Ok((first, protocol))) = first else { return };
-    let served = match protocol {
-        Protocol::Http1 => serve_http1(worker, socket, first, client, drain).await,
-        // Boxed: it would make every HTTP/1 connection as large.
-        Protocol::Http2 => Box::pin(serve_http2(worker, socket, first, client, drain)).await,
-    };
+    // All boxed: a connection at rest keeps none of it.
+    match protocol {
+        Protocol::Http1 => {
+            let mut first = first;
+            loop {
+                let connection = serve_http1(&worker, socket, std::mem::take(&mut first), &client, &drain);
+                tell(&client, Box::pin(connection).await);
+                let Some(rested) = client.wake() else { return };
+                socket = rested;
+                tokio::select! {
+                    // Losing the wait for readiness loses nothing, and we are closing.
+                    more = says_more(&worker, &socket) => if !more { return },
+                    () = drain.cancelled() => return,
+                }
+            }
+        }
+        Protocol::Http2 => {
+            tell(&client, Box::pin(serve_http2(worker, socket, first, Arc::clone(&client), drain)).await);
+        }
+    }
+}
+
+fn tell(client: &Client, served: hyper::Result<()>) {
     if let Err(error) = served {
-        debug!(%peer, %error, "client connection ended");
+        debug!(peer = %client.peer, %error, "client connection ended");
     }
 }
 
@@ -322,18 +335,24 @@ async fn first_bytes(socket: &mut TcpStream, limit: Duration) -> io::Result<(Byt
     tokio::time::timeout(limit, preface).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
+/// Waits, without a buffer, until the client says something. Returns whether it did in time.
+async fn says_more(worker: &Worker, socket: &TcpStream) -> bool {
+    let left = worker.config.idle_timeout.saturating_sub(worker.config.rest_after);
+    matches!(tokio::time::timeout(left, socket.readable()).await, Ok(Ok(())))
+}
+
 async fn serve_http1(
-    worker: Arc<Worker>,
+    worker: &Arc<Worker>,
     socket: TcpStream,
     first: BytesMut,
-    client: Arc<Client>,
-    drain: CancellationToken,
+    client: &Arc<Client>,
+    drain: &CancellationToken,
 ) -> hyper::Result<()> {
-    let guard = Guard::http1(socket, first, Arc::clone(&client), &worker.config);
+    let guard = Guard::http1(socket, first, Arc::clone(client), &worker.config);
     let max_headers = worker.config.max_header_count;
     let service = service_fn(move |request: Request<Incoming>| {
-        let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
-        // Boxed: hyper keeps room for this future on every connection, idle ones included.
+        let (worker, client) = (Arc::clone(worker), Arc::clone(client));
+        // Boxed: it is large, and hyper moves it.
         Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
     });
     // The guard keeps the time; hyper's own timer would also end connections that are merely idle.
@@ -343,12 +362,7 @@ async fn serve_http1(
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        // Losing the wait for the token loses nothing.
-        ended = &mut connection => return ended,
-        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
+    until_drained(connection.as_mut(), drain, |connection| connection.graceful_shutdown()).await
 }
 
 async fn serve_http2(
@@ -359,9 +373,11 @@ async fn serve_http2(
     drain: CancellationToken,
 ) -> hyper::Result<()> {
     let guard = Guard::http2(socket, first, Arc::clone(&client), &worker.config);
-    let mut builder = http2::Builder::new(TaskExecutor(worker.tasks.clone()));
+    let mut builder =
+        http2::Builder::new(StreamExecutor { tasks: worker.tasks.clone(), stall: worker.config.stall_timeout });
     builder
         .timer(TokioTimer::new())
+        .enable_connect_protocol()
         .max_concurrent_streams(worker.config.max_streams)
         .max_header_list_size(u32::try_from(worker.config.max_header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
@@ -376,14 +392,35 @@ async fn serve_http2(
         // Boxed: it is moved into a task of its own, through several hands.
         Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
     });
-    let connection = builder.serve_connection(TokioIo::new(guard), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        // Losing the wait for the token loses nothing.
-        ended = &mut connection => return ended,
-        () = drain.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
+    until_drained(connection.as_mut(), &drain, |connection| connection.graceful_shutdown()).await
+}
+
+/// Runs a connection to its end, and asks it to come to one when we shut down.
+async fn until_drained<C: Future>(
+    mut connection: Pin<&mut C>,
+    drain: &CancellationToken,
+    wind_up: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    let mut told = std::pin::pin!(drain.cancelled());
+    let (mut heard, mut wind_up) = (false, Some(wind_up));
+    poll_fn(move |cx| {
+        let ended = connection.as_mut().poll(cx);
+        if ended.is_ready() || wind_up.is_none() {
+            return ended;
+        }
+        // Polled once, so that this task is woken; from then on looking is cheaper, at every step of every request.
+        let now = if heard { drain.is_cancelled() } else { told.as_mut().poll(cx).is_ready() };
+        heard = true;
+        match wind_up.take_if(|_| now) {
+            None => Poll::Pending,
+            Some(wind_up) => {
+                wind_up(connection.as_mut());
+                connection.as_mut().poll(cx)
+            }
+        }
+    })
+    .await
 }
 
 /// What a client may send ahead on one stream, and on all together.

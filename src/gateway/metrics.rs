@@ -20,6 +20,7 @@ pub struct Metrics {
     services: RwLock<BTreeMap<ServiceKey, Shards>>,
     unrouted: RwLock<Shards>,
     pub(crate) connections: AtomicU64,
+    pub(crate) rests: AtomicU64,
     pub(crate) panics: AtomicU64,
     pub(crate) upstream_connects: AtomicU64,
     pub(crate) ejections: AtomicU64,
@@ -152,6 +153,7 @@ impl Metrics {
             services: services.iter().map(|(key, service)| (key.clone(), service.snapshot())).collect(),
             unrouted: self.unrouted.read().unwrap_or_else(PoisonError::into_inner).snapshot(),
             connections: self.connections.load(Ordering::Relaxed),
+            rests: self.rests.load(Ordering::Relaxed),
             panics: self.panics.load(Ordering::Relaxed),
             upstream_connects: self.upstream_connects.load(Ordering::Relaxed),
             ejections: self.ejections.load(Ordering::Relaxed),
@@ -171,6 +173,8 @@ pub struct MetricsSnapshot {
     pub unrouted: ServiceSnapshot,
     /// Client connections open now.
     pub connections: u64,
+    /// Times a connection without a request gave its buffers back.
+    pub rests: u64,
     /// Requests that ended in a panic of ours.
     pub panics: u64,
     /// Connections made to backends since the start.

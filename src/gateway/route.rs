@@ -349,10 +349,11 @@ impl RouteIndex {
 
     /// `rest` is `iris:predict`, `iris/infer`, `org/model`, …: the longest prefix that is a known model wins.
     fn find_model_in_path(&self, rest: &str, path: &str) -> Route {
-        let ends = rest.char_indices().filter(|(_, c)| matches!(c, '/' | ':')).map(|(at, _)| at);
-        let mut ends: Vec<usize> = ends.take(MAX_MODEL_SEPARATORS).collect();
-        ends.push(rest.len());
-        let known = ends.iter().rev().map(|end| &rest[..*end]).find(|name| self.models.contains_key(*name));
+        let mut ends = [rest.len(); MAX_MODEL_SEPARATORS + 1];
+        let separators = rest.bytes().enumerate().filter(|(_, byte)| matches!(byte, b'/' | b':'));
+        ends.iter_mut().take(MAX_MODEL_SEPARATORS).zip(separators).for_each(|(end, (at, _))| *end = at);
+        let count = ends.iter().position(|end| *end == rest.len()).unwrap_or(MAX_MODEL_SEPARATORS);
+        let known = ends[..=count].iter().rev().map(|end| &rest[..*end]).find(|name| self.models.contains_key(*name));
         self.by_model(known.unwrap_or(&rest[..ends[0]]), path)
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 
 use crate::workload::{ComponentKey, Extras, Mirroring};
@@ -145,7 +145,8 @@ pub(crate) async fn run(
     };
     let (parts, body) = request.into_parts();
     let space = exchange.worker.whole.open();
-    let body = space.read(RequestBody::new(front, body, Arc::default())).await?;
+    let pace = (parts.version == Version::HTTP_2).then(|| exchange.worker.config.pace());
+    let body = space.read(RequestBody::new(front, body, Arc::default(), pace)).await?;
     let head = Head { method: &parts.method, headers: &parts.headers, path: &path };
     match batched(exchange.worker, &client, (&exchange.target, &exchange.desk), &extras, form, &head, &body).await? {
         Some(response) => {

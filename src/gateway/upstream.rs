@@ -23,6 +23,7 @@ use crate::workload::UpstreamProtocol;
 use super::body::RequestBody;
 use super::config::GatewayConfig;
 use super::executor::TaskExecutor;
+use super::line::Line;
 use super::metrics::Metrics;
 
 /// One connection to an address, or the place where it is being made.
@@ -42,8 +43,15 @@ pub(crate) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    talk: Talk,
     since: Instant,
+}
+
+/// An HTTP/1.1 connection to a backend, and the socket below it.
+#[derive(Debug)]
+struct Talk {
+    sender: http1::SendRequest<RequestBody>,
+    line: Line,
 }
 
 /// A connection taken for one request.
@@ -58,7 +66,7 @@ pub(crate) enum Sender {
 /// An HTTP/1.1 connection out of the pool. Closed when dropped; [`Checkout::put_back`] keeps it.
 #[derive(Debug)]
 pub(crate) struct Checkout {
-    sender: http1::SendRequest<RequestBody>,
+    talk: Talk,
     address: SocketAddr,
     pool: Arc<Pool>,
 }
@@ -102,7 +110,7 @@ impl Pool {
     /// Returns a connection to a backend if there is one.
     pub(crate) fn ready(self: &Arc<Self>, address: SocketAddr, protocol: UpstreamProtocol) -> Option<Sender> {
         match protocol {
-            UpstreamProtocol::Http1 => self.take_idle(address).map(|sender| self.checkout(sender, address)),
+            UpstreamProtocol::Http1 => self.take_idle(address).map(|talk| self.checkout(talk, address)),
             UpstreamProtocol::H2c => self.take_shared(address).map(Sender::H2c),
         }
     }
@@ -119,26 +127,32 @@ impl Pool {
         }
     }
 
-    fn checkout(self: &Arc<Self>, sender: http1::SendRequest<RequestBody>, address: SocketAddr) -> Sender {
-        Sender::Http1(Checkout { sender, address, pool: Arc::clone(self) })
+    fn checkout(self: &Arc<Self>, talk: Talk, address: SocketAddr) -> Sender {
+        Sender::Http1(Checkout { talk, address, pool: Arc::clone(self) })
     }
 
-    fn take_idle(&self, address: SocketAddr) -> Option<http1::SendRequest<RequestBody>> {
+    fn take_idle(&self, address: SocketAddr) -> Option<Talk> {
         let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let stack = idle.get_mut(&address)?;
         stack.retain(|one| self.is_fresh(one, now));
         // Not every one is ready: an upstream may answer before it has taken the whole request.
-        let at = stack.iter().rposition(|one| one.sender.is_ready())?;
-        Some(stack.remove(at).sender)
+        while let Some(at) = stack.iter().rposition(|one| one.talk.sender.is_ready()) {
+            let talk = stack.remove(at).talk;
+            // A request that meets a backend closing the connection could not be sent again if it is not idempotent.
+            if talk.line.is_silent() {
+                return Some(talk);
+            }
+        }
+        None
     }
 
     fn is_fresh(&self, one: &Idle, now: Instant) -> bool {
-        !one.sender.is_closed() && now.duration_since(one.since) < self.config.upstream_idle_timeout
+        !one.talk.sender.is_closed() && now.duration_since(one.since) < self.config.upstream_idle_timeout
     }
 
-    fn put_idle(&self, address: SocketAddr, sender: http1::SendRequest<RequestBody>) {
-        if sender.is_closed() {
+    fn put_idle(&self, address: SocketAddr, talk: Talk) {
+        if talk.sender.is_closed() {
             return;
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,7 +160,7 @@ impl Pool {
         if stack.len() >= self.config.max_idle_upstream {
             stack.remove(0);
         }
-        stack.push(Idle { sender, since: Instant::now() });
+        stack.push(Idle { talk, since: Instant::now() });
     }
 
     /// Closes connections that have been idle for too long.
@@ -171,20 +185,20 @@ impl Pool {
         Ok(stream)
     }
 
-    async fn connect_http1(&self, address: SocketAddr) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
-        let stream = self.dial(address).await?;
+    async fn connect_http1(&self, address: SocketAddr) -> Result<Talk, ConnectError> {
+        let line = Line::new(self.dial(address).await?);
         let (sender, connection) = http1::Builder::new()
             .max_headers(self.config.max_header_count * 2)
-            .handshake(TokioIo::new(stream))
+            .handshake(TokioIo::new(line.clone()))
             .await
             .map_err(|source| ConnectError::Handshake { address, source })?;
         // Ends when the sender is dropped or the backend closes; its errors reach the request that meets them.
-        self.tasks.spawn("upstream-http1", async move {
+        self.tasks.spawn_short(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%address, %error, "backend connection ended");
             }
         });
-        Ok(sender)
+        Ok(Talk { sender, line })
     }
 
     fn take_shared(&self, address: SocketAddr) -> Option<http2::SendRequest<RequestBody>> {
@@ -216,7 +230,7 @@ impl Pool {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Handshake { address, source })?;
-        self.tasks.spawn("upstream-h2c", async move {
+        self.tasks.spawn_short(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%address, %error, "backend connection ended");
             }
@@ -239,7 +253,7 @@ impl Sender {
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         match self {
-            Self::Http1(checkout) => checkout.sender.try_send_request(request).await,
+            Self::Http1(checkout) => checkout.talk.sender.try_send_request(request).await,
             Self::H2c(sender) => sender.try_send_request(request).await,
         }
     }
@@ -256,7 +270,7 @@ impl Sender {
 impl Checkout {
     /// Keeps the connection for another request.
     pub(crate) fn put_back(self) {
-        let Self { sender, address, pool } = self;
-        pool.put_idle(address, sender);
+        let Self { talk, address, pool } = self;
+        pool.put_idle(address, talk);
     }
 }

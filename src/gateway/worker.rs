@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::plan::routes::RouteTable;
@@ -83,6 +84,7 @@ impl Worker {
         client: Arc<Client>,
         request: Box<Request<Incoming>>,
     ) -> Response<AnswerBody> {
+        client.begin();
         let grpc = is_grpc(request.headers());
         let last = ends_connection(&request);
         let walk = Walk { worker: &self, flight: None, grpc };
@@ -220,7 +222,8 @@ impl Walk<'_> {
                 }
             }
             (Route::Graph(graph), _) => {
-                let client = self.client()?;
+                // A step whose answer breaks off is an error of the graph, not the end of the connection.
+                let client = self.client()?.on_behalf();
                 let (parts, body) = request.into_parts();
                 let run = graph_run::run(self.worker, &client, &graph, &parts, body, self.grpc);
                 let response = Box::pin(run).await?;
@@ -313,7 +316,9 @@ impl Search {
 
 /// Refuses what we do not do.
 fn check(request: &Request<Incoming>) -> Result<(), Box<Refusal>> {
-    if request.method() == Method::CONNECT || request.method() == Method::TRACE {
+    // With a protocol it is WebSocket's over HTTP/2 (RFC 8441), else it asks for a proxy to anywhere.
+    let connect = request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none();
+    if connect || request.method() == Method::TRACE {
         let message = format!("{} is not supported", request.method());
         return Err(Box::new(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)));
     }

@@ -108,6 +108,8 @@ pub struct CreateOrder {
     pub position: ContainerPosition,
     /// Container whose network is joined; its own when none.
     pub join: Option<String>,
+    /// Whether its replica has a sandbox: what is joined then is that, by id.
+    pub sandboxed: bool,
     /// GPUs its replica was given, by UUID; none also when the engine is to choose.
     pub gpus: Vec<String>,
 }
@@ -119,6 +121,8 @@ pub enum ContainerPosition {
     Init(usize),
     /// Of the containers.
     Main(usize),
+    /// The container that holds the network.
+    Sandbox,
 }
 
 /// One check of one container.

@@ -110,7 +110,7 @@ fn seats(world: &World) -> Option<BTreeMap<String, Seat>> {
 
 fn holders(world: &World) -> BTreeMap<ReplicaName, Holder> {
     let mut replicas: BTreeMap<&ReplicaName, Vec<&ContainerFact>> = BTreeMap::new();
-    for fact in world.containers.values() {
+    for fact in world.containers.values().filter(|fact| !fact.is_sandbox()) {
         replicas.entry(&fact.replica).or_default().push(fact);
     }
     let mut holders = BTreeMap::new();
@@ -252,7 +252,7 @@ fn priority(world: &World, service: &DesiredService) -> i64 {
 
 /// Whether what was granted may still be on its way: somebody works on it, or no list has shown since that it is not there.
 pub(super) fn is_pending(world: &World, replica: &str, grant: &Grant) -> bool {
-    if world.containers.values().any(|fact| fact.replica.as_ref() == replica) {
+    if world.containers.values().any(|fact| fact.replica.as_ref() == replica && !fact.is_sandbox()) {
         return true;
     }
     let prefix = names::container_name(&world.instance, replica, meta::KSERVE_CONTAINER);

@@ -13,7 +13,7 @@ impl World {
     /// Takes over what replicas that answer were measured to use.
     pub fn learn_footprints(&mut self) {
         let mut replicas: BTreeMap<&ReplicaName, Vec<&ContainerFact>> = BTreeMap::new();
-        for fact in self.containers.values().filter(|fact| fact.is_running()) {
+        for fact in self.containers.values().filter(|fact| fact.is_running() && !fact.is_sandbox()) {
             replicas.entry(&fact.replica).or_default().push(fact);
         }
         let mut lessons = Vec::new();

@@ -465,6 +465,16 @@ impl Memory {
         is_news
     }
 
+    /// Keeps what is known of a container under its new name.
+    pub fn rename_container(&mut self, old: &str, new: &str) {
+        if let Some(memory) = self.containers.remove(old) {
+            self.containers.insert(new.to_owned(), memory);
+        }
+        if let Some(stuck) = self.stuck.remove(old) {
+            self.stuck.insert(new.to_owned(), stuck);
+        }
+    }
+
     /// Forgets a container that is gone.
     pub fn forget_container(&mut self, name: &str) {
         self.containers.remove(name);

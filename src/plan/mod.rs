@@ -32,6 +32,7 @@ pub mod rollout;
 mod room_words;
 pub mod routes;
 pub mod said;
+mod sandbox;
 pub mod scale;
 pub mod sleep;
 pub mod split;

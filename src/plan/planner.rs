@@ -10,6 +10,7 @@ use super::holders;
 use super::memory::LoadClock;
 use super::pods::PodView;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
+use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
@@ -65,7 +66,7 @@ pub(super) struct Facts<'w>(BTreeMap<&'w ComponentKey, Vec<&'w ContainerFact>>);
 impl<'w> Facts<'w> {
     fn new(world: &'w World) -> Self {
         let mut facts = Self::default();
-        for fact in world.containers.values() {
+        for fact in world.containers.values().filter(|fact| !fact.is_sandbox()) {
             facts.0.entry(&fact.component).or_default().push(fact);
         }
         facts
@@ -88,6 +89,7 @@ pub(super) struct Draft<'w> {
     pub(super) world: &'w World,
     pub(super) now: Now,
     pub(super) plan: Plan,
+    pub(super) sandboxes: Sandboxes<'w>,
     pub(super) room: Room,
     ordered: HashSet<ActionKey>,
     starts: usize,
@@ -136,7 +138,9 @@ impl Draft<'_> {
 /// Decides what to do next for every service, from a snapshot and the time.
 pub fn plan(world: &World, now: Now) -> Plan {
     let starts = starts_under_way(world);
-    let mut draft = Draft { world, now, plan: Plan::default(), room: Room::default(), ordered: HashSet::new(), starts };
+    let sandboxes = Sandboxes::new(world);
+    let mut draft =
+        Draft { world, now, plan: Plan::default(), room: Room::default(), sandboxes, ordered: HashSet::new(), starts };
     draft.plan.routes.domains.clone_from(&world.config.domains);
     let facts = Facts::new(world);
     if !world.desired_known {
@@ -156,6 +160,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
             retire_all(&mut draft, facts, "its InferenceService was deleted");
         }
     }
+    sandbox::collect(&mut draft);
     draft.plan
 }
 
@@ -209,8 +214,8 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
     draft.plan.pods.extend(reports.into_iter().flat_map(|report| report.pods));
 }
 
-fn retire_all(draft: &mut Draft<'_>, facts: &[&ContainerFact], why: &str) {
-    let mut replicas: BTreeMap<&ReplicaName, Vec<&ContainerFact>> = BTreeMap::new();
+fn retire_all<'w>(draft: &mut Draft<'w>, facts: &[&'w ContainerFact], why: &str) {
+    let mut replicas: BTreeMap<&ReplicaName, Vec<&'w ContainerFact>> = BTreeMap::new();
     for fact in facts {
         replicas.entry(&fact.replica).or_default().push(fact);
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::replica::{Phase, Replica};
 use super::said::said;
-use super::world::{ContainerFact, ExitFact, FactReach, FactState, World};
+use super::world::{ExitFact, FactReach, FactState, World};
 use crate::workload::{ComponentKey, ContainerSpec, names};
 
 /// One replica, as `get pods` shows it.
@@ -107,7 +107,7 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
         },
         ready: phase.is_ready(),
         containers,
-        address: first.and_then(|fact| address(fact)),
+        address: first.and_then(|_| address(unit.reach())),
         created_at: first.and_then(|fact| fact.created_at),
     }
 }
@@ -121,8 +121,8 @@ fn recorded_specs(unit: &Replica<'_>) -> Vec<(String, String, bool)> {
     all.filter_map(view).collect()
 }
 
-fn address(fact: &ContainerFact) -> Option<String> {
-    match &fact.reach {
+fn address(reach: &FactReach) -> Option<String> {
+    match reach {
         FactReach::Address(address) => Some(address.to_string()),
         FactReach::Published(_) => Some("127.0.0.1".to_owned()),
         FactReach::None => None,

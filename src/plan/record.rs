@@ -29,6 +29,9 @@ pub struct ReplicaRecord {
     pub init: Vec<String>,
     /// The models that are mounted, without secrets; for people.
     pub models: Vec<String>,
+    /// Whether a container of its own holds the network, and all others join it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sandbox: bool,
 }
 
 /// What must be known of one container.
@@ -59,7 +62,14 @@ impl ReplicaRecord {
             containers: workload.containers.iter().map(container).collect(),
             init: workload.init_containers.iter().map(|spec| spec.name.clone()).collect(),
             models: workload.models.iter().map(|model| model.uri.redacted()).collect(),
+            sandbox: false,
         }
+    }
+
+    /// Says whether a container of its own holds the network.
+    #[must_use]
+    pub fn with_sandbox(self, sandbox: bool) -> Self {
+        Self { sandbox, ..self }
     }
 
     /// Returns the record of one container.

@@ -13,7 +13,8 @@ use super::prepare::{prepare, without_engine};
 use super::record::ReplicaRecord;
 use super::retire::{remove, stop};
 use super::routes::ReplicaName;
-use super::world::{ContainerFact, ExitFact, FactState, PullNote};
+use super::sandbox;
+use super::world::{ContainerFact, ExitFact, FactReach, FactState, PullNote};
 use crate::api::StorageUri;
 use crate::workload::{Workload, names};
 
@@ -31,8 +32,10 @@ pub struct Replica<'w> {
     pub record: Arc<ReplicaRecord>,
     /// What its containers are made from; none for a revision that is only kept.
     pub source: Option<(&'w Arc<Workload>, &'w str)>,
-    /// Its containers by their name within it.
+    /// Its containers by their name within it, the sandbox apart.
     pub containers: BTreeMap<&'w str, &'w ContainerFact>,
+    /// The container that holds its network, when one does and it is there.
+    pub sandbox: Option<&'w ContainerFact>,
 }
 
 /// Where a replica is.
@@ -165,12 +168,23 @@ impl Phase {
 }
 
 impl<'w> Replica<'w> {
-    fn owner(&self) -> Option<&'w ContainerFact> {
-        self.record.containers.first().and_then(|owner| self.containers.get(owner.name.as_str()).copied())
+    /// The container whose network the others share.
+    pub(super) fn owner(&self) -> Option<&'w ContainerFact> {
+        if self.record.sandbox { self.sandbox } else { self.serving() }
+    }
+
+    /// The container that serves.
+    pub(super) fn serving(&self) -> Option<&'w ContainerFact> {
+        self.record.containers.first().and_then(|first| self.containers.get(first.name.as_str()).copied())
+    }
+
+    /// How its ports are reached.
+    pub(super) fn reach(&self) -> &'w FactReach {
+        self.owner().map_or(&FactReach::None, |owner| &owner.reach)
     }
 
     /// Returns a replica of which only the containers are known; never empty.
-    pub(super) fn kept(containers: &[&'w ContainerFact]) -> Self {
+    pub(super) fn kept(draft: &Draft<'w>, containers: &[&'w ContainerFact]) -> Self {
         let first = containers[0];
         Self {
             name: Arc::clone(&first.replica),
@@ -179,11 +193,15 @@ impl<'w> Replica<'w> {
             record: Arc::clone(&first.record),
             source: None,
             containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
+            sandbox: draft.sandboxes.of(&first.replica),
         }
     }
 
     /// Containers that share the owner's network.
     fn companions(&self) -> Vec<&'w ContainerFact> {
+        if self.record.sandbox {
+            return self.containers.values().copied().collect();
+        }
         let others = self.record.containers.iter().skip(1);
         others.filter_map(|container| self.containers.get(container.name.as_str()).copied()).collect()
     }
@@ -203,27 +221,34 @@ impl<'w> Replica<'w> {
 /// Advances a replica by one step and says where it is.
 pub(super) fn advance(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
     if let Some(phase) = prepare(draft, replica) {
+        sandbox::make_ahead(draft, replica, &phase);
         return phase;
     }
+    if let Some(phase) = sandbox::hold(draft, replica) {
+        return phase;
+    }
+    let sandbox = replica.sandbox.filter(|_| replica.record.sandbox).map(|sandbox| sandbox.id.as_str());
     if !replica.is_initialized() {
         for (index, name) in replica.record.init.iter().enumerate() {
-            match keep(draft, replica, name, ContainerPosition::Init(index), None) {
+            match keep(draft, replica, name, ContainerPosition::Init(index), sandbox) {
                 Kept::Done => {}
                 Kept::Running => return Phase::Initializing(name.clone()),
                 Kept::Not(phase) => return phase,
             }
         }
     }
-    if let Some(phase) = reunite(draft, replica) {
+    if sandbox.is_none()
+        && let Some(phase) = reunite(draft, replica)
+    {
         return phase;
     }
     let owner = replica.owner().map(|fact| fact.name.as_str());
     let mut trouble = None;
     for (index, container) in replica.record.containers.iter().enumerate() {
-        let join = owner.filter(|_| index > 0);
+        let join = sandbox.or(owner.filter(|_| index > 0));
         if let Kept::Not(phase) = keep(draft, replica, &container.name, ContainerPosition::Main(index), join) {
             trouble = trouble.or(Some(phase));
-            if index == 0 {
+            if index == 0 && sandbox.is_none() {
                 break;
             }
         }
@@ -234,19 +259,24 @@ pub(super) fn advance(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
 
 /// Containers that share the network of one that ended have lost it. They are stopped before it is started again, so that
 /// none is ever left behind in a network that is gone; one whose owner was made anew can never join it and is removed.
-fn reunite(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Option<Phase> {
+pub(super) fn reunite(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Option<Phase> {
     let companions = replica.companions();
     let running = companions.iter().copied().filter(|fact| fact.is_running());
-    let Some(owner) = replica.owner() else {
-        for fact in &companions {
-            if fact.is_running() {
-                stop(draft, fact, "the container whose network it shares is gone".to_owned());
-            } else {
-                remove(draft, fact);
-            }
-        }
-        return (!companions.is_empty()).then_some(Phase::Creating);
+    let joined = |owner: &ContainerFact, fact: &ContainerFact| match &fact.sandbox {
+        Some(id) => *id == owner.id,
+        None => !owner.is_sandbox(),
     };
+    let orphans = companions.iter().filter(|fact| replica.owner().is_none_or(|owner| !joined(owner, fact)));
+    let orphans: Vec<&ContainerFact> = orphans.copied().collect();
+    for fact in &orphans {
+        if fact.is_running() {
+            stop(draft, fact, "the container whose network it shares is gone".to_owned());
+        } else {
+            remove(draft, fact);
+        }
+    }
+    let owner = replica.owner().filter(|_| orphans.is_empty());
+    let Some(owner) = owner else { return (!orphans.is_empty()).then_some(Phase::Creating) };
     match &owner.state {
         FactState::Exited(exit) => {
             let mut waiting = false;
@@ -271,7 +301,7 @@ fn reunite(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Option<Phase> {
 }
 
 /// How one container stands after the step.
-enum Kept {
+pub(super) enum Kept {
     /// It runs.
     Running,
     /// An init container that ended well.
@@ -287,9 +317,18 @@ fn keep(
     position: ContainerPosition,
     join: Option<&str>,
 ) -> Kept {
-    let Some(fact) = replica.containers.get(container) else {
-        return Kept::Not(create(draft, replica, container, position, join));
-    };
+    match replica.containers.get(container) {
+        Some(fact) => keep_running(draft, replica, fact, position),
+        None => Kept::Not(create(draft, replica, container, position, join)),
+    }
+}
+
+pub(super) fn keep_running(
+    draft: &mut Draft<'_>,
+    replica: &Replica<'_>,
+    fact: &ContainerFact,
+    position: ContainerPosition,
+) -> Kept {
     match &fact.state {
         // It is being stopped, or has not been seen since its start ended.
         FactState::Running { .. } if draft.is_busy(&fact.name) => Kept::Not(Phase::Creating),
@@ -314,7 +353,7 @@ pub(super) fn unhealthy(draft: &Draft<'_>, fact: &ContainerFact) -> Option<Strin
     draft.world.memory.containers.get(&fact.name).and_then(|memory| memory.unhealthy.clone())
 }
 
-fn create(
+pub(super) fn create(
     draft: &mut Draft<'_>,
     replica: &Replica<'_>,
     container: &str,
@@ -326,7 +365,7 @@ fn create(
     if let Some(phase) = refused(draft, &name) {
         return phase;
     }
-    let gpus = match admission::admit(draft, replica) {
+    let gpus = match admit(draft, replica, container) {
         Ok(gpus) => gpus,
         Err(phase) => return phase,
     };
@@ -340,15 +379,21 @@ fn create(
         workload: Arc::clone(workload),
         position,
         join: join.map(str::to_owned),
+        sandboxed: replica.record.sandbox,
     })));
     Phase::Creating
+}
+
+/// Asks for room, which a sandbox takes none of.
+fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>, container: &str) -> Result<Vec<String>, Phase> {
+    if container == names::SANDBOX { Ok(Vec::new()) } else { admission::admit(draft, replica) }
 }
 
 fn start(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact) -> Phase {
     if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
         return phase;
     }
-    if let Err(phase) = admission::admit(draft, replica) {
+    if let Err(phase) = admit(draft, replica, &fact.container) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });
@@ -374,7 +419,7 @@ fn restart(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact, e
     if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
         return phase;
     }
-    if let Err(phase) = admission::admit(draft, replica) {
+    if let Err(phase) = admit(draft, replica, &fact.container) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });

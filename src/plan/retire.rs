@@ -13,10 +13,10 @@ use crate::workload::names;
 
 /// Takes a replica down in order: out of routing (the caller's), last lease, stop, remove. `since` is when it was first
 /// found unwanted.
-pub(super) fn retire(draft: &mut Draft<'_>, containers: &[&ContainerFact], why: &str) {
+pub(super) fn retire<'w>(draft: &mut Draft<'w>, containers: &[&'w ContainerFact], why: &str) {
     let Some(first) = containers.first() else { return };
     let name = &first.replica;
-    let leaving = Replica::kept(containers);
+    let leaving = Replica::kept(draft, containers);
     draft.plan.pods.push(pods::pod(draft.world, &first.component, &leaving, &Phase::Leaving));
     draft.plan.draining.push(Arc::clone(name));
     let Some(since) = draft.world.memory.draining.get(name.as_ref()).copied() else {
@@ -71,6 +71,9 @@ fn is_stuck(draft: &mut Draft<'_>, name: &str) -> bool {
 
 /// How the ports of a container's replica are reached: only the owner of the network has an address.
 pub(super) fn owner_reach(draft: &Draft<'_>, fact: &ContainerFact) -> FactReach {
+    if fact.record.sandbox {
+        return draft.sandboxes.of(&fact.replica).map_or(FactReach::None, |sandbox| sandbox.reach.clone());
+    }
     let Some(owner) = fact.record.containers.first().filter(|owner| owner.name != fact.container) else {
         return fact.reach.clone();
     };

@@ -14,6 +14,7 @@ use super::record::ReplicaRecord;
 use super::replica::{self, Phase, Replica};
 use super::retire;
 use super::routes::{Backend, ComponentRoute, RouteState, Scrape};
+use super::sandbox;
 use super::scale::{self, Count};
 use super::split::{self, Share, Split};
 use super::status;
@@ -119,6 +120,7 @@ pub(super) fn sleep<'w>(
         retire::retire(draft, &containers, "nobody has asked for it lately");
     }
     let target = rollout.history.target;
+    sandbox::rest(draft, wanted, target);
     let shares = match rollout.split() {
         Some((split, workload)) => split::shares(split, target, workload),
         None => split::all(target, rollout.workload()),
@@ -220,7 +222,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
     ) {
         for ordinal in 0..replicas {
             let containers = self.units.remove(&(revision, ordinal)).unwrap_or_default();
-            let unit = wanted_replica(self.key, resolved, revision, ordinal, &containers);
+            let unit = wanted_replica(draft, self.key, resolved, revision, ordinal, &containers);
             if containers.iter().any(|fact| fact.fingerprint != resolved.fingerprint.0) {
                 // It carries the number and was made from something else: it must go before its place can be taken.
                 retire::retire(draft, &containers, "it was made from something else");
@@ -279,7 +281,8 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let Some(revision) = revision else { return };
         let units: Vec<_> = self.units.extract_if(.., |(number, _), _| *number == revision).collect();
         for ((_, ordinal), containers) in units {
-            self.advance(draft, ordinal, Replica::kept(&containers));
+            let unit = Replica::kept(draft, &containers);
+            self.advance(draft, ordinal, unit);
         }
     }
 
@@ -392,6 +395,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
 }
 
 fn wanted_replica<'w>(
+    draft: &Draft<'w>,
     key: &ComponentKey,
     resolved: &'w ResolvedWorkload,
     revision: u32,
@@ -400,25 +404,27 @@ fn wanted_replica<'w>(
 ) -> Replica<'w> {
     let workload = &resolved.workload;
     let name = names::replica_name(&key.service.namespace, &workload.service_name, revision, ordinal);
+    // What runs stays as it was made.
+    let sandboxed = containers.first().map_or_else(|| sandbox::pays(draft, workload), |fact| fact.record.sandbox);
     Replica {
+        sandbox: draft.sandboxes.of(&name),
         name: name.into(),
         revision,
         ordinal,
-        record: Arc::new(ReplicaRecord::of(workload)),
+        record: Arc::new(ReplicaRecord::of(workload).with_sandbox(sandboxed)),
         source: Some((workload, resolved.fingerprint.0.as_str())),
         containers: containers.iter().map(|fact| (fact.container.as_str(), *fact)).collect(),
     }
 }
 
 fn backend(unit: &Replica<'_>, revision: u32) -> Option<Backend> {
-    let owner = unit.record.containers.first()?;
-    let fact = unit.containers.get(owner.name.as_str())?;
-    let entry = &unit.record.entry;
+    let fact = unit.serving()?;
+    let (entry, reach) = (&unit.record.entry, unit.reach());
     Some(Backend {
         replica: Arc::clone(&unit.name),
-        address: fact.reach.to(entry.port)?,
+        address: reach.to(entry.port)?,
         protocol: entry.protocol,
-        grpc_address: entry.grpc_port.and_then(|port| fact.reach.to(port)),
+        grpc_address: entry.grpc_port.and_then(|port| reach.to(port)),
         concurrency: unit.record.concurrency,
         weight: 1,
         revision: names::revision_name(&fact.service_name, revision).into(),
@@ -427,12 +433,11 @@ fn backend(unit: &Replica<'_>, revision: u32) -> Option<Backend> {
 
 /// Where a replica shows its metrics, when its runtime says so (§5.7).
 fn scrape(key: &ComponentKey, unit: &Replica<'_>, annotations: &BTreeMap<String, String>) -> Option<Scrape> {
-    let owner = unit.record.containers.first()?;
-    let fact = unit.containers.get(owner.name.as_str())?;
+    unit.serving()?;
     let port = annotations.get(meta::PROMETHEUS_PORT)?.trim().parse().ok()?;
     let path = annotations.get(meta::PROMETHEUS_PATH).map_or("/metrics", |path| path.trim());
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    Some(Scrape { component: key.clone(), replica: Arc::clone(&unit.name), address: fact.reach.to(port)?, path })
+    Some(Scrape { component: key.clone(), replica: Arc::clone(&unit.name), address: unit.reach().to(port)?, path })
 }
 
 /// Returns the names under which a service's models are called on the bare address.

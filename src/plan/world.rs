@@ -14,7 +14,7 @@ use super::record::ReplicaRecord;
 use super::{ActionKey, routes::ReplicaName};
 use crate::api::{Metadata, ServiceKey, StorageUri};
 use crate::graph::{CompileError, Graph};
-use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload};
+use crate::workload::{ComponentKey, Fingerprint, ResolveError, Workload, names};
 
 /// The time of a pass: monotonic for arithmetic, wall for people.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -55,6 +55,8 @@ pub struct World {
     pub models: HashMap<StorageUri, ModelState>,
     /// Images that were asked for.
     pub images: HashMap<String, ImageState>,
+    /// Whether the engine can hold a network for others: see [`sandbox`](super::sandbox).
+    pub holds_networks: bool,
     /// Requests in flight per replica, health checks included: none of these is stopped.
     pub leases: HashMap<ReplicaName, u64>,
     /// Replicas that answer somebody who is no health check: these keep their service awake.
@@ -122,8 +124,25 @@ pub struct PlanConfig {
     /// Besides the window, the time nobody must have asked before a service that may sleep does
     /// (`scale-to-zero-grace-period`).
     pub scale_to_zero_grace: Duration,
+    /// Containers that hold the network of a replica.
+    pub sandboxes: SandboxConfig,
     /// Of memory.
     pub memory: MemoryConfig,
+}
+
+/// Settings of the containers that hold the network of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// Whether there are any where they only save time.
+    pub enabled: bool,
+    /// How many services keep theirs while they sleep; of more, those that were asked for last.
+    pub asleep: usize,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        Self { enabled: true, asleep: 20 }
+    }
 }
 
 impl Default for PlanConfig {
@@ -135,6 +154,7 @@ impl Default for PlanConfig {
             drain_deadline: Duration::from_secs(300),
             default_mode: "Knative".to_owned(),
             scale_to_zero_grace: Duration::from_secs(30),
+            sandboxes: SandboxConfig::default(),
             memory: MemoryConfig::default(),
         }
     }
@@ -219,6 +239,8 @@ pub struct ContainerFact {
     pub created_at: Option<Timestamp>,
     /// What must be known of its replica.
     pub record: Arc<ReplicaRecord>,
+    /// Id of the sandbox whose network it shares.
+    pub sandbox: Option<String>,
 }
 
 /// What a container is doing.
@@ -276,6 +298,11 @@ impl FactReach {
 }
 
 impl ContainerFact {
+    /// Whether it holds the network of its replica and does nothing else.
+    pub fn is_sandbox(&self) -> bool {
+        self.container == names::SANDBOX
+    }
+
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
         matches!(self.state, FactState::Running { .. })

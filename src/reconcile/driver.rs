@@ -16,7 +16,7 @@ use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::revisions::Ledger;
-use super::{graphs, observe, said};
+use super::{graphs, notice, observe, renames, said};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, EngineError, PullProgress};
 use crate::home::Home;
@@ -45,6 +45,8 @@ const RELIST_DOWN: Duration = Duration::from_secs(1);
 const CHECK_AGAIN: Duration = Duration::from_millis(250);
 /// Facts that change nothing a person would see wait this long for company.
 const GATHER: Duration = Duration::from_millis(50);
+/// That a service's idle clock runs is seen within this time.
+const SOME_TIME: Duration = Duration::from_secs(1);
 /// Facts of what is still loading wait this long for company.
 const SOON: Duration = Duration::from_millis(5);
 /// Containers may still read a model this long after the time requests have to drain.
@@ -134,10 +136,12 @@ pub struct Driver {
 
 /// How soon a pass must follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Urgency {
+pub(super) enum Urgency {
     /// With the next one.
     Never,
-    /// Some time, with others.
+    /// Some time: nobody waits for it.
+    Some,
+    /// Before long, with others.
     Gather,
     /// Soon, with others.
     Soon,
@@ -212,7 +216,7 @@ impl Driver {
                     Urgency::Never
                 }
                 // The board is read as a whole in every pass.
-                () = board.became_idle() => Urgency::Gather,
+                () = board.became_idle() => notice::urgency(&self.world),
                 // The same: who waits is found there.
                 () = board.bell() => Urgency::Now,
                 // A permit that is not taken stays.
@@ -234,6 +238,7 @@ impl Driver {
                 Urgency::Now => wake = self.pass(),
                 Urgency::Soon => wake = wake.min(tick + SOON),
                 Urgency::Gather => wake = wake.min(tick + GATHER),
+                Urgency::Some => wake = wake.min(tick + SOME_TIME),
                 Urgency::Never => {}
             }
         }
@@ -428,6 +433,8 @@ impl Driver {
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
         self.world.engine = EngineState::Up;
+        self.world.holds_networks = self.parts.executor.engine.holds_networks();
+        renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
@@ -685,7 +692,7 @@ impl Driver {
     /// One pass: observe, plan, publish, dispatch. Returns when to plan again.
     fn pass(&mut self) -> Duration {
         let now = self.parts.clock.now();
-        self.note_traffic(now);
+        notice::read(&self.parts.board, &mut self.world, now.tick);
         self.note_progress();
         let plan = plan(&self.world, now);
         self.publish(&plan, now);
@@ -706,28 +713,6 @@ impl Driver {
         };
         let measure = self.rounds.next(&self.world);
         wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
-    }
-
-    /// Reads the notice board.
-    fn note_traffic(&mut self, now: crate::plan::Now) {
-        let traffic = self.parts.board.snapshot();
-        let Self { world, .. } = self;
-        world.waiting = self.parts.board.waiting();
-        world.leases.clear();
-        world.wanted.clear();
-        for fact in world.containers.values() {
-            let Some(seen) = traffic.get(&fact.replica) else { continue };
-            let last = seen.idle_for.map(|idle_for| now.tick.saturating_sub(idle_for));
-            if let Some(last) = last.filter(|_| world.memory.activity.contains_key(&fact.component.service)) {
-                world.memory.note_activity(&fact.component.service, last);
-            }
-        }
-        for (name, seen) in traffic {
-            if seen.wanted > 0 {
-                world.wanted.insert(Arc::clone(&name));
-            }
-            world.leases.insert(name, seen.in_flight);
-        }
     }
 
     fn note_progress(&mut self) {
@@ -847,9 +832,11 @@ impl Driver {
                 self.world.memory.note_stop(name);
                 false
             }
-            Action::Remove { name, replica, .. } => {
-                !self.world.containers.values().any(|fact| fact.replica == *replica && fact.name != *name)
-            }
+            Action::Remove { name, replica, .. } => !self
+                .world
+                .containers
+                .values()
+                .any(|fact| fact.replica == *replica && fact.name != *name && !fact.is_sandbox()),
             _ => false,
         }
     }

@@ -20,7 +20,7 @@ use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat}
 use crate::plan::world::FactReach;
 use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Progress, PullError, Puller};
-use crate::workload::{EntryPoint, Hook, UpstreamProtocol};
+use crate::workload::{ContainerSpec, EntryPoint, Hook, UpstreamProtocol, names};
 
 /// Lines of output kept when a container ends.
 const LAST_WORDS: usize = 20;
@@ -174,13 +174,15 @@ impl Executor {
         let spec = match order.position {
             ContainerPosition::Init(index) => workload.init_containers[index].clone(),
             ContainerPosition::Main(index) => workload.containers[index].clone(),
+            ContainerPosition::Sandbox => ContainerSpec { name: names::SANDBOX.to_owned(), ..ContainerSpec::default() },
         };
         let (mounts, replica) = (self.mounts.clone(), Arc::clone(&order.replica));
         let (for_binds, owner) = (Arc::clone(&workload), spec.clone());
         let binds = tokio::task::spawn_blocking(move || mounts.binds(&replica, &for_binds, &owner))
             .await
             .map_err(|error| Failure { message: error.to_string(), permanent: false, lesson: Lesson::None })??;
-        let owns_network = order.position == ContainerPosition::Main(0);
+        let owner = if order.sandboxed { ContainerPosition::Sandbox } else { ContainerPosition::Main(0) };
+        let owns_network = order.position == owner;
         let mut publish: Vec<u16> = Vec::new();
         if owns_network {
             publish.push(workload.entry.port);
@@ -194,7 +196,11 @@ impl Executor {
             name: order.name.clone(),
             labels: observe::labels(&self.instance, order, &spec.name),
             binds,
-            network: order.join.clone().map_or(Network::Own, Network::Join),
+            network: match (order.position, &order.join) {
+                (ContainerPosition::Sandbox, _) => Network::Hold,
+                (_, Some(other)) => Network::Join(other.clone()),
+                (_, None) => Network::Own,
+            },
             publish,
             shm_size: workload.shm_size,
             host_aliases: workload.host_aliases.clone(),

@@ -11,7 +11,9 @@ mod graphs;
 mod load;
 pub mod measure;
 pub mod mounts;
+mod notice;
 pub mod observe;
+mod renames;
 pub mod revisions;
 pub mod said;
 

@@ -19,10 +19,11 @@ const GPUS_LABEL: &str = "kserve-local/gpus";
 /// Returns the labels of a container to be made.
 pub fn labels(instance: &str, order: &CreateOrder, container: &str) -> BTreeMap<String, String> {
     let workload = &order.workload;
-    let record = serde_json::to_string(&ReplicaRecord::of(workload)).unwrap_or_default();
+    let record = serde_json::to_string(&ReplicaRecord::of(workload).with_sandbox(order.sandboxed)).unwrap_or_default();
     let component = &workload.component;
+    let joined = order.join.clone().filter(|_| order.sandboxed).map(|id| (names::SANDBOX_ID_LABEL, id));
     let gpus = (!order.gpus.is_empty()).then(|| (GPUS_LABEL, order.gpus.join(",")));
-    [
+    let labels = [
         (names::INSTANCE_LABEL, instance.to_owned()),
         (names::NAMESPACE_LABEL, component.service.namespace.clone()),
         (names::SERVICE_LABEL, component.service.name.clone()),
@@ -34,11 +35,8 @@ pub fn labels(instance: &str, order: &CreateOrder, container: &str) -> BTreeMap<
         (SERVICE_NAME_LABEL, workload.service_name.clone()),
         (meta::INFERENCE_SERVICE_LABEL, component.service.name.clone()),
         (RECORD_LABEL, record),
-    ]
-    .into_iter()
-    .chain(gpus)
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
+    ];
+    labels.into_iter().chain(joined).chain(gpus).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Reads a container of ours; none when its labels are not what we write.
@@ -72,6 +70,7 @@ pub fn fact(container: &Container) -> Option<ContainerFact> {
         gpus: label(GPUS_LABEL).map(|text| text.split(',').map(str::to_owned).collect()).unwrap_or_default(),
         created_at: container.created_at,
         record: Arc::new(record),
+        sandbox: label(names::SANDBOX_ID_LABEL).map(str::to_owned),
     })
 }
 

@@ -40,3 +40,16 @@ pub fn init(filter: &str, format: LogFormat, colour: bool) -> Result<(), FilterE
     };
     Ok(())
 }
+
+/// Starts logging into a file. A second call changes nothing.
+///
+/// # Errors
+/// The file cannot be made.
+pub fn init_file(path: &camino::Utf8Path) -> std::io::Result<()> {
+    let file = std::fs::File::options().create(true).append(true).open(path)?;
+    let base = tracing_subscriber::fmt::layer().with_writer(std::sync::Mutex::new(file)).with_ansi(false);
+    let registry = tracing_subscriber::registry().with(EnvFilter::new("info"));
+    // Logging that was already started (in tests) stays as it is.
+    let _ = registry.with(base.with_target(false)).try_init();
+    Ok(())
+}

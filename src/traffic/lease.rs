@@ -109,10 +109,21 @@ impl TrafficBoard {
         replicas.get(replica).map(|counters| read(counters)).unwrap_or_default()
     }
 
-    /// Returns the counts of every replica that was ever leased and not forgotten.
-    pub fn snapshot(&self) -> HashMap<Arc<str>, ReplicaTraffic> {
+    /// Returns the counts of one replica, and has the bell rung when it becomes idle.
+    pub fn watch(&self, replica: &str) -> ReplicaTraffic {
         let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
-        replicas.iter().map(|(name, counters)| (Arc::clone(name), read(counters))).collect()
+        replicas.get(replica).map(|counters| watch(counters)).unwrap_or_default()
+    }
+
+    /// Returns the counts of every replica that was ever leased and not forgotten, and has the bell rung when one of
+    /// those becomes idle for which somebody waits.
+    pub fn snapshot(&self, awaited: impl Fn(&str) -> bool) -> HashMap<Arc<str>, ReplicaTraffic> {
+        let replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = |(name, counters): (&Arc<str>, &Arc<Counters>)| {
+            let seen = if awaited(name) { watch(counters) } else { read(counters) };
+            (Arc::clone(name), seen)
+        };
+        replicas.iter().map(look).collect()
     }
 
     /// Returns what was asked of every replica since it was last asked. Health checks and scrapes are no load.
@@ -134,21 +145,24 @@ impl TrafficBoard {
         replicas.retain(|name, counters| keep(name) || Arc::strong_count(counters) > 1);
     }
 
-    /// Rings when a replica has no request in flight any more that had some when it was last looked at. (Ringing after
+    /// Rings when a replica has no request in flight any more that had some when it was last watched. (Ringing after
     /// every request would cost as much as the request.)
     pub async fn became_idle(&self) {
         self.idle.notified().await;
     }
 }
 
-fn read(counters: &Counters) -> ReplicaTraffic {
-    let busy = |counters: &Counters| counters.in_flight.load(Ordering::SeqCst);
-    if busy(counters) > 0 {
+fn watch(counters: &Counters) -> ReplicaTraffic {
+    if counters.in_flight.load(Ordering::SeqCst) > 0 {
         // The mark comes first and the count is read after it: either we see the last request end, or its end sees
         // the mark.
         counters.awaited.store(true, Ordering::SeqCst);
     }
-    let in_flight = busy(counters);
+    read(counters)
+}
+
+fn read(counters: &Counters) -> ReplicaTraffic {
+    let in_flight = counters.in_flight.load(Ordering::SeqCst);
     let ended = counters.ended.load(Ordering::SeqCst).checked_sub(1);
     ReplicaTraffic {
         in_flight,
@@ -277,7 +291,8 @@ mod tests {
         drop(board.lease(&replica));
         assert!(!rang(), "nobody has looked");
         let lease = board.lease(&replica);
-        assert_eq!(board.snapshot()[&replica].in_flight, 1);
+        assert_eq!(board.snapshot(|_| false)[&replica].in_flight, 1);
+        assert_eq!(board.snapshot(|name| name == &*replica)[&replica].in_flight, 1);
         drop(board.lease(&replica));
         assert!(!rang(), "another one is still in flight");
         drop(lease);

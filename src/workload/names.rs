@@ -19,6 +19,12 @@ pub const REPLICA_LABEL: &str = "kserve-local/replica";
 /// Name of the container within the replica.
 pub const CONTAINER_LABEL: &str = "kserve-local/container";
 
+/// Id of the sandbox whose network a container shares.
+pub const SANDBOX_ID_LABEL: &str = "kserve-local/sandbox";
+
+/// Name, within its replica, of the container that holds the network. No container of a manifest can have it.
+pub const SANDBOX: &str = "_sandbox";
+
 /// Begins what stands in for the image of a container that runs as a process: `process:{runtime}@{digest}`.
 pub const PROCESS_IMAGE_PREFIX: &str = "process:";
 

@@ -208,6 +208,11 @@ mod frames {
 
     /// `GET / http` with authority `localhost`.
     pub(super) const GET: &[u8] = b"\x82\x84\x86\x41\x09localhost";
+
+    /// The same with a method and a path of the model; 2 is `GET`, 3 is `POST`.
+    pub(super) fn iris(method: u8) -> Vec<u8> {
+        [&[0x80 | method, 0x86, 0x41, 9], b"localhost".as_slice(), &[0x44, 15], b"/v1/models/iris"].concat()
+    }
 }
 
 #[tokio::test]
@@ -292,4 +297,75 @@ async fn an_upload_that_trickles_ends_and_one_that_the_backend_holds_up_does_not
         .await;
     client.send(vec![b'x'; 8 << 20]).await;
     assert_eq!(client.answer().await.expect("an answer").status, 200);
+}
+
+#[tokio::test]
+async fn frames_that_only_make_work_end_the_connection() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let priority = frames::frame(2, 0, 1, &[0, 0, 0, 0, 1]);
+    for (name, noise) in [
+        ("pings", frames::frame(6, 0, 0, &[0; 8])),
+        ("settings", frames::frame(4, 0, 0, &[])),
+        ("priorities", priority),
+        ("window updates", frames::frame(8, 0, 0, &1u32.to_be_bytes())),
+    ] {
+        let mut client = Raw::connect(house.address).await;
+        client.send(frames::PREFACE).await;
+        client.send(noise.repeat(20_000)).await;
+        client.rest().await;
+        let gone = async {
+            while house.gateway.metrics().snapshot().connections > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), gone).await.unwrap_or_else(|_| panic!("{name}: still there"));
+    }
+    assert_eq!(house.client().await.ask("GET /v2/models HTTP/1.1\r\nHost: localhost\r\n\r\n").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_http2_client_that_gives_an_answer_no_window_loses_its_stream() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::open(&tasks, open(vec![backend(upstream.address)]), hasty()).await;
+    let mut client = Raw::connect(house.address).await;
+    // No window for any answer, ever; pings show that it is there.
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    client.send(frames::frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+    client.send(frames::frame(1, 0x5, 1, &frames::iris(2))).await;
+    let (mut reset, mut seen) = (false, 0);
+    while !reset && seen < 100 {
+        let head = client.bytes(9).await;
+        client.bytes(usize::from(head[1]) << 8 | usize::from(head[2])).await;
+        reset = head[3] == 3;
+        seen += 1;
+    }
+    assert!(reset, "the stream is reset");
+    house.is_idle().await;
+    assert_eq!(upstream.requests(), 1);
+}
+
+#[tokio::test]
+async fn an_upload_that_trickles_over_http2_ends_too() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let config = GatewayConfig { min_upload_rate: 1000, ..hasty() };
+    let house = House::open(&tasks, open(vec![backend(upstream.address)]), config).await;
+    let mut client = Raw::connect(house.address).await;
+    client.send(frames::PREFACE).await;
+    client.send(frames::frame(1, 0x4, 1, &frames::iris(3))).await;
+    let ended = || {
+        let metrics = house.gateway.metrics().snapshot();
+        metrics.services.values().any(|one| one.responses[4] > 0 && one.in_flight == 0)
+    };
+    let trickle = async {
+        while !ended() {
+            client.send(frames::frame(0, 0, 1, b"x")).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(8), trickle).await.expect("a 408");
+    house.is_idle().await;
 }

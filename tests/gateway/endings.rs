@@ -19,10 +19,10 @@ use super::upstream::{Upstream, data, full, mirror, pieces};
 use super::{House, REPLICA, backend, iris, open};
 
 const GET: &str = "GET /v1/models/iris HTTP/1.1\r\nHost: localhost\r\n\r\n";
-const POST: &str = "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
+pub(super) const POST: &str = "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
 
 /// Reads a request's head, and whatever came with it.
-async fn hear(socket: &mut TcpStream) -> String {
+pub(super) async fn hear(socket: &mut TcpStream) -> String {
     let mut seen = Vec::new();
     while !seen.windows(4).any(|part| part == b"\r\n\r\n") {
         if socket.read_buf(&mut seen).await.unwrap_or(0) == 0 {
@@ -113,25 +113,6 @@ async fn a_cut_answer_looks_cut() {
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "an end would look like the end");
     let metrics = house.gateway.metrics().snapshot();
     assert_eq!(metrics.services[&ServiceKey::new("default", "iris")].broken_answers, 9);
-}
-
-#[tokio::test]
-async fn a_connection_that_the_backend_closed_while_idle_costs_no_request() {
-    let tasks = Tasks::new();
-    let upstream = Upstream::raw(&tasks, |mut socket| async move {
-        hear(&mut socket).await;
-        socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-    })
-    .await;
-    let house = House::before(&tasks, &upstream).await;
-    let mut client = house.client().await;
-    for _ in 0..5 {
-        assert_eq!(client.ask(POST).await.status, 200);
-        house.is_idle().await;
-        // Lets the end of the connection arrive, as it would long have on any real pause.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(upstream.connections(), 5);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
-//! gRPC's interoperability cases, with a client and a server that nobody here wrote.
+//! Clients and servers that nobody here wrote, through the gateway: gRPC's interoperability cases, and WebSockets.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -12,10 +13,11 @@ use tokio::process::Command;
 
 use super::{House, backend, open};
 
-/// A Python with grpcio; `tests/gateway/grpc-venv` makes one.
+/// A Python with the packages; `tests/gateway/interop-venv` makes one.
 fn python() -> Option<PathBuf> {
-    let python = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/grpc-venv/bin/python");
-    let usable = std::process::Command::new(&python).args(["-c", "import grpc"]).stderr(Stdio::null()).status();
+    let python = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/interop-venv/bin/python");
+    let import = ["-c", "import grpc, websockets"];
+    let usable = std::process::Command::new(&python).args(import).stderr(Stdio::null()).status();
     usable.is_ok_and(|status| status.success()).then_some(python)
 }
 
@@ -29,12 +31,12 @@ pub(super) fn skip(test: &str, reason: &str) {
     }
 }
 
-#[tokio::test]
-async fn grpc_interoperability_cases_pass() {
+/// Runs a script that starts a server, prints its port, is told where the gateway is, and tells what became of each case.
+async fn cases_pass(test: &str, script: &str, count: usize, replica: impl FnOnce(SocketAddr) -> Backend) {
     let Some(python) = python() else {
-        return skip("grpc_interoperability_cases_pass", "no Python with grpcio; run tests/gateway/grpc-venv");
+        return skip(test, "no Python with grpcio and websockets; run tests/gateway/interop-venv");
     };
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/grpc_interop.py");
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/gateway").join(script);
     let mut child = Command::new(python)
         .arg(script)
         .stdin(Stdio::piped())
@@ -47,14 +49,23 @@ async fn grpc_interoperability_cases_pass() {
     output.read_line(&mut port).await.unwrap();
     let tasks = Tasks::new();
     let server = format!("127.0.0.1:{}", port.trim()).parse().unwrap();
-    let replica = Backend { grpc_address: Some(server), ..backend("127.0.0.1:9".parse().unwrap()) };
-    let house = House::open(&tasks, open(vec![replica]), GatewayConfig::default()).await;
+    let house = House::open(&tasks, open(vec![replica(server)]), GatewayConfig::default()).await;
     let mut input = child.stdin.take().unwrap();
     input.write_all(format!("{}\n", house.address).as_bytes()).await.unwrap();
     let mut told = String::new();
     output.read_to_string(&mut told).await.unwrap();
-    println!("{told}");
     assert!(child.wait().await.unwrap().success(), "{told}");
-    assert_eq!(told.lines().filter(|line| line.starts_with("ok ")).count(), 19, "{told}");
+    assert_eq!(told.lines().filter(|line| line.starts_with("ok ")).count(), count, "{told}");
     house.is_idle().await;
+}
+
+#[tokio::test]
+async fn grpc_interoperability_cases_pass() {
+    let replica = |server| Backend { grpc_address: Some(server), ..backend("127.0.0.1:9".parse().unwrap()) };
+    cases_pass("grpc_interoperability_cases_pass", "grpc_interop.py", 19, replica).await;
+}
+
+#[tokio::test]
+async fn websockets_of_a_library_pass() {
+    cases_pass("websockets_of_a_library_pass", "websocket_interop.py", 11, backend).await;
 }

@@ -1,6 +1,7 @@
 //! Every protocol through the one port, unchanged.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -12,7 +13,9 @@ use kserve_local::plan::routes::{Backend, RouteState};
 use kserve_local::tasks::Tasks;
 use kserve_local::workload::UpstreamProtocol;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
+use super::raw::Raw;
 use super::upstream::{AnswerBody, Upstream, data, full, mirror, pieces, trailers};
 use super::{House, backend, iris, open};
 
@@ -40,6 +43,48 @@ async fn events_are_forwarded_one_by_one() {
     drop(sender);
     assert_eq!(client.piece().await, "");
     house.is_idle().await;
+}
+
+/// Sends events one by one, each when the one before has arrived, and measures the whole.
+async fn time_of_events(client: &mut Raw, sender: &tokio::sync::mpsc::Sender<Event>) -> Duration {
+    client.head().await;
+    let started = Instant::now();
+    for number in 0..200 {
+        let event = format!("data: {number}\n\n");
+        sender.send(data(event.clone())).await.unwrap();
+        assert_eq!(client.piece().await, event);
+    }
+    started.elapsed()
+}
+
+type Event = std::io::Result<http_body::Frame<Bytes>>;
+
+#[tokio::test]
+async fn events_come_as_soon_through_us_as_directly() {
+    let tasks = Tasks::new();
+    let (senders, mut begun) = tokio::sync::mpsc::channel(1);
+    let upstream = Upstream::http1(&tasks, move |_| {
+        let senders = senders.clone();
+        async move {
+            let (sender, body) = pieces();
+            senders.send(sender).await.unwrap();
+            Response::builder().header("content-type", "text/event-stream").body(body).unwrap()
+        }
+    })
+    .await;
+    let house = House::before(&tasks, &upstream).await;
+    // The best of several, by turns: the machine may be busy, and is so for both.
+    let (mut direct, mut ours) = (Duration::MAX, Duration::MAX);
+    for _ in 0..5 {
+        for (address, best) in [(upstream.address, &mut direct), (house.address, &mut ours)] {
+            let mut client = Raw::connect(address).await;
+            client.send(format!("{GET}\r\n")).await;
+            let sender = begun.recv().await.unwrap();
+            *best = (*best).min(time_of_events(&mut client, &sender).await);
+        }
+    }
+    // One more hop is twice the way; whoever waits for more to come together takes hundreds of times as long.
+    assert!(ours < direct * 20, "200 events: {ours:?}, directly {direct:?}");
 }
 
 /// Sends back every piece at once.
@@ -321,6 +366,39 @@ async fn upgraded_connections_are_tunnels_until_one_side_ends() {
     house.is_idle().await;
     let metrics = house.gateway.metrics().snapshot();
     assert_eq!(metrics.unrouted.responses, [0; 6], "one request, counted once");
+}
+
+#[tokio::test]
+async fn websockets_over_http2_are_tunnels_too() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, upgrading).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.http2().await;
+    // The client may ask for it once it has heard that we know it.
+    let answer = client.send_request(Request::get("http://localhost/v2/models").body(full("")).unwrap()).await;
+    assert_eq!(answer.unwrap().status(), 200);
+    let connect = |protocol| {
+        let mut request = Request::connect("http://localhost/v1/models/iris/talk").body(full("")).unwrap();
+        request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+        request
+    };
+    let mut agreed = client.send_request(connect("echo")).await.unwrap();
+    assert_eq!(agreed.status(), 200);
+    assert!(!agreed.headers().contains_key("upgrade") && !agreed.headers().contains_key("sec-websocket-accept"));
+    let mut tunnel = TokioIo::new(hyper::upgrade::on(&mut agreed).await.unwrap());
+    for message in ["ping", "\0\r\n\r\n"] {
+        tunnel.write_all(message.as_bytes()).await.unwrap();
+        let mut seen = vec![0; message.len()];
+        tunnel.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, message.as_bytes());
+    }
+    drop(tunnel);
+    house.is_idle().await;
+    let refused = client.send_request(connect("websocket")).await.unwrap();
+    assert_eq!(refused.status(), 502, "a 200 of the backend is no agreement, and must not look like one");
+    assert_eq!(upstream.requests(), 2);
+    let plain = Request::connect("localhost:80").body(full("")).unwrap();
+    assert_eq!(client.send_request(plain).await.unwrap().status(), 405);
 }
 
 #[tokio::test]

@@ -40,7 +40,8 @@ impl<'w> Rollout<'w, '_> {
             hopeful.map(|(place, _)| *place).take(usize::try_from(missing).unwrap_or(usize::MAX)).collect();
         for place in kept {
             if let Some(containers) = self.units.remove(&place) {
-                self.advance(draft, place.1, Replica::kept(&containers));
+                let unit = Replica::kept(draft, &containers);
+                self.advance(draft, place.1, unit);
             }
         }
     }

@@ -184,7 +184,16 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         assert!(!sim.plan.routes.services.contains_key(&key(name)));
         return;
     };
-    let own: Vec<_> = sim.containers.values().filter(|fact| fact.component.service == key(name)).collect();
+    let own = || sim.containers.values().filter(|fact| fact.component.service == key(name));
+    assert!(own().all(|fact| !fact.is_running() || sim.has_network(fact)), "{name} is cut off");
+    if shape.stopped {
+        assert_eq!(own().count(), 0, "{name} is stopped");
+    }
+    for sandbox in own().filter(|fact| fact.is_sandbox()) {
+        let is_lived_in = own().any(|fact| fact.replica == sandbox.replica && !fact.is_sandbox());
+        assert!(is_lived_in || shape.replicas == 0, "{} holds a network for nobody", sandbox.name);
+    }
+    let own: Vec<_> = own().filter(|fact| !fact.is_sandbox()).collect();
     if shape.stopped {
         assert!(own.is_empty(), "{name} is stopped");
         return;
@@ -251,8 +260,10 @@ fn assert_wakes(sim: &mut Sim, last: &[Option<Shape>]) {
     }
 }
 
-fn play(history: &[(f64, Event)]) {
+fn play(history: &[(f64, Event)], holds_networks: bool) {
     let mut sim = Sim::new();
+    sim.world.holds_networks = holds_networks;
+    sim.world.config.sandboxes.asleep = 1;
     let mut last: [Option<Shape>; NAMES.len()] = [None; NAMES.len()];
     for (pause, event) in history {
         match event {
@@ -286,8 +297,8 @@ fn config(cases: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(config(48))]
     #[test]
-    fn whatever_happens_it_ends_where_it_should_and_is_quiet_there(history in histories()) {
-        play(&history);
+    fn whatever_happens_it_ends_where_it_should_and_is_quiet_there(history in histories(), sandboxes in any::<bool>()) {
+        play(&history, sandboxes);
     }
 }
 
@@ -295,7 +306,7 @@ proptest! {
     #![proptest_config(config(3000))]
     #[test]
     #[ignore = "takes minutes"]
-    fn whatever_happens_it_ends_where_it_should_however_long_one_looks(history in histories()) {
-        play(&history);
+    fn whatever_happens_it_ends_where_it_should_however_long_one_looks(history in histories(), sandboxes in any::<bool>()) {
+        play(&history, sandboxes);
     }
 }

@@ -10,6 +10,7 @@ mod probes;
 mod retire;
 mod rollout;
 mod sample;
+mod sandbox;
 mod scale;
 mod sim;
 mod sleep;

@@ -21,7 +21,8 @@ use crate::plan::world::{
     ResolvedWorkload,
 };
 use crate::plan::{Action, ActionKey, Memory, Now, Plan, World, plan};
-use crate::workload::ComponentKey;
+
+use crate::workload::{ComponentKey, names};
 
 /// The machine.
 pub(super) struct Sim {
@@ -439,6 +440,9 @@ impl Sim {
         let Some(fact) = self.containers.get(&order.name).filter(|fact| fact.is_running()) else {
             return Err("connection refused".to_owned());
         };
+        if !self.has_network(fact) {
+            return Err("no route to host".to_owned());
+        }
         let ran = self.clock - self.runs[&order.name];
         let loaded = loads_in(&fact.image).is_some_and(|takes| ran >= takes);
         let hung = self.sick.contains(&order.name);
@@ -448,6 +452,15 @@ impl Sim {
             _ if loaded && !hung => Ok(()),
             _ => Err("HTTP 503".to_owned()),
         }
+    }
+
+    /// Whether the sandbox whose network it joined still holds that network.
+    pub(super) fn has_network(&self, fact: &ContainerFact) -> bool {
+        let Some(id) = &fact.sandbox else { return true };
+        let holds = |sandbox: &&ContainerFact| {
+            sandbox.id == *id && sandbox.is_running() && self.runs[&sandbox.name] <= self.runs[&fact.name]
+        };
+        self.containers.values().any(|other| holds(&other))
     }
 
     /// What the engine does.
@@ -492,13 +505,16 @@ impl Sim {
             return Ok(());
         }
         if let Some(owner) = &order.join {
-            let runs = self.containers.get(owner).is_some_and(ContainerFact::is_running);
+            let is_meant =
+                |fact: &&ContainerFact| if order.sandboxed { fact.id == *owner } else { fact.name == *owner };
+            let runs = self.containers.values().find(is_meant).is_some_and(ContainerFact::is_running);
             runs.then_some(()).ok_or("the network is gone")?;
         }
         let workload = &order.workload;
         let spec = match order.position {
             ContainerPosition::Init(index) => &workload.init_containers[index],
             ContainerPosition::Main(index) => &workload.containers[index],
+            ContainerPosition::Sandbox => &sample::container(names::SANDBOX, "sandbox"),
         };
         self.made += 1;
         let address = IpAddr::V4(Ipv4Addr::new(10, 0, 0, u8::try_from(self.made % 250).unwrap()));
@@ -517,7 +533,8 @@ impl Sim {
             reach: if order.join.is_none() { FactReach::Address(address) } else { FactReach::None },
             gpus: order.gpus.clone(),
             created_at: Some(self.now().wall),
-            record: Arc::new(ReplicaRecord::of(workload)),
+            record: Arc::new(ReplicaRecord::of(workload).with_sandbox(order.sandboxed)),
+            sandbox: order.join.clone().filter(|_| order.sandboxed),
         };
         self.containers.insert(order.name.clone(), fact);
         self.begin(&order.name);
@@ -704,7 +721,7 @@ impl Sim {
             }
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
-                let own: Vec<_> = facts.iter().filter(|fact| fact.container != "prepare").collect();
+                let own: Vec<_> = facts.iter().filter(|f| f.container != "prepare" && !f.is_sandbox()).collect();
                 let is_whole = own.first().is_some_and(|fact| fact.record.containers.len() == own.len());
                 let well = is_whole && own.into_iter().all(|fact| self.is_well(fact));
                 assert!(stopped || !well, "{key} lost {} although it answers: {route:#?}", backend.replica);
@@ -718,7 +735,7 @@ impl Sim {
         let stopping = self.world.in_flight.contains(&ActionKey::Container(fact.name.clone()));
         let unhealthy = memory.containers.get(&fact.name).is_some_and(|memory| memory.unhealthy.is_some());
         let serves = fact.container == "kserve-container";
-        fact.is_running() && (passes || !serves) && !stopping && !unhealthy
+        fact.is_running() && self.has_network(fact) && (passes || !serves) && !stopping && !unhealthy
     }
 
     /// Returns the replicas requests to a service's predictor go to.

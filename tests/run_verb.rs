@@ -1,0 +1,117 @@
+//! `kserve-local run`: services for as long as a command runs, on the engine that imagines containers.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+use std::fs;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const SERVICE: &str = "apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: iris
+spec:
+  predictor:
+    containers:
+      - name: kserve-container
+        image: example/iris:1
+";
+
+struct Case {
+    folder: TempDir,
+}
+
+impl Case {
+    fn new(manifest: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("iris.yaml"), manifest).unwrap();
+        Self { folder }
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kserve-local"));
+        command.args(["run", "-f", "iris.yaml", "--engine", "memory"]).args(words);
+        command.current_dir(&self.folder).env("HOME", self.folder.path()).env("TMPDIR", self.folder.path());
+        command.env_remove("KSERVE_LOCAL_HOME").output().unwrap()
+    }
+
+    fn left_over(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("kserve-local-run-")).collect()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_command_finds_the_services_and_its_exit_code_is_ours() {
+    let case = Case::new(SERVICE);
+    let script = "test -f \"$KUBECONFIG\" && echo \"$KSERVE_LOCAL_URL $INGRESS_HOST:$INGRESS_PORT\" && exit 7";
+    let output = case.run(&["--wait", "--", "sh", "-c", script]);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    let (url, host) = said.trim().split_once(' ').unwrap();
+    assert_eq!(url, format!("http://{host}"));
+    assert!(text(&output.stderr).contains("default/iris ready after"), "{}", text(&output.stderr));
+    assert_eq!(case.left_over(), [""; 0]);
+}
+
+#[test]
+fn a_command_ended_by_a_signal_has_a_shells_exit_code() {
+    let output = Case::new(SERVICE).run(&["--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(output.status.code(), Some(128 + 9));
+}
+
+#[test]
+fn a_service_that_will_never_be_ready_ends_the_run_and_is_reported() {
+    let case = Case::new(&SERVICE.replace(
+        "    containers:\n      - name: kserve-container\n        image: example/iris:1\n",
+        "    model:\n      modelFormat:\n        name: sklearn\n      storageUri: file:///nowhere/at/all\n",
+    ));
+    let words = [
+        "--wait",
+        "--timeout",
+        "60s",
+        "--report",
+        "junit=report.xml",
+        "--report",
+        "json=report.json",
+        "--",
+        "touch",
+        "ran",
+    ];
+    let output = case.run(&words);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(!case.folder.path().join("ran").exists());
+    let junit = fs::read_to_string(case.folder.path().join("report.xml")).unwrap();
+    assert!(junit.contains("failures=\"1\"") && junit.contains("/nowhere/at/all"), "{junit}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&fs::read(case.folder.path().join("report.json")).unwrap()).unwrap();
+    assert_eq!(json["services"][0]["outcome"], "Failed", "{json}");
+    assert_eq!(case.left_over(), [""; 0]);
+}
+
+#[test]
+fn an_invalid_manifest_is_told_with_its_place_and_starts_nothing() {
+    let output = Case::new(&SERVICE.replace("image:", "imgae:")).run(&["--", "touch", "ran"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("iris.yaml:9:9"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_has_to_be_pulled_can_be_listed_beforehand() {
+    let output = Case::new(SERVICE).run(&["--list-pulls"]);
+    assert_eq!(text(&output.stdout), "image example/iris:1\n");
+}
+
+#[test]
+fn a_command_that_is_not_there_is_named_and_everything_is_cleaned_up() {
+    let case = Case::new(SERVICE);
+    let output = case.run(&["--", "no-such-program --flag"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("could not start `no-such-program --flag`"), "{}", text(&output.stderr));
+    assert_eq!(case.left_over(), [""; 0]);
+}
