@@ -76,7 +76,7 @@ fn v2_part(mut whole: Map<String, Value>, body: &[u8]) -> Result<Part, NoPart> {
             return Err(NoPart::NoRows);
         }
         let list = elements(&format!("inputs.{at}.data"), body).unwrap_or_default();
-        if list.is_empty() || list.len() % shape != 0 {
+        if list.is_empty() || !list.len().is_multiple_of(shape) {
             return Err(NoPart::NoRows);
         }
         // Flat and nested lists of one shape do not go together.
@@ -150,7 +150,7 @@ fn v2_share(parts: &[Part], answer: &[u8]) -> Result<Vec<String>, NoShare> {
     let mut shares: Vec<Vec<String>> = vec![Vec::new(); parts.len()];
     for (at, mut output) in outputs.into_iter().enumerate() {
         let list = elements(&format!("outputs.{at}.data"), answer).unwrap_or_default();
-        if output["shape"][0].as_u64() != u64::try_from(rows).ok() || list.len() % rows != 0 {
+        if output["shape"][0].as_u64() != u64::try_from(rows).ok() || !list.len().is_multiple_of(rows) {
             return Err(NoShare::WrongCount);
         }
         output.as_object_mut().map(|output| output.shift_remove("data"));
