@@ -39,7 +39,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("serde_yaml", &["manifest/yaml"]),
     ("saphyr_parser", &["manifest/yaml"]),
     ("bollard", &["engine/docker"]),
-    ("object_store", &["storage/object.rs"]),
+    ("object_store", &["storage/object"]),
     ("reqwest", &["storage/", "probe/http.rs", "daemon/scrape.rs", "gateway/outside.rs", "cli/"]),
     ("notify", &["source/watch.rs"]),
     ("axum", &["kubeapi/"]),

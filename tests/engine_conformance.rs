@@ -369,6 +369,7 @@ conformance! {
     a_name_taken_by_a_different_container_is_refused
     a_container_is_never_made_without_our_label
     starting_what_runs_is_harmless
+    a_paused_container_says_so_answers_nobody_and_goes_on_where_it_was
     stopping_what_is_stopped_or_gone_is_harmless
     removing_what_is_gone_is_harmless_and_removing_what_runs_works
     an_ended_container_can_be_started_again
@@ -448,6 +449,32 @@ async fn starting_what_runs_is_harmless(rig: Rig) {
     let before = rig.engine.inspect(&id).await.unwrap();
     rig.engine.start(&id).await.unwrap();
     assert_eq!(rig.engine.inspect(&id).await.unwrap().started_at, before.started_at);
+}
+
+async fn a_paused_container_says_so_answers_nobody_and_goes_on_where_it_was(rig: Rig) {
+    let id = rig.run("iris", Role::Serves).await;
+    rig.get(&id, "/v1/models/model").await;
+    let before = rig.engine.inspect(&id).await.unwrap();
+    for _ in 0..2 {
+        rig.engine.pause(&id).await.unwrap();
+    }
+    // A signal takes a moment to arrive.
+    eventually("it is paused", || async {
+        (rig.engine.list().await.unwrap()[0].state == ContainerState::Paused).then_some(())
+    })
+    .await;
+    let silent = tokio::time::timeout(Duration::from_millis(200), rig.get(&id, "/v1/models/model")).await;
+    assert!(silent.is_err(), "it answered while it was paused");
+    for _ in 0..2 {
+        rig.engine.unpause(&id).await.unwrap();
+    }
+    rig.get(&id, "/v1/models/model").await;
+    let after = rig.engine.inspect(&id).await.unwrap();
+    assert_eq!((after.state, after.started_at), (ContainerState::Running, before.started_at));
+    rig.engine.pause(&id).await.unwrap();
+    rig.engine.stop(&id, GRACE).await.unwrap();
+    assert!(matches!(rig.ended(&id).await.state, ContainerState::Exited(_)));
+    assert!(rig.engine.pause(&id).await.is_err(), "what has ended cannot be paused");
 }
 
 async fn stopping_what_is_stopped_or_gone_is_harmless(rig: Rig) {
@@ -812,7 +839,7 @@ mod only_docker {
         let Some(rig) = stub("a_pull_that_cannot_be_says_why").await else { return };
         let progress = tokio::sync::watch::Sender::new(PullProgress::default());
         // Nothing listens there; the engine finds out at once.
-        let error = rig.engine.pull_image("localhost:9/nobody/home:v1", progress).await.unwrap_err();
+        let error = rig.engine.pull_image("localhost:9/nobody/home:v1", &[], progress).await.unwrap_err();
         let EngineError::ImagePull { message, permanent, .. } = &error else { panic!("{error}") };
         assert!(!permanent, "{message}");
         assert!(message.contains("the registry `localhost:9` does not answer"), "{message}");
@@ -935,7 +962,7 @@ mod only_memory {
         let engine = MemoryEngine::new("pulls").with_remote("there", remote).with_remote("refused", refused);
         let progress = tokio::sync::watch::Sender::new(PullProgress::default());
         let mut seen = progress.subscribe();
-        let pull = engine.pull_image("there", progress.clone());
+        let pull = engine.pull_image("there", &[], progress.clone());
         let watch = async {
             seen.changed().await.unwrap();
             seen.borrow().clone()
@@ -945,7 +972,7 @@ mod only_memory {
         assert_eq!((first.done, first.total), (100, 400));
         assert!(engine.image_present("there").await.unwrap());
         for image in ["refused", "unknown"] {
-            let error = engine.pull_image(image, progress.clone()).await.unwrap_err();
+            let error = engine.pull_image(image, &[], progress.clone()).await.unwrap_err();
             assert!(matches!(error, EngineError::ImagePull { permanent: true, .. }), "{error}");
         }
     }

@@ -109,6 +109,52 @@ async fn a_service_sleeps_and_a_burst_of_first_requests_wakes_it_on_docker() {
     }
 }
 
+/// A paused service keeps its container, is asleep across a restart of the daemon, and wakes at once.
+async fn sleeps_by_pausing(engine: Engine) {
+    let mut daemon = engine.daemon();
+    let mut service = sleepy("iris", &[("STUB_READY_DELAY_MS", "1000")]);
+    service["metadata"]["annotations"]["kserve-local/sleep"] = json!("pause");
+    daemon.drop_file("iris.json", &service.to_string());
+    daemon.wait_ready("iris");
+    let url = daemon.url("/v1/models/iris:predict");
+    let client = client();
+    let wait_paused = |daemon: &Daemon| {
+        eventually_or(
+            "it is paused",
+            || daemon.log(),
+            || daemon.cli_ok(&["get", "pods"]).contains("Asleep").then_some(()),
+        );
+    };
+    wait_paused(&daemon);
+    let start = Instant::now();
+    let (status, phase, body) = predict(&client, &url).await;
+    assert_eq!((status, phase.as_deref()), (200, Some("Asleep")), "{body}");
+    // Starting it anew would take more than a second.
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    wait_paused(&daemon);
+    if engine == Engine::Docker {
+        let before: Vec<Value> = daemon.containers().iter().map(|one| one["Id"].clone()).collect();
+        daemon.kill();
+        daemon.restart();
+        wait_paused(&daemon);
+        assert_eq!(predict(&client, &url).await.0, 200, "{}", daemon.log());
+        let after: Vec<Value> = daemon.containers().iter().map(|one| one["Id"].clone()).collect();
+        assert_eq!(before, after, "the very same container");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_sleeps_by_pausing_and_wakes_at_once() {
+    sleeps_by_pausing(Engine::Memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_sleeps_by_pausing_and_wakes_at_once_on_docker() {
+    if docker_or_skip("a_service_sleeps_by_pausing_and_wakes_at_once_on_docker") {
+        sleeps_by_pausing(Engine::Docker).await;
+    }
+}
+
 /// Requests come at the very time the service falls asleep, again and again; none may be lost.
 async fn meets_the_scale_down(engine: Engine, rounds: u32) {
     let daemon = engine.daemon();

@@ -8,8 +8,16 @@
 #[path = "support/stores/mod.rs"]
 mod stores;
 
+#[path = "storage_schemes/credentials.rs"]
+mod credentials;
+#[path = "storage_schemes/emulators.rs"]
+mod emulators;
+#[path = "storage_schemes/git.rs"]
+mod git;
 #[path = "storage_schemes/hub.rs"]
 mod hub;
+#[path = "storage_schemes/stores.rs"]
+mod hubs_and_shares;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -87,6 +87,20 @@ pub const COMPONENT_LABEL: &str = "component";
 pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
 /// Prefix of our own annotations.
 pub const OWN_PREFIX: &str = "kserve-local/";
+/// How a service sleeps: `stop`, `pause` or `hook`.
+pub const SLEEP_WAY: &str = "kserve-local/sleep";
+/// Path that is posted to a server to send it to sleep.
+pub const SLEEP_PATH: &str = "kserve-local/sleep-path";
+/// Path that is posted to a server to wake it.
+pub const WAKE_PATH: &str = "kserve-local/wake-path";
+/// Port of both.
+pub const SLEEP_PORT: &str = "kserve-local/sleep-port";
+/// Hours in which a service that may sleep does not: `mon-fri 08:00-18:00`.
+pub const KEEP_WARM: &str = "kserve-local/keep-warm";
+/// `"true"`: a service that may sleep never does.
+pub const PIN: &str = "kserve-local/pin";
+/// A service that sleeps is woken when the daemon starts, lower numbers first.
+pub const PRELOAD: &str = "kserve-local/preload";
 /// On a runtime's metadata: how it runs without a container, as YAML.
 pub const PROCESS_RECIPE: &str = "kserve-local/process";
 /// On pods: when `kubectl rollout restart` asked for new ones; a new value makes a new revision.

@@ -150,19 +150,6 @@ impl StorageUri {
         }
     }
 
-    /// Whether this version fetches it.
-    pub fn is_fetched(&self) -> bool {
-        !matches!(
-            self.bare(),
-            Self::AzureBlob(_)
-                | Self::AzureFile(_)
-                | Self::ModelScope { .. }
-                | Self::Git(_)
-                | Self::Hdfs(_)
-                | Self::Oci { .. }
-        )
-    }
-
     /// Returns the URI itself, without the place a Secret or a `storage` block names.
     #[must_use]
     pub fn bare(&self) -> &Self {
@@ -206,6 +193,15 @@ pub(crate) fn redact(text: &str) -> String {
     let (authority, path) = before.find('/').map_or((before, ""), |at| before.split_at(at));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     format!("{scheme}://{host}{path}{query}")
+}
+
+/// Redacts every word of a text, as [`redact`] does one URL.
+pub(crate) fn redact_all(text: &str) -> String {
+    let word = |word: &str| {
+        let inner = word.trim_matches(['\'', '"', '`', '(', ')']);
+        word.replace(inner, &redact(inner))
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

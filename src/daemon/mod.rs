@@ -374,6 +374,7 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             drain_deadline: settings.drain_deadline,
             default_mode: settings.default_mode.clone(),
             scale_to_zero_grace: settings.scale_to_zero_grace,
+            time_zone: jiff::tz::TimeZone::system(),
             sandboxes: settings.sandboxes,
             memory: settings.memory.clone(),
             ..PlanConfig::default()

@@ -27,7 +27,7 @@ use super::docker_spec::{ImageFacts, ReachBy, check_label, create_body, seconds}
 use super::{
     Blame, Container, ContainerEngine, ContainerId, ContainerState, CreateContainer, EngineError, EngineInfo, LogLine,
     LogOptions, Network, PullProgress, Usage, docker_events, docker_exec, docker_image, docker_logs, docker_network,
-    docker_sandbox, docker_usage,
+    docker_pause, docker_sandbox, docker_usage,
 };
 use crate::workload::names::INSTANCE_LABEL;
 
@@ -287,6 +287,18 @@ impl ContainerEngine for DockerEngine {
         self.noting(gone_is_done(self.stop_on(&connection, id, grace).await))
     }
 
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let connection = self.connection().await?;
+        self.noting(self.check_ours(&connection, "pause", id).await)?;
+        self.noting(docker_pause::pause(&connection, id).await)
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let connection = self.connection().await?;
+        self.noting(self.check_ours(&connection, "unpause", id).await)?;
+        self.noting(docker_pause::unpause(&connection, id).await)
+    }
+
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let connection = self.connection().await?;
         self.noting(gone_is_done(self.remove_on(&connection, id).await))
@@ -305,10 +317,15 @@ impl ContainerEngine for DockerEngine {
         }
     }
 
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
         let connection = self.connection().await?;
         let folder = self.inner.places.docker_config_folder();
-        self.noting(docker_image::pull(&connection, image, folder.as_deref(), &progress).await)
+        self.noting(docker_image::pull(&connection, image, folder.as_deref(), logins, &progress).await)
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {

@@ -1,4 +1,4 @@
-//! Registry credentials as `docker login` left them: in `config.json`, or with a credential helper.
+//! Registry credentials of pull Secrets, and as `docker login` left them: in `config.json`, or with a credential helper.
 //!
 //! They go to the engine for the registry they belong to, and nowhere else; never into a message or a log.
 
@@ -10,18 +10,26 @@ use camino::Utf8Path;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-/// The registry of references that name none.
-pub(super) const DOCKER_HUB: &str = "docker.io";
+pub(super) use crate::workload::registry_login::DOCKER_HUB;
+use crate::workload::registry_login::{RegistryLogin, login};
+
 /// Under which name `docker login` keeps that registry's credentials.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Returns the credentials for a registry, if there are any. A helper that fails is reported and passed over, because
-/// most images are public.
-pub(super) async fn find(docker_config: Option<&Utf8Path>, registry: &str) -> Option<DockerCredentials> {
+/// Returns the credentials for a registry, if there are any: of pull Secrets first, then the user's own. A helper that
+/// fails is reported and passed over, because most images are public.
+pub(super) async fn find(
+    docker_config: Option<&Utf8Path>,
+    logins: &[String],
+    registry: &str,
+) -> Option<DockerCredentials> {
+    if let Some(found) = stored(logins.iter().map(String::as_str), registry) {
+        return Some(found);
+    }
     let text = std::fs::read_to_string(docker_config?.join("config.json")).ok()?;
     let config: Value = serde_json::from_str(&text).ok()?;
-    let key = if registry == DOCKER_HUB { DOCKER_HUB_KEY } else { registry };
+    let key = key_of(registry);
     match helper(&config, key) {
         Some(helper) => match ask(helper, key).await {
             Ok(found) => found,
@@ -30,7 +38,7 @@ pub(super) async fn find(docker_config: Option<&Utf8Path>, registry: &str) -> Op
                 None
             }
         },
-        None => stored(&config, key),
+        None => stored([text.as_str()], registry),
     }
 }
 
@@ -42,30 +50,20 @@ fn helper<'c>(config: &'c Value, key: &str) -> Option<&'c str> {
     plain.then_some(name)
 }
 
-fn stored(config: &Value, key: &str) -> Option<DockerCredentials> {
-    let auths = config.get("auths")?.as_object()?;
-    let same = |name: &&String| name.as_str() == key || host(name) == key;
-    let entry = auths.get(key).or_else(|| auths.keys().find(same).and_then(|name| auths.get(name)))?;
-    let text =
-        |field: &str| entry.get(field).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
-    let (username, password) = match text("auth").as_deref().and_then(user_and_password) {
-        Some((user, password)) => (Some(user), Some(password)),
-        None => (text("username"), text("password")),
-    };
-    let identitytoken = text("identitytoken");
-    (username.is_some() || identitytoken.is_some()).then(|| DockerCredentials {
-        username,
-        password,
-        identitytoken,
-        serveraddress: Some(key.to_owned()),
+fn stored<'t>(configs: impl IntoIterator<Item = &'t str>, registry: &str) -> Option<DockerCredentials> {
+    let RegistryLogin { username, password, identity_token } = login(configs, registry)?;
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    Some(DockerCredentials {
+        username: given(username),
+        password: given(password),
+        identitytoken: identity_token,
+        serveraddress: Some(key_of(registry).to_owned()),
         ..DockerCredentials::default()
     })
 }
 
-/// Old entries are URLs.
-fn host(name: &str) -> &str {
-    let rest = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(name);
-    rest.split('/').next().unwrap_or(rest)
+fn key_of(registry: &str) -> &str {
+    if registry == DOCKER_HUB { DOCKER_HUB_KEY } else { registry }
 }
 
 async fn ask(helper: &str, key: &str) -> std::io::Result<Option<DockerCredentials>> {
@@ -94,29 +92,6 @@ async fn ask(helper: &str, key: &str) -> std::io::Result<Option<DockerCredential
     }))
 }
 
-fn user_and_password(auth: &str) -> Option<(String, String)> {
-    let decoded = String::from_utf8(base64(auth)?).ok()?;
-    let (user, password) = decoded.split_once(':')?;
-    Some((user.to_owned(), password.trim_end_matches('\0').to_owned()))
-}
-
-/// Decodes standard base64. Small enough not to want a crate for one field.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut held, mut bits) = (0_u32, 0_u32);
-    for byte in text.trim_end_matches('=').bytes() {
-        let value = ALPHABET.iter().position(|letter| *letter == byte)?;
-        held = (held << 6) | u32::try_from(value).ok()?;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push(u8::try_from((held >> bits) & 0xff).ok()?);
-        }
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,7 +99,7 @@ mod tests {
     async fn found(config: Value, registry: &str) -> Option<(String, String)> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        let credentials = find(Utf8Path::from_path(folder.path()), registry).await?;
+        let credentials = find(Utf8Path::from_path(folder.path()), &[], registry).await?;
         Some((credentials.username?, credentials.password?))
     }
 

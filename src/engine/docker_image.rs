@@ -69,10 +69,11 @@ pub(super) async fn pull(
     connection: &Connection,
     image: &str,
     docker_config: Option<&Utf8Path>,
+    logins: &[String],
     progress: &watch::Sender<PullProgress>,
 ) -> Result<(), EngineError> {
     check_reference(image)?;
-    let credentials = docker_credentials::find(docker_config, registry(image)).await;
+    let credentials = docker_credentials::find(docker_config, logins, registry(image)).await;
     // Without a tag the engine would pull every tag there is.
     let options = CreateImageOptions { from_image: Some(tagged(image)), ..CreateImageOptions::default() };
     let mut messages = connection.docker.create_image(Some(options), None, credentials).boxed();

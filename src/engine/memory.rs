@@ -275,6 +275,18 @@ impl ContainerEngine for MemoryEngine {
         reply.deliver(self, Ok(()))
     }
 
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let paused = self.perform(Verb::Pause, |engine, state| state.pause(&engine.instance, id)).await;
+        self.ring();
+        paused
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let went_on = self.perform(Verb::Unpause, |engine, state| state.unpause(&engine.instance, id)).await;
+        self.ring();
+        went_on
+    }
+
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let removed = self.perform(Verb::Remove, |engine, state| state.remove(&engine.instance, id)).await;
         self.ring();
@@ -285,7 +297,12 @@ impl ContainerEngine for MemoryEngine {
         self.perform(Verb::ImagePresent, |_, state| Ok(state.has_image(image))).await
     }
 
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        _logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
         const STEPS: u32 = 4;
         let (reply, _) = self.enter(Verb::PullImage).await?;
         let failure =

@@ -46,6 +46,7 @@ pub(super) struct Cell {
     made_at: Instant,
     pub(super) life: Life,
     pub(super) log: Vec<LogLine>,
+    pub(super) paused: bool,
     pub(super) server: Option<Server>,
 }
 
@@ -87,6 +88,7 @@ impl State {
         let cell = self.containers.get(id)?;
         let (container_state, started_at, finished_at) = match &cell.life {
             Life::Created => (ContainerState::Created, None, None),
+            Life::Running { since, .. } if cell.paused => (ContainerState::Paused, Some(*since), None),
             Life::Running { since, .. } => (ContainerState::Running, Some(*since), None),
             Life::Ended { since, at, exit } => (ContainerState::Exited(exit.clone()), Some(*since), Some(*at)),
         };
@@ -171,6 +173,7 @@ impl State {
         let at = Some(self.time(now));
         let cell = self.ours(instance, "start", id)?;
         cell.server = server;
+        cell.paused = false;
         cell.life = Life::Running { since: now, ends: behaviour.ends.map(|(after, exit)| (now + after, exit)) };
         cell.log.extend(behaviour.says.into_iter().map(|text| LogLine { at, stderr: false, text }));
         Ok(())
@@ -192,6 +195,7 @@ impl State {
         let code = if takes > grace { 137 } else { 0 };
         let at = Instant::now() + takes.min(grace);
         let cell = self.ours(instance, "stop", id)?;
+        cell.set_paused(false);
         if let Life::Running { ends, .. } = &mut cell.life
             && ends.as_ref().is_none_or(|(earlier, _)| *earlier > at)
         {
@@ -203,6 +207,22 @@ impl State {
         };
         cell.pass_time(Instant::now());
         Ok(end)
+    }
+
+    /// Pauses a container.
+    pub(super) fn pause(&mut self, instance: &str, id: &ContainerId) -> Result<(), EngineError> {
+        let cell = self.ours(instance, "pause", id)?;
+        if !matches!(cell.life, Life::Running { .. }) {
+            return Err(refused("pause", &id.0, "it is not running", Blame::Machine));
+        }
+        cell.set_paused(true);
+        Ok(())
+    }
+
+    /// Lets a paused container go on.
+    pub(super) fn unpause(&mut self, instance: &str, id: &ContainerId) -> Result<(), EngineError> {
+        self.ours(instance, "unpause", id)?.set_paused(false);
+        Ok(())
     }
 
     /// Removes a container, running or not.
@@ -240,7 +260,14 @@ impl State {
         self.made += 1;
         let id = format!("{:064x}", self.made);
         let made_at = Instant::now();
-        let cell = Cell { request: request.clone(), made_at, life: Life::Created, log: Vec::new(), server: None };
+        let cell = Cell {
+            request: request.clone(),
+            made_at,
+            life: Life::Created,
+            log: Vec::new(),
+            paused: false,
+            server: None,
+        };
         self.containers.insert(id.clone(), cell);
         ContainerId(id)
     }
@@ -298,10 +325,19 @@ impl Cell {
         }
     }
 
+    /// Holds up its server, or lets it go on.
+    pub(super) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+        if let Some(server) = &self.server {
+            server.set_paused(paused);
+        }
+    }
+
     /// Ends it if it runs.
     pub(super) fn end(&mut self, at: Instant, exit: Exit) {
         if let Life::Running { since, .. } = self.life {
             self.life = Life::Ended { since, at, exit };
+            self.paused = false;
             self.server = None;
         }
     }

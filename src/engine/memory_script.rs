@@ -87,6 +87,10 @@ pub enum Verb {
     Start,
     /// `stop`.
     Stop,
+    /// `pause`.
+    Pause,
+    /// `unpause`.
+    Unpause,
     /// `remove`.
     Remove,
     /// `image_present`.

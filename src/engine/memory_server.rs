@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -31,12 +32,14 @@ pub(super) struct Server {
     /// Container port to host port.
     pub(super) ports: BTreeMap<u16, u16>,
     requests: Arc<AtomicU64>,
+    paused: watch::Sender<bool>,
     _end: DropGuard,
 }
 
 struct Model {
     serves: Serves,
     started: Instant,
+    paused: watch::Receiver<bool>,
     requests: Arc<AtomicU64>,
 }
 
@@ -45,7 +48,8 @@ impl Server {
     pub(super) fn start(tasks: &Tasks, ports: &[u16], serves: Serves) -> std::io::Result<Self> {
         let end = tasks.token();
         let requests = Arc::new(AtomicU64::default());
-        let model = Arc::new(Model { serves, started: Instant::now(), requests: Arc::clone(&requests) });
+        let (paused, seen) = watch::channel(false);
+        let model = Arc::new(Model { serves, started: Instant::now(), paused: seen, requests: Arc::clone(&requests) });
         let mut map = BTreeMap::new();
         for port in ports {
             let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -54,7 +58,12 @@ impl Server {
             let listener = TcpListener::from_std(listener)?;
             tasks.spawn("memory-server", accept(tasks.clone(), listener, Arc::clone(&model), end.clone()));
         }
-        Ok(Self { ports: map, requests, _end: end.drop_guard() })
+        Ok(Self { ports: map, requests, paused, _end: end.drop_guard() })
+    }
+
+    /// Holds up whatever it is asked, or answers again.
+    pub(super) fn set_paused(&self, paused: bool) {
+        self.paused.send_replace(paused);
     }
 
     /// Returns how many requests it has answered or is answering.
@@ -82,6 +91,8 @@ async fn accept(tasks: Tasks, listener: TcpListener, model: Arc<Model>, end: Can
 
 impl Model {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        // Its server ends before the flag is gone, and this with it.
+        let _ = self.paused.clone().wait_for(|paused| !paused).await;
         self.requests.fetch_add(1, Ordering::Relaxed);
         let ready = self.started.elapsed() >= self.serves.ready_after;
         let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -1,6 +1,6 @@
 //! Containers: one trait, and the engines behind it.
 //!
-//! The engine makes no decisions. It lists what is ours (by the instance label), and does nine things, each harmless to
+//! The engine makes no decisions. It lists what is ours (by the instance label), and does eleven things, each harmless to
 //! repeat. Docker ([`docker`]), supervised processes ([`process`]) and an in-memory engine ([`memory`]) pass one conformance
 //! suite (`tests/engine_conformance.rs`).
 //!
@@ -20,6 +20,7 @@ mod docker_list;
 mod docker_logs;
 mod docker_memory_death;
 mod docker_network;
+mod docker_pause;
 mod docker_sandbox;
 pub mod docker_spec;
 mod docker_usage;
@@ -327,6 +328,10 @@ pub trait ContainerEngine: Send + Sync + 'static {
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError>;
     /// Stops a container: signal, grace, kill. One that is stopped or gone is a success.
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError>;
+    /// Pauses a container: its memory stays, it gets no CPU. One that is paused is left alone.
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError>;
+    /// Lets a paused container go on; one that runs is left alone.
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError>;
     /// Removes a container with its anonymous volumes. One that is gone is a success.
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
     /// Whether it makes containers that hold a network for others ([`Network::Hold`]). May say no as long as it was never
@@ -338,8 +343,14 @@ pub trait ContainerEngine: Send + Sync + 'static {
     fn learn(&self, _spec: &ContainerSpec) {}
     /// Whether the image is on this machine.
     async fn image_present(&self, image: &str) -> Result<bool, EngineError>;
-    /// Pulls an image, telling progress.
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError>;
+    /// Pulls an image, telling progress. `logins` are configurations as `docker login` writes them, from pull Secrets; they
+    /// go before the user's own.
+    async fn pull_image(
+        &self,
+        image: &str,
+        logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError>;
     /// Inspects one container: exact state, start and finish times, exit, out-of-memory.
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError>;
     /// Measures what running containers use; those it cannot tell anything of are left out.

@@ -157,6 +157,18 @@ impl ProcessEngine {
         self.inner.config.environment.get("PATH").map(String::as_str).unwrap_or_default()
     }
 
+    /// Sends a signal to the processes of a container that runs.
+    async fn signal(&self, verb: &'static str, id: &ContainerId, signal: Signal) -> Result<(), EngineError> {
+        let found = self.ours(verb, &id.0).await?;
+        let _gate = self.gate(&found.record.name).await;
+        match &found.life {
+            Life::Running(Some(running)) => running.process.signal_group(signal),
+            _ => return Err(refused(verb, &found.record.name, "it is not running".to_owned(), Blame::Machine)),
+        }
+        self.ring();
+        Ok(())
+    }
+
     /// Ends what runs: signal, grace, kill. Returns when it is gone.
     async fn end(&self, found: &Found, grace: Duration) -> Result<(), EngineError> {
         let Life::Running(running) = &found.life else { return Ok(()) };
@@ -166,6 +178,8 @@ impl ProcessEngine {
         {
             let signal = found.record.stop_signal.as_deref().and_then(process_table::signal).unwrap_or(Signal::TERM);
             running.process.signal_group(signal);
+            // One that is paused hears it only when it goes on.
+            running.process.signal_group(Signal::CONT);
             if ended(folder, grace).await {
                 return Ok(());
             }
@@ -237,6 +251,18 @@ impl ContainerEngine for ProcessEngine {
         stopped
     }
 
+    async fn pause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        if !process_table::tells_stopped() {
+            let message = "this system does not tell which processes are stopped".to_owned();
+            return Err(refused("pause", &id.0, message, Blame::Machine));
+        }
+        self.signal("pause", id, Signal::STOP).await
+    }
+
+    async fn unpause(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.signal("unpause", id, Signal::CONT).await
+    }
+
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let found = match self.ours("remove", &id.0).await {
             Err(EngineError::NoSuchContainer(_)) => return Ok(()),
@@ -266,7 +292,12 @@ impl ContainerEngine for ProcessEngine {
         Ok(looked.unwrap_or(false))
     }
 
-    async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), EngineError> {
+    async fn pull_image(
+        &self,
+        image: &str,
+        _logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
         process_prepare::pull(self, image, progress).await
     }
 

@@ -230,6 +230,9 @@ impl Found {
     pub(super) fn container(&self, joined: &BTreeMap<u16, u16>) -> Container {
         let (state, started_at, finished_at) = match &self.life {
             Life::Created => (ContainerState::Created, None, None),
+            Life::Running(Some(running)) if running.process.is_stopped() => {
+                (ContainerState::Paused, Some(running.started_at), None)
+            }
             Life::Running(running) => (ContainerState::Running, running.as_ref().map(|run| run.started_at), None),
             Life::Lost(running) => (ContainerState::Running, Some(running.started_at), None),
             Life::Ended(ended) => {
@@ -238,7 +241,7 @@ impl Found {
             }
         };
         let reach = match (&state, &self.record.join) {
-            (ContainerState::Running, None) => {
+            (ContainerState::Running | ContainerState::Paused, None) => {
                 let mut ports = joined.clone();
                 ports.extend(self.ports());
                 Reach::Published(ports)

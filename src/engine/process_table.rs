@@ -37,6 +37,11 @@ impl Identity {
         }
     }
 
+    /// Whether it was stopped and can go on.
+    pub(super) fn is_stopped(self) -> bool {
+        self.is_alive() && state(self.pid).as_deref() == Some("T")
+    }
+
     /// Sends a signal to its whole group, which it leads. Gone is a success.
     pub(super) fn signal_group(self, signal: Signal) {
         // The leader may have ended with others of its group alive: the group's id stays taken as long as one lives.
@@ -59,6 +64,16 @@ fn start(pid: i32) -> Option<u64> {
     let state = fields.next()?;
     let started = fields.nth(18)?.parse().ok()?;
     (!matches!(state, "Z" | "X")).then_some(started)
+}
+
+fn state(pid: i32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().next().map(str::to_owned)
+}
+
+/// Whether this system tells who is stopped.
+pub(super) fn tells_stopped() -> bool {
+    has_proc()
 }
 
 /// Kills everything that carries a container's id. Returns how many there were.

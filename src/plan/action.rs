@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::doze::DozeOrder;
 use super::world::FactReach;
 use crate::api::StorageUri;
 use crate::workload::{Check, Hook, Probe, Readiness, Workload};
@@ -76,6 +77,10 @@ pub enum Action {
         /// In words for a person.
         why: String,
     },
+    /// Put a container to sleep with its memory kept.
+    Doze(Box<DozeOrder>),
+    /// Wake one that sleeps so.
+    Rouse(Box<DozeOrder>),
     /// Remove a container that does not run.
     Remove {
         /// The engine's id.
@@ -165,6 +170,7 @@ impl Action {
             Self::Start { name, .. } | Self::Stop { name, .. } | Self::Remove { name, .. } => {
                 ActionKey::Container(name.clone())
             }
+            Self::Doze(order) | Self::Rouse(order) => ActionKey::Container(order.name.clone()),
             Self::Probe(order) => ActionKey::Probe(order.name.clone(), order.kind),
         }
     }
@@ -193,6 +199,8 @@ impl fmt::Display for Action {
             Self::Create(order) => write!(f, "create {}", order.name),
             Self::Start { name, .. } => write!(f, "start {name}"),
             Self::Stop { name, why, .. } => write!(f, "stop {name}: {why}"),
+            Self::Doze(order) => write!(f, "put {} to sleep", order.name),
+            Self::Rouse(order) => write!(f, "wake {}", order.name),
             Self::Remove { name, .. } => write!(f, "remove {name}"),
             Self::Probe(order) => write!(f, "check {} of {}", order.kind, order.name),
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::action::ActionKey;
 use super::admission::{Grant, Idle, Room, Want};
+use super::doze;
 use super::eviction::Candidate;
 use super::gpus::{GpuNeed, Seat};
 use super::ledger::{self, Basis, Footprint, Learned};
@@ -84,7 +85,10 @@ pub(super) fn room(world: &World, now: Now, facts: &Facts<'_>, rests: &BTreeMap<
         ..Room::default()
     };
     for holder in room.holders.values_mut().filter(|holder| holder.sleeps) {
-        holder.leaving |= rests.get(&holder.component.service) == Some(&Some(Rest::Asleep));
+        let service = &holder.component.service;
+        let is_asleep = rests.get(service) == Some(&Some(Rest::Asleep));
+        // What sleeps with its memory kept goes nowhere by itself.
+        holder.leaving |= is_asleep && !doze::keeps_memory(world, service, facts);
     }
     room.seats = seats(world);
     for (service, rest) in rests {
@@ -210,7 +214,8 @@ fn idle(
     let memory = own.map(|holder| holder.memory).sum();
     let load = load_time(world, &service.key);
     let started = |fact: &ContainerFact| world.memory.containers.get(&fact.name).and_then(|memory| memory.started);
-    let started = facts.of_service(&service.key).filter_map(started).max()?;
+    let dozes = || doze::keeps_memory(world, &service.key, facts).then_some(Duration::ZERO);
+    let started = facts.of_service(&service.key).filter_map(started).max().or_else(dozes)?;
     let last = world.memory.activity.get(&service.key).and_then(|activity| activity.last);
     let candidate = Candidate {
         service: service.key.clone(),

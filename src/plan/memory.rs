@@ -6,9 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::action::{Action, ProbeKind, ProbeOrder};
+use super::action::{Action, ActionKey, ProbeKind, ProbeOrder};
 use super::admission::{Explanation, Grant, Queued};
 use super::backoff;
+use super::doze::Dozing;
 use super::ledger::Learned;
 use super::planner::Plan;
 use super::routes::ReplicaName;
@@ -35,6 +36,12 @@ pub struct Memory {
     pub draining: HashMap<String, Duration>,
     /// Of services that may sleep.
     pub activity: BTreeMap<ServiceKey, Activity>,
+    /// Containers that could not be put to sleep with their memory kept, by the engine's id.
+    pub sleepless: HashSet<String>,
+    /// Services that were put to sleep to make room: whichever way they sleep, they give their memory up.
+    pub evicted: HashSet<ServiceKey>,
+    /// Services that were woken since the daemon started because they are to be.
+    pub preloaded: HashSet<ServiceKey>,
     /// Memory given to replicas that are being made, by replica.
     pub granted: BTreeMap<ReplicaName, Grant>,
     /// Replicas that wait for room, by name.
@@ -146,6 +153,9 @@ pub struct Revisions {
     /// What it takes from the order to make the container to the answer, in milliseconds, as an average that forgets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_millis: Option<u64>,
+    /// Containers that sleep with their memory kept, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dozing: BTreeMap<String, Dozing>,
 }
 
 /// One revision.
@@ -360,8 +370,11 @@ impl Memory {
         match action {
             Action::Create(order) => self.note_refusal(&order.name, message, permanent, now),
             Action::Start { name, .. } => self.note_refusal(name, message, permanent, now),
-            Action::Stop { name, .. } | Action::Remove { name, .. } => {
-                let stuck = self.stuck.entry(name.clone()).or_default();
+            Action::Doze(_) => self.note_sleepless(action, &message),
+            Action::Rouse(order) if order.call.is_some() => self.note_sleepless(action, &message),
+            Action::Stop { .. } | Action::Remove { .. } | Action::Rouse(_) => {
+                let ActionKey::Container(name) = action.key() else { return };
+                let stuck = self.stuck.entry(name).or_default();
                 *stuck = Refusal { message, permanent, failures: stuck.failures.saturating_add(1), at: now.tick };
             }
             Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {}
@@ -379,7 +392,8 @@ impl Memory {
         self.note_rests(plan, now);
         self.note_room(plan);
         self.scales.note(&plan.standings, now);
-        let mut news = false;
+        self.preloaded.extend(plan.preloaded.iter().cloned());
+        let mut news = self.note_found(&plan.dozing);
         for (component, revision) in &plan.rolled_out {
             news |= self.rolled_out(component, *revision);
         }
@@ -413,6 +427,7 @@ impl Memory {
         self.queue = plan.queued.iter().cloned().collect();
         for eviction in &plan.evicted {
             self.activity.entry(eviction.service.clone()).or_default().asleep = true;
+            self.evicted.insert(eviction.service.clone());
         }
         for (service, explanation) in &plan.explanations {
             let known = self.explanations.get(service);
@@ -445,6 +460,9 @@ impl Memory {
         for (service, rest) in &plan.rests {
             let activity = self.activity.entry(service.clone()).or_default();
             activity.asleep = *rest == Rest::Asleep;
+            if !activity.asleep {
+                self.evicted.remove(service);
+            }
             if *rest == Rest::Busy {
                 activity.last = Some(now.tick);
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::action::{Action, ActionKey};
 use super::admission::{Eviction, Explanation, Grant, Queued, Room};
+use super::doze;
 use super::holders;
 use super::memory::LoadClock;
 use super::pods::PodView;
@@ -14,7 +15,7 @@ use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, graphs, retire, rollout, status};
+use super::{admission, graphs, preload, retire, rollout, status};
 use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
@@ -43,6 +44,10 @@ pub struct Plan {
     pub draining: Vec<ReplicaName>,
     /// How the services that may sleep stand.
     pub rests: Vec<(ServiceKey, Rest)>,
+    /// Containers that were found asleep with their memory kept.
+    pub dozing: doze::Found,
+    /// Services that are to be woken when the daemon starts, and were, as far as that goes.
+    pub preloaded: Vec<ServiceKey>,
     /// Revisions whose replicas follow their load.
     pub standings: Vec<Standing>,
     /// Components that are being started, and what that means for the clock of their load time.
@@ -201,6 +206,7 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
             retire_all(draft, facts, "the component was removed");
         }
     }
+    preload::note(draft, service, &reports);
     let route = ServiceRoute {
         key: service.key.clone(),
         components: reports.iter().map(|report| (report.key.component, report.route.clone())).collect(),

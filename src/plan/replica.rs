@@ -8,6 +8,7 @@ use super::action::{Action, ContainerPosition, CreateOrder};
 use super::admission;
 use super::backoff;
 use super::checks::checks;
+use super::doze;
 use super::planner::Draft;
 use super::prepare::{prepare, without_engine};
 use super::record::ReplicaRecord;
@@ -93,6 +94,8 @@ pub enum Phase {
         /// Restarts so far.
         restarts: u32,
     },
+    /// It slept with its memory kept, and is being woken.
+    Waking,
     /// Nobody has asked for it lately: it does not run, and starts when somebody does.
     Asleep,
     /// It answers.
@@ -140,6 +143,8 @@ impl Phase {
         let seconds = match self {
             // It is woken by whoever waits, and the planner needs a moment.
             Self::Asleep | Self::EngineUnknown => 30,
+            // A server that is told to wake may have gigabytes to move.
+            Self::Waking => 120,
             // The engine, and its queue.
             Self::Creating => 120,
             Self::PullingModel(..)
@@ -331,7 +336,8 @@ pub(super) fn keep_running(
 ) -> Kept {
     match &fact.state {
         // It is being stopped, or has not been seen since its start ended.
-        FactState::Running { .. } if draft.is_busy(&fact.name) => Kept::Not(Phase::Creating),
+        FactState::Running { .. } if draft.is_busy(&fact.name) => Kept::Not(under_way(draft, fact)),
+        FactState::Running { .. } | FactState::Paused if let Some(phase) = doze::rouse(draft, fact) => Kept::Not(phase),
         FactState::Running { .. } => match unhealthy(draft, fact) {
             Some(why) => {
                 stop(draft, fact, why.clone());
@@ -398,6 +404,14 @@ fn start(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact) -> 
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });
     Phase::Creating
+}
+
+/// What is being done to a container that runs.
+fn under_way(draft: &Draft<'_>, fact: &ContainerFact) -> Phase {
+    match draft.world.memory.dozing(&fact.component, &fact.name) {
+        Some(dozing) if dozing.id == fact.id => Phase::Waking,
+        _ => Phase::Creating,
+    }
 }
 
 /// Says so when the engine refused lately and it is too early to try again.

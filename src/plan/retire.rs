@@ -8,6 +8,7 @@ use super::backoff;
 use super::planner::Draft;
 use super::pods;
 use super::replica::{Phase, Replica};
+use super::routes::ReplicaName;
 use super::world::{ContainerFact, FactReach, FactState};
 use crate::workload::names;
 
@@ -18,16 +19,7 @@ pub(super) fn retire<'w>(draft: &mut Draft<'w>, containers: &[&'w ContainerFact]
     let name = &first.replica;
     let leaving = Replica::kept(draft, containers);
     draft.plan.pods.push(pods::pod(draft.world, &first.component, &leaving, &Phase::Leaving));
-    draft.plan.draining.push(Arc::clone(name));
-    let Some(since) = draft.world.memory.draining.get(name.as_ref()).copied() else {
-        // First seen unwanted in this pass: the route closes now; what slipped through gets a moment to show itself.
-        draft.wake(draft.now.tick + SETTLE);
-        return;
-    };
-    let busy = draft.world.leases.get(name).copied().unwrap_or(0) > 0;
-    let deadline = since + draft.world.config.drain_deadline;
-    let settled = draft.due(since + SETTLE);
-    let may_stop = settled && (!busy || draft.due(deadline));
+    let may_stop = may_leave(draft, name);
     for fact in containers {
         match &fact.state {
             FactState::Running { .. } | FactState::Paused if may_stop => stop(draft, fact, why.to_owned()),
@@ -35,6 +27,19 @@ pub(super) fn retire<'w>(draft: &mut Draft<'w>, containers: &[&'w ContainerFact]
             _ => {}
         }
     }
+}
+
+/// Whether a replica that is not wanted has nothing to answer any more, or has had its time to.
+pub(super) fn may_leave(draft: &mut Draft<'_>, name: &ReplicaName) -> bool {
+    draft.plan.draining.push(Arc::clone(name));
+    let Some(since) = draft.world.memory.draining.get(name.as_ref()).copied() else {
+        // First seen unwanted in this pass: the route closes now; what slipped through gets a moment to show itself.
+        draft.wake(draft.now.tick + SETTLE);
+        return false;
+    };
+    let busy = draft.world.leases.get(name).copied().unwrap_or(0) > 0;
+    let deadline = since + draft.world.config.drain_deadline;
+    draft.due(since + SETTLE) && (!busy || draft.due(deadline))
 }
 
 /// Between closing a route and looking at its leases: long enough for a request that read the old table to lease.
@@ -63,7 +68,7 @@ pub(super) fn remove(draft: &mut Draft<'_>, fact: &ContainerFact) {
 }
 
 /// Whether stopping or removing failed lately and it is too early to try again.
-fn is_stuck(draft: &mut Draft<'_>, name: &str) -> bool {
+pub(super) fn is_stuck(draft: &mut Draft<'_>, name: &str) -> bool {
     let Some(stuck) = draft.world.memory.stuck.get(name) else { return false };
     let again = stuck.at + backoff::retry_delay(stuck.failures);
     !draft.due(again)

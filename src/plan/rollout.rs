@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::checks::{self, Answered};
+use super::doze;
 use super::memory::{LoadClock, Revisions};
 use super::planner::Draft;
 use super::pods::{self, PodView};
@@ -116,10 +117,14 @@ pub(super) fn sleep<'w>(
 ) -> ComponentReport {
     let mut rollout = Rollout::new(draft, key, Some(wanted), facts);
     rollout.replicas = Count { wanted: 0, needed: 0 };
-    for containers in std::mem::take(&mut rollout.units).into_values() {
-        retire::retire(draft, &containers, "nobody has asked for it lately");
-    }
     let target = rollout.history.target;
+    for ((revision, ordinal), containers) in std::mem::take(&mut rollout.units) {
+        let policy = &wanted.workload.scaling;
+        let is_kept = revision == target && ordinal < policy.least() && is_made_from(wanted, &containers);
+        if !(is_kept && doze::lie_down(draft, policy, &containers)) {
+            retire::retire(draft, &containers, "nobody has asked for it lately");
+        }
+    }
     sandbox::rest(draft, wanted, target);
     let shares = match rollout.split() {
         Some((split, workload)) => split::shares(split, target, workload),
@@ -223,7 +228,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
         for ordinal in 0..replicas {
             let containers = self.units.remove(&(revision, ordinal)).unwrap_or_default();
             let unit = wanted_replica(draft, self.key, resolved, revision, ordinal, &containers);
-            if containers.iter().any(|fact| fact.fingerprint != resolved.fingerprint.0) {
+            if !is_made_from(resolved, &containers) {
                 // It carries the number and was made from something else: it must go before its place can be taken.
                 retire::retire(draft, &containers, "it was made from something else");
                 self.phases.insert((revision, ordinal), (unit, Phase::Creating));
@@ -392,6 +397,11 @@ impl<'w, 'k> Rollout<'w, 'k> {
             pods: self.views,
         }
     }
+}
+
+/// Whether a revision's containers are what it would be made from now.
+fn is_made_from(resolved: &ResolvedWorkload, containers: &[&ContainerFact]) -> bool {
+    containers.iter().all(|fact| fact.fingerprint == resolved.fingerprint.0)
 }
 
 fn wanted_replica<'w>(

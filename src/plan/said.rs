@@ -20,6 +20,7 @@ pub(super) fn said(phase: &Phase) -> Said {
     let (status, reason, message) = match phase {
         Phase::Ready => (True, "", String::new()),
         Phase::Asleep => (True, "Asleep", "asleep; the next request starts it".to_owned()),
+        Phase::Waking => (Unknown, "Waking", "it is being woken; its memory was kept".to_owned()),
         Phase::EngineUnknown => (Unknown, "EngineUnavailable", "the container engine has not answered yet".to_owned()),
         Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
         Phase::PullingModel(uri, note) => {

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use super::checks::{self, Answered};
+use super::doze;
 use super::planner::{Draft, Facts};
+use super::preload;
 use super::split;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload, World};
 use crate::api::ServiceKey;
@@ -32,6 +34,9 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
     if is_asked_for(draft.world, &service.key, facts) {
         return Some(Rest::Busy);
     }
+    if is_warm(draft, &sleepers) || preload::is_due(draft.world, service) {
+        return Some(Rest::Busy);
+    }
     let memory = &draft.world.memory;
     // A new revision starts although nobody asks, as Knative's initial scale wants: to show that it works.
     let is_known = |part: &&ResolvedWorkload| {
@@ -49,7 +54,11 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
     }
     let Some(last) = activity.last else {
         // Nothing was seen since the daemon started: what runs stays for now, what does not run is not missed.
-        let runs = sleepers.iter().any(|part| facts.of(&part.workload.component).iter().any(|fact| fact.is_running()));
+        let is_awake = |fact: &&ContainerFact| {
+            let dozing = memory.dozing(&fact.component, &fact.name);
+            fact.is_running() && dozing.is_none_or(|dozing| dozing.id != fact.id)
+        };
+        let runs = sleepers.iter().any(|part| facts.of(&part.workload.component).iter().any(is_awake));
         return Some(if runs { Rest::Busy } else { Rest::Asleep });
     };
     if !parts.iter().all(|part| answers(draft, part, facts.of(&part.workload.component))) {
@@ -59,10 +68,19 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
     Some(if draft.due(last + patience) { Rest::Asleep } else { Rest::Idle })
 }
 
+/// Whether it is an hour in which it is kept awake. Wakes the plan when that changes.
+fn is_warm(draft: &mut Draft<'_>, sleepers: &[&ResolvedWorkload]) -> bool {
+    let Some(warm) = sleepers.iter().find_map(|part| part.workload.scaling.resting.warm.as_ref()) else { return false };
+    let now = draft.world.config.time_zone.to_datetime(draft.now.wall);
+    draft.wake(draft.now.tick + warm.changes_in(now).max(Duration::from_secs(1)));
+    warm.holds(now)
+}
+
 /// Whether a service could be put to sleep now, although its time has not come: nobody asks it, and it is known to wake.
 pub(super) fn may_be_put_to_sleep(world: &World, service: &DesiredService, facts: &Facts<'_>, rest: Rest) -> bool {
     match rest {
-        Rest::Asleep => false,
+        // Asleep with its memory kept, it can still give that up.
+        Rest::Asleep => doze::keeps_memory(world, &service.key, facts),
         Rest::Idle => true,
         // Not asked since the daemon started, but it was there before.
         Rest::Busy => {
@@ -72,7 +90,9 @@ pub(super) fn may_be_put_to_sleep(world: &World, service: &DesiredService, facts
             let is_known = |part: &ResolvedWorkload| {
                 memory.revisions.get(&part.workload.component).is_some_and(|history| history.is_proven(history.target))
             };
-            unseen && !is_asked_for(world, &service.key, facts) && parts.iter().all(is_known)
+            let has_hours = parts.iter().any(|part| part.workload.scaling.resting.warm.is_some());
+            let is_wanted = has_hours || preload::is_due(world, service);
+            unseen && !is_wanted && !is_asked_for(world, &service.key, facts) && parts.iter().all(is_known)
         }
     }
 }

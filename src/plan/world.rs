@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
@@ -89,12 +90,14 @@ impl World {
         granted.retain(|replica, grant| holders::is_pending(self, replica, grant));
         self.memory.granted = granted;
         let Self { containers, services, in_flight, memory, used, .. } = self;
-        used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::is_running));
+        used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::holds_memory));
         memory.explanations.retain(|key, _| services.contains_key(key));
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
+        memory.tidy_dozing(containers);
+        memory.preloaded.retain(|key| services.contains_key(key));
         let inhabited: HashSet<&ComponentKey> = containers.values().map(|fact| &fact.component).collect();
         let before = memory.revisions.len();
         memory.revisions.retain(|key, _| services.contains_key(&key.service) || inhabited.contains(key));
@@ -124,6 +127,8 @@ pub struct PlanConfig {
     /// Besides the window, the time nobody must have asked before a service that may sleep does
     /// (`scale-to-zero-grace-period`).
     pub scale_to_zero_grace: Duration,
+    /// Of the hours in which services are kept warm: the machine's own.
+    pub time_zone: TimeZone,
     /// Containers that hold the network of a replica.
     pub sandboxes: SandboxConfig,
     /// Of memory.
@@ -154,6 +159,7 @@ impl Default for PlanConfig {
             drain_deadline: Duration::from_secs(300),
             default_mode: "Knative".to_owned(),
             scale_to_zero_grace: Duration::from_secs(30),
+            time_zone: TimeZone::UTC,
             sandboxes: SandboxConfig::default(),
             memory: MemoryConfig::default(),
         }
@@ -298,6 +304,11 @@ impl FactReach {
 }
 
 impl ContainerFact {
+    /// Whether it runs, or is paused.
+    pub fn holds_memory(&self) -> bool {
+        matches!(self.state, FactState::Running { .. } | FactState::Paused)
+    }
+
     /// Whether it holds the network of its replica and does nothing else.
     pub fn is_sandbox(&self) -> bool {
         self.container == names::SANDBOX

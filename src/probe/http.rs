@@ -79,8 +79,21 @@ pub(super) async fn get_over_tls(
     judge(&Answer { status: response.status(), location: None, body }, &path, expect_model_ready)
 }
 
+/// Posts nothing to a path; any answer below 300 is good.
+pub(super) async fn post(addr: SocketAddr, path: &str) -> Result<(), String> {
+    let path = rooted(path);
+    let mut request = request(addr, &path, &[])?;
+    *request.method_mut() = http::Method::POST;
+    request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+    let status = send(addr, &path, request).await?.status;
+    if status.is_success() { Ok(()) } else { Err(format!("HTTP {} from {path}", status.as_u16())) }
+}
+
 async fn exchange(addr: SocketAddr, path: &str, headers: &[(String, String)]) -> Result<Answer, String> {
-    let request = request(addr, path, headers)?;
+    send(addr, path, request(addr, path, headers)?).await
+}
+
+async fn send(addr: SocketAddr, path: &str, request: Request<Empty<Bytes>>) -> Result<Answer, String> {
     let stream = tcp::connect(addr).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))?;
     let asking = async move {

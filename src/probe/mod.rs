@@ -3,9 +3,11 @@
 //! One check, one answer: nothing here repeats, counts thresholds or keeps a connection. Commands inside containers are
 //! run by whoever asks (see [`RunInside`]), because this room knows no engine.
 
+mod call;
 mod check;
 mod grpc;
 mod http;
 mod tcp;
 
+pub use call::post;
 pub use check::{Outcome, ProbeCheck, RunInside, check};

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 
 use super::Clock;
+use super::access;
 use super::claims::ModelClaims;
 use super::desired::Resolver;
 use super::execute::{Executor, Failure, Lesson};
@@ -584,6 +585,9 @@ impl Driver {
         self.touched.insert(name.clone(), self.serial);
         match result {
             Ok(Some(container)) => {
+                if let Action::Rouse(order) = action {
+                    self.world.memory.note_roused(order);
+                }
                 // An action ended well: whatever the engine refused before is over.
                 self.world.memory.refusals.remove(&name);
                 if let Some(fact) = observe::fact(&container) {
@@ -784,8 +788,9 @@ impl Driver {
                 let (progress, receiver) = watch::channel(Progress::default());
                 self.model_progress.insert(uri.clone(), receiver);
                 let cancel = tasks.token();
+                let access = access::of_model(&self.world, &uri);
                 tasks.spawn("pull-model", async move {
-                    let result = executor.pull_model(&uri, progress, cancel).await;
+                    let result = executor.pull_model(&uri, &access, progress, cancel).await;
                     done(Fact::Model { uri, result }).await;
                 });
             }
@@ -798,8 +803,9 @@ impl Driver {
             Action::PullImage { image } => {
                 let (progress, receiver) = watch::channel(PullProgress::default());
                 self.image_progress.insert(image.clone(), receiver);
+                let logins = access::of_image(&self.world, &image);
                 tasks.spawn_droppable("pull-image", async move {
-                    let result = executor.pull_image(&image, progress).await;
+                    let result = executor.pull_image(&image, &logins, progress).await;
                     done(Fact::ImagePulled { image, result }).await;
                 });
             }
@@ -830,6 +836,10 @@ impl Driver {
             }
             Action::Stop { name, .. } => {
                 self.world.memory.note_stop(name);
+                false
+            }
+            Action::Doze(order) => {
+                self.world.memory.note_doze(order);
                 false
             }
             Action::Remove { name, replica, .. } => !self

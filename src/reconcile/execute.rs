@@ -20,7 +20,7 @@ use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat}
 use crate::plan::world::FactReach;
 use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Progress, PullError, Puller};
-use crate::workload::{ContainerSpec, EntryPoint, Hook, UpstreamProtocol, names};
+use crate::workload::{Access, ContainerSpec, EntryPoint, Hook, UpstreamProtocol, names};
 
 /// Lines of output kept when a container ends.
 const LAST_WORDS: usize = 20;
@@ -116,24 +116,30 @@ impl Executor {
     pub async fn pull_model(
         &self,
         uri: &StorageUri,
+        access: &Access,
         progress: watch::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<CachedModel, Failure> {
-        Ok(self.puller.pull(uri, progress, cancel).await?)
+        Ok(self.puller.pull_with(uri, access, progress, cancel).await?)
     }
 
     /// Pulls an image. Says afterwards, when it failed, whether an older copy is here.
     ///
     /// # Errors
     /// The registry or the engine refused.
-    pub async fn pull_image(&self, image: &str, progress: watch::Sender<PullProgress>) -> Result<(), (Failure, bool)> {
+    pub async fn pull_image(
+        &self,
+        image: &str,
+        logins: &[String],
+        progress: watch::Sender<PullProgress>,
+    ) -> Result<(), (Failure, bool)> {
         if self.offline {
             let present = self.engine.image_present(image).await.unwrap_or(false);
             let message = format!("the image `{image}` is not on this machine, and this is offline mode");
             let absent = Failure { message, permanent: true, lesson: Lesson::None };
             return if present { Ok(()) } else { Err((absent, false)) };
         }
-        match self.engine.pull_image(image, progress).await {
+        match self.engine.pull_image(image, logins, progress).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 let present = self.engine.image_present(image).await.unwrap_or(false);
@@ -152,6 +158,8 @@ impl Executor {
             Action::Create(order) => self.create(order).await.map(Some),
             Action::Start { id, .. } => self.start(id).await.map(Some),
             Action::Stop { id, grace, pre_stop, reach, .. } => self.stop(id, *grace, pre_stop.as_ref(), reach).await,
+            Action::Doze(order) => self.doze(order).await,
+            Action::Rouse(order) => self.rouse(order).await,
             Action::Remove { id, replica, .. } => {
                 let scratch = last.then(|| self.mounts.scratch(replica));
                 self.remove(id, scratch).await.map(|()| None)
@@ -281,7 +289,7 @@ impl Executor {
     ///
     /// # Errors
     /// The engine does not answer.
-    async fn look(&self, id: &ContainerId) -> Result<Option<Container>, Failure> {
+    pub(super) async fn look(&self, id: &ContainerId) -> Result<Option<Container>, Failure> {
         match self.engine.inspect(id).await {
             Ok(container) => Ok(Some(container)),
             Err(EngineError::NoSuchContainer(_)) => Ok(None),

@@ -129,7 +129,7 @@ impl Rounds {
         let everything = self.count.is_multiple_of(SETTLED_EVERY);
         let started = |name: &str| world.memory.containers.get(name).and_then(|memory| memory.started);
         let is_new = |name: &str| started(name).is_none_or(|started| now < started + SETTLED);
-        let running = world.containers.values().filter(|fact| fact.is_running());
+        let running = world.containers.values().filter(|fact| fact.holds_memory());
         let due = running.filter(|fact| everything || is_new(&fact.name));
         Some(due.map(|fact| (ContainerId(fact.id.clone()), fact.name.clone())).collect())
     }
@@ -160,7 +160,7 @@ impl Rounds {
 
 fn pause(world: &World) -> Duration {
     let is_first = |fact: &&ContainerFact| fact.record.containers.first().is_some_and(|own| own.name == fact.container);
-    let mut serving = world.containers.values().filter(|fact| fact.is_running()).filter(is_first);
+    let mut serving = world.containers.values().filter(|fact| fact.holds_memory()).filter(is_first);
     let loads = serving.any(|fact| !world.memory.has_answered(&[fact]));
     if loads || !world.memory.queue.is_empty() { LIVELY } else { QUIET }
 }

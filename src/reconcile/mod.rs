@@ -2,9 +2,11 @@
 //!
 //! **Invariant:** statuses and routes are published before anything is done; a pass never waits for an effect.
 
+mod access;
 mod claims;
 pub mod clock;
 pub mod desired;
+mod doze;
 pub mod driver;
 pub mod execute;
 mod graphs;

@@ -7,10 +7,14 @@ mod duration;
 mod policy;
 mod read;
 mod resource;
+mod resting;
 mod scaler;
+mod warm;
 mod window;
 
 pub use policy::{Metric, Policy, Target};
 pub use read::{Source, read};
+pub use resting::{Hooks, Resting, Way};
 pub use scaler::Scaler;
+pub use warm::Warm;
 pub use window::Window;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::resting::Resting;
+
 /// How a component scales.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -25,6 +27,8 @@ pub struct Policy {
     pub scale_down_delay: Duration,
     /// The last replica stays at least this long after it was found idle (`scale-to-zero-pod-retention-period`).
     pub retention: Duration,
+    /// What it does when nobody asks.
+    pub resting: Resting,
 }
 
 /// What is measured, and how much of it one replica should have.
@@ -69,6 +73,7 @@ impl Default for Policy {
             panic_threshold: 2.0,
             scale_down_delay: Duration::ZERO,
             retention: Duration::ZERO,
+            resting: Resting::default(),
         }
     }
 }
@@ -76,7 +81,7 @@ impl Default for Policy {
 impl Policy {
     /// Whether it may have no replica at all.
     pub fn sleeps(&self) -> bool {
-        self.min == 0
+        self.min == 0 && !self.resting.pinned
     }
 
     /// Fewest replicas while it is awake.

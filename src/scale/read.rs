@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::duration;
 use super::policy::{Metric, Policy, Target};
-use super::resource;
+use super::{resource, resting};
 use crate::api::{ComponentSpec, meta};
 
 /// What a policy is read from.
@@ -86,6 +86,7 @@ pub fn read(source: Source<'_>) -> (Policy, Vec<String>) {
             .map_or(default.panic_threshold, |share| share / 100.0),
         scale_down_delay: reader.duration("scale-down-delay", Duration::ZERO).unwrap_or_default(),
         retention: reader.duration("scale-to-zero-pod-retention-period", Duration::ZERO).unwrap_or_default(),
+        resting: resting::read(source.annotations, &mut reader.notes),
     };
     reader.note_no_limit(&policy);
     (policy, reader.notes)

@@ -15,9 +15,10 @@
 //! | `claims`, `remove`, `room` | who needs a model; taking models out; room before a download |
 //! | `verify` | reading models again |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
-//! | [`object`], [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`local`] | the sources |
+//! | [`object`] (and [`object_azure`]), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`local`] | the sources |
 //! | [`open`] | which source a URI has, and with which credentials |
-//! | [`credentials`] | what the environment says about S3 and GCS |
+//! | [`credentials`], [`credentials_azure`] | what the environment says about S3, GCS and Azure |
+//! | [`scratch`] | a folder of one pull's own |
 //! | [`reach`] | where connections may go, and the HTTP client that keeps to it |
 //! | [`digest`] | digests that sources state, computed while bytes pass |
 //! | [`names`] | names chosen by servers and archives, checked |
@@ -27,20 +28,26 @@
 //!
 //! **Invariant:** a model directory that is visible under its final name is whole.
 
+pub mod azure_files;
 mod blobs;
 pub mod cache;
 mod claims;
 pub mod credentials;
+pub mod credentials_azure;
 pub mod digest;
 pub mod fetch;
+pub mod git;
+pub mod hdfs;
 pub mod http;
 pub mod hugging_face;
 pub mod hugging_face_cache;
 mod known;
 pub mod local;
+pub mod model_scope;
 pub mod names;
 pub mod nearby;
 pub mod object;
+pub mod object_azure;
 pub mod open;
 pub mod piece;
 pub mod pull;
@@ -49,6 +56,7 @@ mod record;
 mod remove;
 pub mod resume;
 mod room;
+pub mod scratch;
 pub mod staging;
 pub mod unpack;
 mod verify;

@@ -1,4 +1,4 @@
-//! S3 and GCS through object_store. The only file that names it.
+//! S3 and GCS through object_store; Azure, which has a file of its own, shares what is common. No other file names it.
 //!
 //! Listing (§3.2): the exact key is one file under its own name; otherwise everything below `path/`. Two differences from
 //! upstream's S3 reader: a prefix ends at a `/` (upstream's `model` also fetches `model2/…`), and empty files are kept,
@@ -39,6 +39,8 @@ pub struct ObjectSource {
     protocol: &'static str,
     bucket: String,
     path: String,
+    /// The URI for messages.
+    uri: String,
 }
 
 impl ObjectSource {
@@ -82,7 +84,7 @@ impl ObjectSource {
                 sts_endpoint.into_iter().fold(builder, |builder, url| builder.with_config(Key::StsEndpoint, url))
             }
         };
-        Self::new(builder.build(), "S3", bucket, path)
+        Self::new(builder.build(), "S3", bucket, path, format!("s3://{bucket}/{path}"))
     }
 
     /// Makes the source of `gs://bucket/path` as the environment says. Blocking.
@@ -111,18 +113,19 @@ impl ObjectSource {
                 .with_credentials(Arc::new(StaticCredentialProvider::new(GcpCredential { bearer: String::new() }))),
             GcsIdentity::File(file) => builder.with_application_credentials(file.as_str()),
         };
-        Self::new(builder.build(), "GCS", bucket, path)
+        Self::new(builder.build(), "GCS", bucket, path, format!("gs://{bucket}/{path}"))
     }
 
-    fn new<S: ObjectStore>(
+    pub(super) fn new<S: ObjectStore>(
         built: object_store::Result<S>,
         protocol: &'static str,
         bucket: &str,
         path: &str,
+        uri: String,
     ) -> Result<Self, SourceError> {
         let (bucket, path) = (bucket.to_owned(), path.to_owned());
         match built {
-            Ok(store) => Ok(Self { store: Arc::new(store), protocol, bucket, path }),
+            Ok(store) => Ok(Self { store: Arc::new(store), protocol, bucket, path, uri }),
             Err(error) => Err(SourceError::Invalid(format!("{protocol} cannot be used: {error}"))),
         }
     }
@@ -139,7 +142,7 @@ impl ObjectSource {
     }
 
     fn uri(&self) -> String {
-        format!("{}://{}/{}", if self.protocol == "S3" { "s3" } else { "gs" }, self.bucket, self.path)
+        self.uri.clone()
     }
 
     /// Returns the object of exactly the path's name.
@@ -237,7 +240,7 @@ impl ObjectSource {
     fn known(&self, code: &str) -> Option<SourceError> {
         let protocol = self.protocol;
         match code {
-            "NoSuchBucket" => {
+            "NoSuchBucket" | "ContainerNotFound" => {
                 Some(SourceError::NotFound(format!("{protocol} bucket '{}' does not exist.", self.bucket)))
             }
             "InvalidAccessKeyId"
@@ -246,6 +249,15 @@ impl ObjectSource {
             | "InvalidToken"
             | "TokenRefreshRequired" => {
                 Some(SourceError::Denied(format!("Invalid AWS credentials. {protocol} said {code}.")))
+            }
+            "AuthenticationFailed" | "InvalidAuthenticationInfo" => {
+                Some(SourceError::Denied(format!("{protocol} authentication failed. It said {code}.")))
+            }
+            "AuthorizationFailure" | "AuthorizationPermissionMismatch" | "NoAuthenticationInformation" => {
+                Some(SourceError::Denied(format!(
+                    "Access denied to {protocol} resource '{}'. Verify permissions.",
+                    self.uri
+                )))
             }
             "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => Some(SourceError::Invalid(
                 format!("{protocol} error [{code}]: the bucket is in another region; set AWS_REGION to it."),
@@ -340,7 +352,7 @@ fn quoted(etag: &str) -> String {
     format!("\"{}\"", etag.trim_matches('"'))
 }
 
-fn parse(endpoint: &str) -> Result<Url, SourceError> {
+pub(super) fn parse(endpoint: &str) -> Result<Url, SourceError> {
     let parsed = Url::parse(endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     parsed.ok_or_else(|| SourceError::Invalid(format!("`{endpoint}` is no endpoint of an object store")))
 }
@@ -357,19 +369,19 @@ fn s3_endpoint(settings: &S3Settings, bucket: &str) -> String {
     }
 }
 
-fn no_retries() -> RetryConfig {
+pub(super) fn no_retries() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
 
 /// Gives the library our client, whatever options it asks for.
 #[derive(Clone, Debug)]
-struct Connector {
+pub(super) struct Connector {
     client: reqwest::Client,
     policy: ReachPolicy,
 }
 
 impl Connector {
-    fn new(
+    pub(super) fn new(
         url: &Url,
         verify_tls: bool,
         authorities: Option<Vec<u8>>,

@@ -6,10 +6,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 
 use camino::Utf8Path;
 
+use super::azure_files::AzureFilesSource;
+use super::git::GitSource;
+use super::hdfs::HdfsSource;
 use super::http::HttpSource;
 use super::hugging_face::HuggingFaceSource;
+use super::model_scope::ModelScopeSource;
 use super::object::ObjectSource;
+use super::object_azure;
 use super::pull::PullConfig;
+use super::scratch::Scratch;
 use super::{ModelSource, SourceError};
 use crate::api::StorageUri;
 use crate::workload::Access;
@@ -56,6 +62,16 @@ fn by_scheme(
         StorageUri::Http(url) => Ok(Box::new(HttpSource::open(url, config, environment)?)),
         StorageUri::HuggingFace { repository, revision } => {
             Ok(Box::new(HuggingFaceSource::open(repository, revision.as_deref(), config, environment)?))
+        }
+        StorageUri::ModelScope { repository, revision } => {
+            Ok(Box::new(ModelScopeSource::open(repository, revision.as_deref(), config, environment)?))
+        }
+        StorageUri::AzureBlob(uri) => Ok(Box::new(object_azure::open(uri, config, environment)?)),
+        StorageUri::AzureFile(uri) => Ok(Box::new(AzureFilesSource::open(uri, config, environment)?)),
+        StorageUri::Hdfs(path) => Ok(Box::new(HdfsSource::open(path, config, environment)?)),
+        StorageUri::Git(uri) => {
+            let scratch = Scratch::beside(opening.scratch).map_err(unwritten)?;
+            Ok(Box::new(GitSource::open(uri, scratch, config, environment)?))
         }
         other => Err(SourceError::Invalid(format!("`{}` is not fetched", other.redacted()))),
     }

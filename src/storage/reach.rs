@@ -61,6 +61,23 @@ impl ReachPolicy {
         self.judge(ip).map_or(Ok(()), refused)
     }
 
+    /// Judges a URL and the addresses its name has now, for programs that connect by themselves.
+    ///
+    /// # Errors
+    /// It names a place that is not fetched from. A name that has no address is left to the program.
+    pub(super) async fn check_resolved(&self, url: &Url) -> Result<(), Unreachable> {
+        self.check(url)?;
+        let Some(Host::Domain(name)) = url.host() else { return Ok(()) };
+        let Ok(found) = tokio::net::lookup_host((name, 0)).await else { return Ok(()) };
+        for address in found {
+            let own = self.is_own_port(url) && self.is_own(address.ip());
+            if let Some(reason) = self.judge(address.ip()).or(own.then_some("it is this daemon")) {
+                return Err(Unreachable { place: name.to_owned(), reason });
+            }
+        }
+        Ok(())
+    }
+
     /// Judges a redirect: as a URL, and never to a name at one of our own ports, which may lead back here.
     pub(super) fn check_redirect(&self, url: &Url) -> Result<(), Unreachable> {
         if matches!(url.host(), Some(Host::Domain(_))) && self.is_own_port(url) {

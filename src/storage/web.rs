@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use reqwest::header::{self, HeaderMap};
+use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -76,10 +76,13 @@ impl Web {
         let mut url = url.clone();
         self.policy.check(&url).map_err(|refused| SourceError::Denied(refused.to_string()))?;
         for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.client.request(Method::GET, url.clone()).headers(headers.clone());
-            request = request.header(header::ACCEPT_ENCODING, "identity");
+            let mut request = self.client.request(Method::GET, url.clone()).header(header::ACCEPT_ENCODING, "identity");
             if url.origin() == self.base.origin() {
-                request = request.headers(self.headers.clone());
+                request = request.headers(headers.clone()).headers(self.headers.clone());
+            } else {
+                let mut headers = headers.clone();
+                headers.remove(header::AUTHORIZATION);
+                request = request.headers(headers);
             }
             let response = request.send().await.map_err(|error| self.broken(error))?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
@@ -175,24 +178,29 @@ impl Web {
         offset: u64,
         length: Option<u64>,
     ) -> Result<Reading, SourceError> {
-        let range = match length {
-            None if offset == 0 => None,
-            None => Some(format!("bytes={offset}-")),
-            Some(length) => Some(format!("bytes={offset}-{}", offset + length.max(1) - 1)),
-        };
-        if let Some(range) = &range
-            && let Ok(range) = range.parse()
-        {
+        if let Some(range) = range(offset, length) {
             headers.insert(header::RANGE, range);
         }
         let response = self.get(url, headers).await?;
+        self.reading(response, resource, offset, length)
+    }
+
+    /// Checks that an answer is the part that was asked for.
+    pub(super) fn reading(
+        &self,
+        response: Response,
+        resource: &str,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Reading, SourceError> {
+        let ranged = offset > 0 || length.is_some();
         match response.status() {
-            StatusCode::PARTIAL_CONTENT if range.is_some() => {
+            StatusCode::PARTIAL_CONTENT if ranged => {
                 if http::content_range(&response).is_none_or(|range| range.start != offset) {
                     return Err(SourceError::RangeIgnored(resource.to_owned()));
                 }
             }
-            StatusCode::OK if range.is_some() => return Err(SourceError::RangeIgnored(resource.to_owned())),
+            StatusCode::OK if ranged => return Err(SourceError::RangeIgnored(resource.to_owned())),
             StatusCode::OK => {}
             status => return Err(self.refused(status, resource)),
         }
@@ -234,6 +242,36 @@ pub(super) fn endpoint(text: &str, what: &str) -> Result<Url, SourceError> {
     })
 }
 
+/// Makes the header that asks for a part; none for the whole.
+pub(super) fn range(offset: u64, length: Option<u64>) -> Option<HeaderValue> {
+    let text = match length {
+        None if offset == 0 => return None,
+        None => format!("bytes={offset}-"),
+        Some(length) => format!("bytes={offset}-{}", offset + length.max(1) - 1),
+    };
+    text.parse().ok()
+}
+
+/// Decodes the percent signs of a URL's path.
+pub(super) fn decoded(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digit = |index: usize| after.get(index).and_then(|byte| char::from(*byte).to_digit(16));
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Adds path segments to a URL, each percent-encoded.
 pub(super) fn below<'a>(base: &Url, segments: impl IntoIterator<Item = &'a str>) -> Url {
     let mut url = base.clone();
@@ -244,8 +282,8 @@ pub(super) fn below<'a>(base: &Url, segments: impl IntoIterator<Item = &'a str>)
 }
 
 /// Makes a header that is never printed.
-pub(super) fn secret_header(value: &str) -> Result<reqwest::header::HeaderValue, SourceError> {
-    let mut value = reqwest::header::HeaderValue::from_str(value)
+pub(super) fn secret_header(value: &str) -> Result<HeaderValue, SourceError> {
+    let mut value = HeaderValue::from_str(value)
         .map_err(|_| SourceError::Denied("a credential has characters that no header takes".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// Prefix of variables from an HDFS Secret, so that a `HEADERS` of the user's own environment is not meant.
+pub const HDFS_PREFIX: &str = "kserve-hdfs/";
+
 /// Credentials and settings that Secrets, ServiceAccounts and the `storage` block give for one model, in the variables
 /// that KServe's storage initializer reads (§3.3). Never printed.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Access {
     /// Variables; they go before the user's own.
     pub variables: BTreeMap<String, String>,

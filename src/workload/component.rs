@@ -6,11 +6,11 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::merge::{pod_annotations, pod_labels};
-use super::model_source::{self, ModelMounts};
+use super::model_source::{self, ModelMounts, Wanted};
 use super::pod::{Placed, Pod, literal_env, model_read_only, set_env};
 use super::predictor::speaks_protocol;
 use super::resolve::Scope;
-use super::{ResolveError, names};
+use super::{ResolveError, credentials, names};
 use crate::api::component::ArtExplainerSpec;
 use crate::api::{ComponentKind, ComponentSpec, meta};
 
@@ -119,7 +119,9 @@ fn art_explainer(component: &ComponentSpec, art: &ArtExplainerSpec, scope: &Scop
     let mut pod = finish(ComponentKind::Explainer, component, containers, "v1".to_owned(), true, Vec::new(), scope)?;
     if let Some(uri) = &art.storage_uri {
         let read_only = model_read_only(&pod.annotations);
-        pod.models = model_source::single(uri, &format!("{path}.storageUri"), &scope.key.namespace, read_only)?;
+        let access = credentials::of_account(scope, component, &mut pod.warnings)?;
+        let wanted = Wanted { namespace: &scope.key.namespace, read_only, access: &access };
+        pod.models = model_source::single(uri, &format!("{path}.storageUri"), &wanted)?;
         pod.has_model = true;
     }
     Ok(pod)
@@ -214,6 +216,14 @@ fn models(
 ) -> Result<ModelMounts, ResolveError> {
     let path = format!("spec.{kind}");
     let uri = literal_env(&serving.container, "STORAGE_URI").map(str::to_owned);
+    if uri.is_none() && component.storage_uris.is_none() {
+        return Ok(ModelMounts::default());
+    }
+    let mut access = credentials::of_account(scope, component, warnings)?;
+    let own: Vec<String> = component.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()).collect();
+    let mut unsaid = Vec::new(); // Warned of where images are resolved.
+    access.registries = credentials::registries(&credentials::pull_secrets(&own, component, scope), scope, &mut unsaid);
+    let wanted = Wanted { namespace: &scope.key.namespace, read_only, access: &access };
     match (uri, component.storage_uris.as_deref()) {
         (Some(_), Some(_)) => Err(ResolveError::invalid(
             format!("{path}.storageUris"),
@@ -222,10 +232,10 @@ fn models(
         (Some(uri), None) => {
             let field = serving.origin.item("env", "name", &serde_json::Value::from("STORAGE_URI"));
             set_env(&mut serving.container, "STORAGE_URI", meta::MODEL_MOUNT_PATH);
-            model_source::single(&uri, &format!("{field}.value"), &scope.key.namespace, read_only)
+            model_source::single(&uri, &format!("{field}.value"), &wanted)
         }
         (None, Some(entries)) => {
-            let (models, said) = model_source::several(entries, &path, &scope.key.namespace, read_only)?;
+            let (models, said) = model_source::several(entries, &path, &wanted)?;
             warnings.extend(said);
             Ok(models)
         }

@@ -169,6 +169,7 @@ mod tests {
             models: vec![ModelRef {
                 uri: StorageUri::parse("s3://bucket/iris").unwrap(),
                 written: "s3://bucket/iris".to_owned(),
+                access: crate::workload::Access::default(),
             }],
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
@@ -185,6 +186,7 @@ mod tests {
             shm_size: None,
             host_aliases: Vec::new(),
             image_pull_secrets: Vec::new(),
+            image_access: crate::workload::Access::default(),
             service_account: "default".to_owned(),
             runtime: None,
             memory_is_declared: true,

@@ -5,6 +5,7 @@
 
 pub mod access;
 mod component;
+mod credentials;
 mod env;
 mod expand;
 mod extras;
@@ -20,11 +21,13 @@ mod predictor;
 mod probes;
 mod process;
 mod readiness;
+pub mod registry_login;
 pub mod resolve;
 mod resources;
 mod security;
 mod server_defaults;
 pub mod spec;
+mod storage_spec;
 mod volumes;
 
 pub use access::Access;

@@ -1,13 +1,13 @@
 //! Which models a component needs, and where they are mounted (§3.6, §3.7).
 //!
 //! `storageUri`, or `STORAGE_URI` in a custom container, is mounted at `/mnt/models`; `storageUris` each at its own
-//! path. `pvc://` is a mount of the claim's folder and nothing is pulled. What cannot be served yet is refused by field:
-//! the `storage` block (credentials by key), encrypted artifacts, and schemes this version does not pull.
+//! path. `pvc://` is a mount of the claim's folder and nothing is pulled. Encrypted artifacts are refused.
 
 use super::mounts::mount_path;
 use super::volumes::claim_source;
-use super::{ModelRef, Mount, MountSource, ResolveError};
+use super::{Access, ModelRef, Mount, MountSource, ResolveError};
 use crate::api::component::StorageUriEntry;
+use crate::api::storage_uri::redact;
 use crate::api::{ModelSpec, StorageUri, meta};
 
 /// Models and the mounts that show them.
@@ -19,7 +19,7 @@ pub(super) struct ModelMounts {
 
 impl ModelMounts {
     /// Adds the artifact at `uri`, mounted at `path`.
-    pub(super) fn add(&mut self, uri: &str, path: &str, read_only: bool, at: &Place<'_>) -> Result<(), ResolveError> {
+    fn add(&mut self, uri: &str, path: &str, at: &Place<'_>) -> Result<(), ResolveError> {
         let parsed = StorageUri::parse(uri).map_err(|error| ResolveError::invalid(at.field, error.to_string()))?;
         if let Some(other) = self.mounts.iter().find(|mount| overlaps(&mount.path, path)) {
             return Err(ResolveError::invalid(
@@ -35,11 +35,12 @@ impl ModelMounts {
                 }
                 let sub_path = path.trim_matches('/');
                 let sub_path = (at.keeps_sub_path && !sub_path.is_empty()).then(|| sub_path.to_owned());
-                (claim_source(at.namespace, &claim, at.field)?, sub_path)
+                (claim_source(at.wanted.namespace, &claim, at.field)?, sub_path)
             }
             uri => {
                 check(&uri, at.field)?;
-                let model = ModelRef { written: at.written(&uri), uri };
+                let access = at.wanted.access.clone();
+                let model = ModelRef { written: at.written(&uri), uri: placed(uri, &access), access };
                 let position = self.models.iter().position(|other| other.uri == model.uri).unwrap_or_else(|| {
                     self.models.push(model);
                     self.models.len() - 1
@@ -47,28 +48,50 @@ impl ModelMounts {
                 (MountSource::Model(position), None)
             }
         };
-        self.mounts.push(Mount { path: path.to_owned(), source, sub_path, read_only });
+        self.mounts.push(Mount { path: path.to_owned(), source, sub_path, read_only: at.wanted.read_only });
         Ok(())
     }
 }
 
-/// Where an artifact was written.
-pub(super) struct Place<'a> {
+/// What holds for every artifact of a component.
+pub(super) struct Wanted<'a> {
     /// Namespace of claims.
     pub(super) namespace: &'a str,
+    /// Whether models are mounted read-only.
+    pub(super) read_only: bool,
+    /// What they are fetched with.
+    pub(super) access: &'a Access,
+}
+
+/// Where an artifact was written.
+struct Place<'a> {
+    wanted: &'a Wanted<'a>,
     /// Field of the URI.
-    pub(super) field: &'a str,
+    field: &'a str,
     /// Field of the mount path.
-    pub(super) path_field: &'a str,
+    path_field: &'a str,
     /// The URI as written.
-    pub(super) text: &'a str,
+    text: &'a str,
     /// Whether `pvc://claim/path` keeps its path; in `storageUris` upstream drops it.
-    pub(super) keeps_sub_path: bool,
+    keeps_sub_path: bool,
 }
 
 impl Place<'_> {
     fn written(&self, uri: &StorageUri) -> String {
         if self.text.is_empty() { uri.to_string() } else { self.text.to_owned() }
+    }
+}
+
+/// Says where a model is when a Secret or a `storage` block names the place: another endpoint is another model.
+fn placed(uri: StorageUri, access: &Access) -> StorageUri {
+    let variable = match &uri {
+        StorageUri::S3 { .. } => "AWS_ENDPOINT_URL",
+        StorageUri::Hdfs(_) => "kserve-hdfs/HDFS_NAMENODE",
+        _ => return uri,
+    };
+    match access.variables.get(variable).map(|place| place.trim_end_matches('/')) {
+        None | Some("" | "https://s3.amazonaws.com") => uri,
+        Some(place) => StorageUri::At { place: redact(place), uri: Box::new(uri) },
     }
 }
 
@@ -79,11 +102,6 @@ fn overlaps(a: &str, b: &str) -> bool {
 
 fn check(uri: &StorageUri, field: &str) -> Result<(), ResolveError> {
     match uri {
-        uri if !uri.is_fetched() => {
-            Err(ResolveError::invalid(field, format!("`{uri}` is not fetched yet")).with_help(
-                "s3://, gs://, hf://, http://, https://, pvc://, file:// and absolute paths are; a local copy can be named with file://",
-            ))
-        }
         StorageUri::Local(path) if !path.starts_with('/') => {
             Err(ResolveError::invalid(field, format!("local path `{path}` is not absolute"))
                 .with_help("write the whole path, for example file:///home/me/models/iris"))
@@ -93,10 +111,10 @@ fn check(uri: &StorageUri, field: &str) -> Result<(), ResolveError> {
 }
 
 /// Resolves the one artifact of a component: `storageUri` or `STORAGE_URI`.
-pub(super) fn single(uri: &str, field: &str, namespace: &str, read_only: bool) -> Result<ModelMounts, ResolveError> {
+pub(super) fn single(uri: &str, field: &str, wanted: &Wanted<'_>) -> Result<ModelMounts, ResolveError> {
     let mut mounts = ModelMounts::default();
-    let place = Place { namespace, field, path_field: field, text: uri, keeps_sub_path: true };
-    mounts.add(uri, meta::MODEL_MOUNT_PATH, read_only, &place)?;
+    let place = Place { wanted, field, path_field: field, text: uri, keeps_sub_path: true };
+    mounts.add(uri, meta::MODEL_MOUNT_PATH, &place)?;
     Ok(mounts)
 }
 
@@ -104,8 +122,7 @@ pub(super) fn single(uri: &str, field: &str, namespace: &str, read_only: bool) -
 pub(super) fn several(
     entries: &[StorageUriEntry],
     path: &str,
-    namespace: &str,
-    read_only: bool,
+    wanted: &Wanted<'_>,
 ) -> Result<(ModelMounts, Vec<String>), ResolveError> {
     let mut mounts = ModelMounts::default();
     let mut warnings = Vec::new();
@@ -117,9 +134,8 @@ pub(super) fn several(
         {
             warnings.push(format!("{field}: the path within the claim is ignored in storageUris, as KServe does"));
         }
-        let place =
-            Place { namespace, field: &field, path_field: &path_field, text: &entry.uri, keeps_sub_path: false };
-        mounts.add(&entry.uri, &target, read_only, &place)?;
+        let place = Place { wanted, field: &field, path_field: &path_field, text: &entry.uri, keeps_sub_path: false };
+        mounts.add(&entry.uri, &target, &place)?;
     }
     Ok((mounts, warnings))
 }
@@ -139,21 +155,7 @@ pub(super) fn refuse_unserved(model: &ModelSpec, path: &str) -> Result<(), Resol
             "must provide only one of storageUri and storage.path",
         ));
     }
-    let written = [
-        ("key", storage.key.is_some()),
-        ("path", storage.path.is_some()),
-        ("parameters", storage.parameters.is_some()),
-        ("schemaPath", storage.schema_path.is_some()),
-    ];
-    match written.iter().find(|(_, written)| *written) {
-        Some((key, _)) => {
-            Err(ResolveError::invalid(format!("{path}.storage.{key}"), "the storage block is not served yet")
-                .with_help(
-                    "write storageUri; credentials come from the environment, as each cloud's own tools find them",
-                ))
-        }
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -171,9 +173,17 @@ mod tests {
         StorageUriEntry { uri: uri.to_owned(), mount_path: mount_path.map(str::to_owned) }
     }
 
+    static NOTHING: Access = Access {
+        variables: std::collections::BTreeMap::new(),
+        files: std::collections::BTreeMap::new(),
+        origins: Vec::new(),
+        registries: Vec::new(),
+    };
+    const WANTED: Wanted<'_> = Wanted { namespace: "team", read_only: true, access: &NOTHING };
+
     #[test]
     fn one_artifact_is_mounted_at_mnt_models() {
-        let got = single("s3://bucket/iris", "f", "team", true).unwrap();
+        let got = single("s3://bucket/iris", "f", &WANTED).unwrap();
         assert_eq!(got.models[0].written, "s3://bucket/iris");
         let mount =
             Mount { path: "/mnt/models".to_owned(), source: MountSource::Model(0), sub_path: None, read_only: true };
@@ -182,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_claim_is_mounted_and_not_pulled() {
-        let got = single("pvc://claim/a/b/", "f", "team", true).unwrap();
+        let got = single("pvc://claim/a/b/", "f", &WANTED).unwrap();
         assert_eq!(got.models, []);
         assert_eq!(
             got.mounts[0].source,
@@ -193,11 +203,20 @@ mod tests {
 
     #[test]
     fn what_cannot_be_found_or_pulled_is_refused() {
-        for uri in ["ssh://x/y", "oci://a/b", "models/iris", "file://iris", "pvc://c/../x", "pvc://../x", ""] {
-            assert!(single(uri, "spec.predictor.model.storageUri", "team", true).is_err(), "{uri}");
+        for uri in ["ssh://x/y", "models/iris", "file://iris", "pvc://c/../x", "pvc://../x", ""] {
+            assert!(single(uri, "spec.predictor.model.storageUri", &WANTED).is_err(), "{uri}");
         }
-        for uri in ["/models/iris", "file:///models/iris", "gs://b", "hf://a/b", "https://host/x.tar.gz"] {
-            assert!(single(uri, "f", "team", true).is_ok(), "{uri}");
+        for uri in [
+            "/models/iris",
+            "file:///models/iris",
+            "gs://b",
+            "hf://a/b",
+            "oci://a/b",
+            "https://h/r.git",
+            "hdfs://a",
+            "https://host/x.tar.gz",
+        ] {
+            assert!(single(uri, "f", &WANTED).is_ok(), "{uri}");
         }
     }
 
@@ -208,7 +227,7 @@ mod tests {
             entry("s3://b/base", Some("/mnt/models/copy")),
             entry("pvc://claim/deep", Some("/mnt/pvc")),
         ];
-        let (got, warnings) = several(&entries, "spec.predictor", "team", true).unwrap();
+        let (got, warnings) = several(&entries, "spec.predictor", &WANTED).unwrap();
         assert_eq!(got.models.len(), 1, "the same artifact is pulled once");
         let rows: Vec<_> = got.mounts.iter().map(|mount| (mount.path.as_str(), mount.sub_path.as_deref())).collect();
         assert_eq!(rows, [("/mnt/models/base", None), ("/mnt/models/copy", None), ("/mnt/pvc", None)]);
@@ -220,18 +239,26 @@ mod tests {
     fn artifacts_that_share_a_folder_are_refused() {
         for (a, b) in [(None, None), (Some("/mnt/models"), Some("/mnt/models/lora")), (Some("/a/b"), Some("/a"))] {
             let entries = [entry("s3://b/x", a), entry("s3://b/y", b)];
-            let error = several(&entries, "spec.predictor", "team", true).unwrap_err();
+            let error = several(&entries, "spec.predictor", &WANTED).unwrap_err();
             assert_eq!(field_of(error), "spec.predictor.storageUris[1].mountPath");
         }
     }
 
     #[test]
-    fn the_storage_block_is_refused_by_the_field_that_is_written() {
+    fn a_model_at_another_endpoint_is_another_model() {
+        let mut access = Access::default();
+        access.variables.insert("AWS_ENDPOINT_URL".to_owned(), "http://minio:9000/".to_owned());
+        let wanted = Wanted { namespace: "team", read_only: true, access: &access };
+        let got = single("s3://bucket/iris", "f", &wanted).unwrap();
+        assert_eq!(got.models[0].uri.to_string(), "s3://bucket/iris at http://minio:9000");
+        assert_eq!(single("gs://bucket/iris", "f", &wanted).unwrap().models[0].uri.to_string(), "gs://bucket/iris");
+    }
+
+    #[test]
+    fn encrypted_models_and_two_places_for_one_are_refused() {
         let model = |value| -> ModelSpec { serde_json::from_value(value).unwrap() };
         let cases = [
-            (serde_json::json!({ "storage": { "key": "k" } }), Some("m.storage.key")),
             (serde_json::json!({ "storage": { "path": "p" }, "storageUri": "s3://b" }), Some("m.storage.path")),
-            (serde_json::json!({ "storage": { "parameters": {} } }), Some("m.storage.parameters")),
             (serde_json::json!({ "confidential": { "enabled": true } }), Some("m.confidential")),
             (serde_json::json!({ "storage": {}, "storageUri": "s3://b" }), None),
             (serde_json::json!({ "confidential": { "enabled": false } }), None),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Volume};
 
+use super::credentials;
 use super::env::{self, PodFacts};
 use super::expand::expand;
 use super::extras::extras;
@@ -18,8 +19,8 @@ use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload, mounts,
-    names, probes, process, resources, security,
+    Access, ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload,
+    mounts, names, probes, process, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, meta};
 use crate::scale;
@@ -133,6 +134,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         process::apply(pod.process.as_ref(), pod.kind, &mut containers, &init_containers)?;
     }
 
+    let image_pull_secrets = credentials::pull_secrets(&pod.pull_secrets, component, scope);
     let written: Vec<Container> = pod.containers.iter().map(|placed| placed.container.clone()).collect();
     let entry = readiness::entry(&written);
     let model_name = readiness::model_name(&containers, &scope.key.name);
@@ -150,7 +152,11 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         component: ComponentKey { service: scope.key.clone(), component: pod.kind },
         readiness: readiness::readiness(known, &entry),
         shm_size: containers.iter().filter_map(|spec| mounts::shm_size(&spec.mounts)).max(),
-        image_pull_secrets: pull_secrets(&pod, component, scope),
+        image_access: Access {
+            registries: credentials::registries(&image_pull_secrets, scope, &mut warnings),
+            ..Access::default()
+        },
+        image_pull_secrets,
         service_account: component.service_account().to_owned(),
         termination_grace: seconds(
             component.termination_grace_period_seconds,
@@ -252,17 +258,6 @@ fn amounts<'p>(
         amounts.insert(container.name.clone(), resolved.resources);
     }
     Ok(amounts)
-}
-
-/// The pod's own image pull secrets, else those of its service account, as Kubernetes admits them.
-fn pull_secrets(pod: &Pod, component: &ComponentSpec, scope: &Scope<'_>) -> Vec<String> {
-    if !pod.pull_secrets.is_empty() {
-        return pod.pull_secrets.clone();
-    }
-    let account = (scope.key.namespace.as_str(), component.service_account());
-    let account = scope.companions.service_accounts.get(&account);
-    let secrets = account.and_then(|account| account.image_pull_secrets.as_ref()).into_iter().flatten();
-    secrets.map(|secret| secret.name.clone()).filter(|name| !name.is_empty()).collect()
 }
 
 fn seconds(value: Option<i64>, default: u64, field: &str) -> Result<Duration, ResolveError> {

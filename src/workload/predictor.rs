@@ -3,11 +3,13 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::merge::{merge_containers, merge_pull_secrets, merge_volumes, pod_annotations, pod_labels};
-use super::model_source::{self, ModelMounts};
+use super::model_source::{self, ModelMounts, Wanted};
 use super::origin::Origin;
 use super::pod::{Placed, Pod, literal_env, model_read_only, set_env};
 use super::resolve::Scope;
-use super::{ResolveError, RunAs, RuntimeRef, image, process, security, server_defaults};
+use super::{
+    Access, ResolveError, RunAs, RuntimeRef, credentials, image, process, security, server_defaults, storage_spec,
+};
 use crate::api::{ComponentKind, Metadata, ModelSpec, ProtocolVersion, meta};
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Runtime, select, template};
@@ -216,14 +218,19 @@ fn models(
 ) -> Result<ModelMounts, ResolveError> {
     model_source::refuse_unserved(model, MODEL)?;
     let several = scope.spec.predictor.storage_uris.as_deref();
-    match (&model.storage_uri, several) {
+    let (stored, access) = access(model, several.is_some(), scope, warnings)?;
+    let wanted = Wanted { namespace: &scope.key.namespace, read_only, access: &access };
+    match (stored.as_ref().or(model.storage_uri.as_ref()), several) {
         (Some(_), Some(_)) => Err(ResolveError::invalid(
             format!("{PREDICTOR}.storageUris"),
             "Setting both StorageURI and StorageURIs is not supported.",
         )),
-        (Some(uri), None) => model_source::single(uri, &format!("{MODEL}.storageUri"), &scope.key.namespace, read_only),
+        (Some(uri), None) => {
+            let field = if stored.is_some() { format!("{MODEL}.storage.path") } else { format!("{MODEL}.storageUri") };
+            model_source::single(uri, &field, &wanted)
+        }
         (None, Some(entries)) => {
-            let (models, said) = model_source::several(entries, PREDICTOR, &scope.key.namespace, read_only)?;
+            let (models, said) = model_source::several(entries, PREDICTOR, &wanted)?;
             warnings.extend(said);
             Ok(models)
         }
@@ -236,6 +243,34 @@ fn models(
             Ok(ModelMounts::default())
         }
     }
+}
+
+/// The URI the `storage` block makes, and what models are fetched with: what the block gives, else the account (§3.5).
+fn access(
+    model: &ModelSpec,
+    several: bool,
+    scope: &Scope<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<(Option<String>, Access), ResolveError> {
+    let predictor = &scope.spec.predictor;
+    let own: Vec<String> = predictor.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()).collect();
+    let names = credentials::pull_secrets(&own, predictor, scope);
+    let mut unsaid = Vec::new(); // The pod's own pull Secrets are warned of where images are resolved.
+    let registries = credentials::registries(&names, scope, &mut unsaid);
+    let block =
+        model.storage.as_ref().filter(|storage| !several || (storage.key.is_some() && storage.parameters.is_some()));
+    let stored = match block {
+        Some(storage) => storage_spec::resolve(storage, &format!("{MODEL}.storage"), predictor, scope)?,
+        None => storage_spec::Stored { uri: None, access: None },
+    };
+    if model.storage.as_ref().is_some_and(|storage| storage.schema_path.is_some()) {
+        warnings.push(format!("{MODEL}.storage.schemaPath: ignored, it is for ModelMesh only"));
+    }
+    let access = match stored.access {
+        Some(access) => access,
+        None => credentials::of_account(scope, predictor, warnings)?,
+    };
+    Ok((stored.uri, Access { registries, ..access }))
 }
 
 /// Whether a manifest says itself what memory its model needs.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{ComponentKind, ServiceKey, StorageUri};
 use crate::scale::Policy;
 
-use super::Extras;
+use super::{Access, Extras};
 
 /// Names one component of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,6 +72,8 @@ pub struct Workload {
     pub host_aliases: Vec<(String, Vec<String>)>,
     /// Names of Secrets with registry credentials.
     pub image_pull_secrets: Vec<String>,
+    /// What those Secrets hold.
+    pub image_access: Access,
     /// Account whose Secrets hold the storage credentials.
     pub service_account: String,
     /// The runtime that was chosen, for a model predictor.
@@ -102,6 +104,8 @@ pub struct ModelRef {
     pub uri: StorageUri,
     /// The URI as the user wrote it, for messages.
     pub written: String,
+    /// What it is fetched with, besides the user's own environment.
+    pub access: Access,
 }
 
 /// Where requests to a component go.

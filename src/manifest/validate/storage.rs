@@ -85,15 +85,8 @@ fn check_environment(component: &ComponentSpec, path: &FieldPath, report: &mut R
 }
 
 fn check_uri(uri: &str, path: &FieldPath, report: &mut Report<'_>) {
-    match StorageUri::parse(uri) {
-        Err(error) => {
-            report.invalid(path, error.to_string());
-        }
-        Ok(uri) if !uri.is_fetched() => {
-            let message = format!("`{uri}` is not fetched by this version; the service will not get its model");
-            report.warning(path, DiagnosticCode::NotServed, message);
-        }
-        Ok(_) => {}
+    if let Err(error) = StorageUri::parse(uri) {
+        report.invalid(path, error.to_string());
     }
 }
 

@@ -359,14 +359,13 @@ fn canaries_are_checked() {
 
 #[test]
 fn fields_that_mean_nothing_on_one_machine_are_warned_of_by_name() {
-    let yaml = "sklearn: {storageUri: oci://o/m, protocolVersion: v3, terminationMessagePath: /x}\nnodeSelector: {a: b}\ntolerations: [{key: a}]\naffinity: {}\nautomountServiceAccountToken: false\npriority: 1\nautoScaling: {metrics: []}";
+    let yaml = "sklearn: {storageUri: s3://o/m, protocolVersion: v3, terminationMessagePath: /x}\nnodeSelector: {a: b}\ntolerations: [{key: a}]\naffinity: {}\nautomountServiceAccountToken: false\npriority: 1\nautoScaling: {metrics: []}";
     let decoded = service(STANDARD, &predictor(yaml));
     assert_eq!(errors(&decoded), [""; 0]);
     let told: Vec<_> = warnings(&decoded).iter().map(|warning| warning.field.clone().unwrap()).collect();
     assert_eq!(
         told,
         [
-            "spec.predictor.sklearn.storageUri",
             "spec.predictor.sklearn.protocolVersion",
             "spec.predictor.sklearn.terminationMessagePath",
             "spec.predictor.nodeSelector",
@@ -375,7 +374,7 @@ fn fields_that_mean_nothing_on_one_machine_are_warned_of_by_name() {
             "spec.predictor.autoScaling",
         ]
     );
-    assert_eq!(warnings(&decoded)[3].message, "`nodeSelector` is ignored: there is one machine to run on");
+    assert_eq!(warnings(&decoded)[2].message, "`nodeSelector` is ignored: there is one machine to run on");
 }
 
 fn runtime(kind: &str, name: &str, spec: &str) -> Decoded {

@@ -8,8 +8,8 @@ use proptest::test_runner::FileFailurePersistence;
 use super::sample::{annotated, container, fingerprint, key, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::meta;
-use crate::plan::world::{DesiredService, FactState};
-use crate::scale::{Metric, Target};
+use crate::plan::world::{ContainerFact, DesiredService, FactState};
+use crate::scale::{Hooks, Metric, Target, Way};
 use crate::workload::{Workload, names};
 
 const NAMES: [&str; 3] = ["iris", "mnist", "wine"];
@@ -48,6 +48,7 @@ struct Shape {
     liveness: bool,
     stopped: bool,
     unresolvable: bool,
+    rest: u8,
 }
 
 impl Shape {
@@ -56,6 +57,7 @@ impl Shape {
         workload.scaling.min = self.replicas;
         workload.scaling.max = self.more.map(|more| self.replicas.max(1) + more);
         workload.scaling.target = Some(Target { metric: Metric::Concurrency, per_replica: 2.0 });
+        workload.scaling.resting.way = self.way();
         workload.canary_percent = self.canary;
         if self.liveness {
             workload.containers[0].probes.liveness = Some(super::sample::probe("/live", 5, 2));
@@ -67,6 +69,16 @@ impl Shape {
             workload.init_containers.push(container("prepare", "prepare:init"));
         }
         workload
+    }
+
+    fn way(self) -> Way {
+        let hooks = |sleep: &str| Hooks { sleep: sleep.to_owned(), ..Hooks::default() };
+        match self.rest {
+            0 => Way::Pause,
+            1 => Way::Hook(hooks("/sleep")),
+            2 => Way::Hook(hooks("/absent")),
+            _ => Way::Stop,
+        }
     }
 
     fn service(self, name: &str) -> DesiredService {
@@ -89,8 +101,8 @@ fn shape() -> impl Strategy<Value = Shape> {
     let rare = || prop::bool::weighted(0.15);
     let canary = prop_oneof![6 => Just(None), 3 => (0..=100u32).prop_map(Some)];
     let more = prop_oneof![1 => Just(None), 1 => (1..4u32).prop_map(Some)];
-    (image, (0..3u32, more, canary), rare(), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
-        |(image, (replicas, more, canary), sidecar, init, liveness, stopped, unresolvable)| Shape {
+    (image, (0..3u32, more, canary), (rare(), 0..6u8), rare(), rare(), rare(), prop::bool::weighted(0.1)).prop_map(
+        |(image, (replicas, more, canary), (sidecar, rest), init, liveness, stopped, unresolvable)| Shape {
             image,
             replicas,
             more,
@@ -100,6 +112,7 @@ fn shape() -> impl Strategy<Value = Shape> {
             liveness,
             stopped,
             unresolvable,
+            rest,
         },
     )
 }
@@ -206,7 +219,12 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
     let wanted = fingerprint(&workload).0;
     let answers = shape.image.contains("good") || shape.image.contains("slow");
     if answers && shape.replicas == 0 {
-        assert!(own.is_empty(), "{name} was not asked for and still runs");
+        let rests = |fact: &ContainerFact| match shape.rest {
+            0 => fact.state == FactState::Paused || fact.container == "prepare",
+            1 => sim.resting.contains(&fact.id) || fact.container != "kserve-container",
+            _ => false,
+        };
+        assert!(own.iter().all(|fact| rests(fact)), "{name} was not asked for and still runs: {own:#?}");
         assert!(sim.is_held(name) && sim.status(name).is_ready());
     } else if answers {
         let history = &sim.world.memory.revisions[&predictor(name)];

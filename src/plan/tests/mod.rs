@@ -1,6 +1,7 @@
 //! What the planner promises, as sentences: most of them told of a small machine in a box ([`sim`]).
 
 mod canary;
+mod doze;
 mod graphs;
 mod histories;
 mod images;

@@ -9,8 +9,8 @@ use crate::api::{ComponentKind, Metadata, ServiceKey, StorageUri};
 use crate::plan::world::{DesiredService, ResolvedWorkload};
 use crate::scale::Policy;
 use crate::workload::{
-    Check, ComponentKey, ContainerSpec, EntryPoint, Extras, Fingerprint, ModelRef, Probe, Readiness, ResolveError,
-    RuntimeRef, UpstreamProtocol, Workload, names,
+    Access, Check, ComponentKey, ContainerSpec, EntryPoint, Extras, Fingerprint, ModelRef, Probe, Readiness,
+    ResolveError, RuntimeRef, UpstreamProtocol, Workload, names,
 };
 
 /// Returns the key of a service in `default`.
@@ -26,7 +26,7 @@ pub(super) fn predictor(name: &str) -> ComponentKey {
 /// Returns the bucket's model `path`.
 pub(super) fn model(path: &str) -> ModelRef {
     let uri = StorageUri::S3 { bucket: "models".to_owned(), path: path.to_owned() };
-    ModelRef { uri, written: format!("s3://models/{path}") }
+    ModelRef { uri, written: format!("s3://models/{path}"), access: Access::default() }
 }
 
 /// Returns a container that runs `image`.
@@ -69,6 +69,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         shm_size: None,
         host_aliases: Vec::new(),
         image_pull_secrets: Vec::new(),
+        image_access: Access::default(),
         service_account: "default".to_owned(),
         runtime: Some(RuntimeRef { name: "kserve-sklearnserver".to_owned(), cluster: true, server_type: None }),
         memory_is_declared: true,

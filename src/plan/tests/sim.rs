@@ -46,6 +46,8 @@ pub(super) struct Sim {
     pub(super) sick: BTreeSet<String>,
     /// How many requests each replica has.
     pub(super) leases: BTreeMap<String, u64>,
+    /// Ids of containers whose servers were told to rest.
+    pub(super) resting: BTreeSet<String>,
     /// How many requests wait at the limit of each service's replicas.
     pub(super) queued: BTreeMap<String, u64>,
     /// How many requests wait for each service.
@@ -134,6 +136,7 @@ impl Sim {
             faults: Faults { stop_takes: Duration::from_millis(500), ..Faults::default() },
             sick: BTreeSet::new(),
             leases: BTreeMap::new(),
+            resting: BTreeSet::new(),
             queued: BTreeMap::new(),
             waiting: BTreeMap::new(),
             made_from: BTreeMap::new(),
@@ -357,6 +360,10 @@ impl Sim {
                 self.world.memory.note_restart(name);
             }
             Action::Stop { name, .. } => self.world.memory.note_stop(name),
+            Action::Doze(order) => {
+                self.world.memory.note_doze(order);
+                self.saved.revisions.clone_from(&self.world.memory.revisions);
+            }
             _ => {}
         }
         self.pending.push(Pending { at: self.clock + takes, action });
@@ -406,8 +413,10 @@ impl Sim {
                 }
                 let result = if every(self.faults.fail_every) { Err("it broke".to_owned()) } else { self.act(action) };
                 let lost = every(self.faults.lose_every).then(|| "the answer was lost".to_owned());
-                if let Some(message) = result.err().or(lost) {
-                    self.world.memory.note_failure(action, message, false, now);
+                match (result.err().or(lost), action) {
+                    (Some(message), _) => self.world.memory.note_failure(action, message, false, now),
+                    (None, Action::Rouse(order)) => self.world.memory.note_roused(order),
+                    (None, _) => {}
                 }
             }
         }
@@ -476,11 +485,19 @@ impl Sim {
                 Ok(())
             }
             Action::Stop { id, name, .. } => {
-                if self.containers.get(name).is_some_and(|fact| fact.id == *id && fact.is_running()) {
+                let lives = |fact: &ContainerFact| fact.is_running() || fact.state == FactState::Paused;
+                if self.containers.get(name).is_some_and(|fact| fact.id == *id && lives(fact)) {
                     self.end(name, ExitFact { code: 143, ..ExitFact::default() });
                 }
                 Ok(())
             }
+            Action::Doze(order) => {
+                self.doze(&order.name, &order.id, order.call.as_ref().map(|call| call.path.as_str()))
+            }
+            Action::Rouse(order) => match order.call.as_ref().map(|call| call.path.as_str()) {
+                Some("/broken") => Err("HTTP 500 from /broken".to_owned()),
+                call => self.rouse(&order.name, &order.id, call),
+            },
             Action::Remove { id, name, .. } => match self.containers.get(name).filter(|fact| fact.id == *id) {
                 Some(fact) if fact.is_running() => Err("it is running".to_owned()),
                 Some(_) => {
@@ -491,6 +508,28 @@ impl Sim {
             },
             _ => unreachable!("not the engine's: {action}"),
         }
+    }
+
+    fn doze(&mut self, name: &str, id: &str, call: Option<&str>) -> Result<(), String> {
+        let fact = self.containers.get_mut(name).filter(|fact| fact.id == id).ok_or("no such container")?;
+        match call {
+            Some("/absent") => return Err("HTTP 404 from /absent".to_owned()),
+            Some(_) => drop(self.resting.insert(id.to_owned())),
+            None if fact.is_running() => fact.state = FactState::Paused,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn rouse(&mut self, name: &str, id: &str, call: Option<&str>) -> Result<(), String> {
+        let started_at = Some(self.now().wall);
+        let fact = self.containers.get_mut(name).filter(|fact| fact.id == id).ok_or("no such container")?;
+        match call {
+            Some(_) => drop(self.resting.remove(id)),
+            None if fact.state == FactState::Paused => fact.state = FactState::Running { started_at },
+            None => {}
+        }
+        Ok(())
     }
 
     fn create(&mut self, order: &CreateOrder) -> Result<(), String> {
@@ -544,6 +583,7 @@ impl Sim {
     fn begin(&mut self, name: &str) {
         let started_at = Some(self.now().wall);
         self.runs.insert(name.to_owned(), self.clock);
+        self.resting.remove(&self.containers[name].id);
         self.containers.get_mut(name).unwrap().state = FactState::Running { started_at };
     }
 
@@ -696,7 +736,8 @@ impl Sim {
             assert!(backends.iter().all(|backend| backend.weight > 0), "who gets nothing is not in the table");
             for Backend { replica, .. } in backends {
                 let facts = self.world.containers.values().filter(|fact| fact.replica == *replica);
-                assert!(facts.into_iter().any(ContainerFact::is_running), "{replica} is routed to and does not run");
+                let awake = |fact: &ContainerFact| fact.is_running() && !self.resting.contains(&fact.id);
+                assert!(facts.into_iter().any(awake), "{replica} is routed to and does not run");
             }
         }
         self.check_open_routes_stay_open(next);

@@ -1,6 +1,10 @@
 //! Small servers that speak the APIs of model stores as the real ones do, as far as downloads see it.
 
+pub(crate) mod git;
+pub(crate) mod hdfs;
 pub(crate) mod hub;
+pub(crate) mod scope;
+pub(crate) mod share;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

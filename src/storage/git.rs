@@ -1,0 +1,297 @@
+//! `https://host/repository.git[#branch-tag-or-commit]`: one revision of a git repository, by the user's own `git`.
+//!
+//! The program, not a library: it finds the user's credential helpers, `.netrc` and proxies as the user knows them. It is
+//! kept on a short leash: `https` only, no redirects, no prompts, no hooks, no submodules, one commit without history.
+//! Unlike upstream's clone, the model has no `.git` folder. Files in large-file storage come when `git-lfs` is installed;
+//! without it a repository that has some is refused, because their pointers are no model.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use url::Url;
+
+use super::piece::blocking;
+use super::pull::PullConfig;
+use super::reach::ReachPolicy;
+use super::scratch::Scratch;
+use super::{ModelSource, Nearby, Reading, RemoteFile, RemoteManifest, SourceError, Unpack};
+
+/// Pointers of large-file storage begin so (its specification).
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// What a symbolic link may be followed through.
+const MOST_LINKS: usize = 16;
+
+/// A revision of a repository.
+#[derive(Debug)]
+pub struct GitSource {
+    url: Url,
+    /// For people.
+    shown: String,
+    reference: Option<String>,
+    scratch: Scratch,
+    policy: ReachPolicy,
+    environment: BTreeMap<String, String>,
+    stall: u64,
+}
+
+impl GitSource {
+    /// Makes the source of a repository; `scratch` is a folder of its own.
+    ///
+    /// # Errors
+    /// The URL cannot be used.
+    pub(super) fn open(
+        uri: &str,
+        scratch: Scratch,
+        config: &PullConfig,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, SourceError> {
+        let mut url = Url::parse(uri).map_err(|error| SourceError::Invalid(format!("git URL is wrong: {error}")))?;
+        let reference = url.fragment().map(str::to_owned);
+        url.set_fragment(None);
+        let get = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
+        // A password in the URL would be seen by everybody who lists processes, and upstream ignores it as well.
+        let _never_fails_for_https = url.set_password(None);
+        let user = match url.username() {
+            "" => get("GIT_USERNAME"),
+            user => Some(user.to_owned()),
+        };
+        let mut given = passed(environment);
+        if let Some(password) = get("GIT_PASSWORD") {
+            given.insert("KSERVE_GIT_PASSWORD".to_owned(), password);
+            given.insert("KSERVE_GIT_USERNAME".to_owned(), user.unwrap_or_else(|| "git".to_owned()));
+        }
+        let shown = format!("{}{}", url.host_str().unwrap_or_default(), url.path());
+        let stall = config.stall_timeout.as_secs().max(1);
+        Ok(Self { url, shown, reference, scratch, policy: config.reach.clone(), environment: given, stall })
+    }
+
+    /// Runs git in the work folder; returns what it printed.
+    async fn git(&self, arguments: &[&str]) -> Result<String, SourceError> {
+        let mut command = tokio::process::Command::new("git");
+        command.env_clear().envs(&self.environment).stdin(Stdio::null()).kill_on_drop(true);
+        command.current_dir(self.scratch.path());
+        let stall = format!("http.lowSpeedTime={}", self.stall);
+        let settings = [
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "core.autocrlf=false",
+            "submodule.recurse=false",
+            "protocol.allow=never",
+            "protocol.https.allow=always",
+            "http.followRedirects=false",
+            "http.lowSpeedLimit=1",
+            "advice.detachedHead=false",
+            "init.defaultBranch=main",
+            stall.as_str(),
+        ];
+        for setting in settings {
+            command.args(["-c", setting]);
+        }
+        if self.environment.contains_key("KSERVE_GIT_PASSWORD") {
+            // From the environment, where others do not see it; and nobody else's helper is asked.
+            const HELPER: &str = "credential.helper=!f() { test \"$1\" = get && printf 'username=%s\\npassword=%s\\n' \"$KSERVE_GIT_USERNAME\" \"$KSERVE_GIT_PASSWORD\"; }; f";
+            command.args(["-c", "credential.helper=", "-c", HELPER]);
+        }
+        let output = command.args(arguments).output().await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => SourceError::Invalid(
+                "the program `git` is not on this machine; install it to fetch git models".to_owned(),
+            ),
+            _ => SourceError::transient("could not run `git`", error),
+        })?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+        Err(self.refused(&String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Returns what git's words mean.
+    fn refused(&self, words: &str) -> SourceError {
+        let resource = &self.shown;
+        let lower = words.to_lowercase();
+        let says = |list: &[&str]| list.iter().any(|text| lower.contains(text));
+        let line = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+        let line: String =
+            crate::api::storage_uri::redact_all(line.trim_start_matches("fatal: ")).chars().take(200).collect();
+        if says(&["authentication failed", "could not read username", "could not read password", "error: 401"]) {
+            SourceError::Denied(format!(
+                "Git authentication failed. Check the credentials for '{resource}' (GIT_USERNAME and GIT_PASSWORD, or git's own credential helper)."
+            ))
+        } else if says(&["error: 403", "access denied", "permission denied"]) {
+            SourceError::Denied(format!("Access denied to Git resource '{resource}'. Verify permissions."))
+        } else if says(&["couldn't find remote ref", "not our ref", "no such remote ref", "did not match any"]) {
+            let reference = self.reference.as_deref().unwrap_or("HEAD");
+            SourceError::NotFound(format!("Git resource '{resource}' has no branch, tag or commit '{reference}'."))
+        } else if says(&["not found", "error: 404", "does not exist"]) {
+            SourceError::NotFound(format!("Git resource '{resource}' not found."))
+        } else if says(&[
+            "could not resolve host",
+            "failed to connect",
+            "couldn't connect",
+            "connection",
+            "timed out",
+            "too slow",
+            "early eof",
+            "error: 5",
+        ]) {
+            SourceError::Transient {
+                message: format!("Failed to connect to Git endpoint '{resource}'. ({line})"),
+                source: None,
+            }
+        } else {
+            SourceError::Invalid(format!("Git resource '{resource}' cannot be fetched: {line}"))
+        }
+    }
+
+    /// Fetches the one commit that is wanted into the work folder; returns its id.
+    async fn check_out(&self) -> Result<String, SourceError> {
+        self.policy.check_resolved(&self.url).await.map_err(|refused| SourceError::Denied(refused.to_string()))?;
+        let scratch = self.scratch.clone_path();
+        let made = blocking(move || {
+            super::cache::remove_tree(&scratch)?;
+            std::fs::create_dir_all(&scratch)
+        });
+        made.await.map_err(|error| SourceError::transient("could not make a folder for git", error))?;
+        self.git(&["init", "--quiet", "."]).await?;
+        if self.git(&["lfs", "version"]).await.is_ok() {
+            for (name, value) in [
+                ("filter.lfs.clean", "git-lfs clean -- %f"),
+                ("filter.lfs.smudge", "git-lfs smudge -- %f"),
+                ("filter.lfs.process", "git-lfs filter-process"),
+                ("filter.lfs.required", "true"),
+            ] {
+                self.git(&["config", name, value]).await?;
+            }
+        }
+        let reference = self.reference.as_deref().unwrap_or("HEAD");
+        let url = self.url.as_str();
+        match self.git(&["fetch", "--quiet", "--depth", "1", "--no-tags", "--", url, reference]).await {
+            // Not every server gives a commit by its name; then it is looked for in the branches.
+            Err(SourceError::NotFound(problem)) if is_commit(reference) => {
+                let all = ["fetch", "--quiet", "--no-tags", "--", url, "+refs/heads/*:refs/remotes/origin/*"];
+                self.git(&all).await?;
+                let checked_out = self.git(&["checkout", "--quiet", "--detach", reference]).await;
+                checked_out.map_err(|_| SourceError::NotFound(problem))?;
+            }
+            fetched => {
+                fetched?;
+                self.git(&["checkout", "--quiet", "--detach", "FETCH_HEAD"]).await?;
+            }
+        }
+        self.git(&["rev-parse", "HEAD"]).await
+    }
+}
+
+#[async_trait]
+impl ModelSource for GitSource {
+    async fn manifest(&self) -> Result<RemoteManifest, SourceError> {
+        let commit = self.check_out().await?;
+        let root = self.scratch.path().to_owned();
+        let walked = blocking(move || {
+            super::cache::remove_tree(&root.join(".git"))?;
+            Ok(walk(&root))
+        });
+        let files =
+            walked.await.map_err(|error| SourceError::transient("could not read what git fetched", error))??;
+        if files.is_empty() {
+            let resource = &self.shown;
+            return Err(SourceError::NotFound(format!("Failed to fetch model. No model found in {resource}.")));
+        }
+        let root = self.scratch.path();
+        let files = files.into_iter().map(|(path, real, size)| RemoteFile {
+            key: path.to_string(),
+            nearby: Some(if real == root.join(&path) { Nearby::Ours(real) } else { Nearby::Theirs(real) }),
+            path,
+            size: Some(size),
+            version: Some(commit.clone()),
+            ..RemoteFile::default()
+        });
+        // Links first: they are copies of files that are moved away afterwards.
+        let (links, own): (Vec<_>, Vec<_>) = files.partition(|file| matches!(file.nearby, Some(Nearby::Theirs(_))));
+        Ok(RemoteManifest { files: links.into_iter().chain(own).collect(), unpack: Unpack::Keep })
+    }
+
+    async fn read(&self, file: &RemoteFile, _offset: u64, _length: Option<u64>) -> Result<Reading, SourceError> {
+        Err(SourceError::Changed(format!("{}/{}", self.shown, file.path)))
+    }
+
+    fn supports_ranges(&self) -> bool {
+        false
+    }
+}
+
+/// Every file below a folder: its path, where its content is, its size. Symbolic links that stay inside are files.
+fn walk(root: &Utf8Path) -> Result<Vec<(Utf8PathBuf, Utf8PathBuf, u64)>, SourceError> {
+    let unread = |error: std::io::Error| SourceError::transient("could not read what git fetched", error);
+    let mut files = Vec::new();
+    let mut folders = vec![(root.to_owned(), 0)];
+    let base = root.canonicalize_utf8().map_err(unread)?;
+    while let Some((folder, links)) = folders.pop() {
+        for entry in folder.read_dir_utf8().map_err(unread)? {
+            let path = entry.map_err(unread)?.into_path();
+            let is_link = std::fs::symlink_metadata(&path).map_err(unread)?.is_symlink();
+            let relative = path.strip_prefix(root).unwrap_or(&path).to_owned();
+            let real = match path.canonicalize_utf8() {
+                Ok(real) if real.starts_with(&base) && links + usize::from(is_link) <= MOST_LINKS => real,
+                _ => {
+                    return Err(SourceError::Invalid(format!(
+                        "`{relative}` of the git repository is a link that leads out of it"
+                    )));
+                }
+            };
+            let meta = std::fs::metadata(&real).map_err(unread)?;
+            if meta.is_dir() {
+                folders.push((path, links + usize::from(is_link)));
+                continue;
+            }
+            if meta.len() < 1024 && std::fs::read(&real).map_err(unread)?.starts_with(POINTER) {
+                return Err(SourceError::Invalid(format!(
+                    "`{relative}` of the git repository is in large-file storage; install git-lfs to fetch it"
+                )));
+            }
+            let inside = if is_link || links > 0 { real } else { path };
+            files.push((relative, inside, meta.len()));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_commit(reference: &str) -> bool {
+    (7..=40).contains(&reference.len()) && reference.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Variables that git is given: where the user's own settings are, proxies and certificates.
+fn passed(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    const NAMES: [&str; 18] = [
+        "PATH",
+        "HOME",
+        "XDG_CONFIG_HOME",
+        "LANG",
+        "http_proxy",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+        "SSL_CERT_DIR",
+        "SSH_AUTH_SOCK",
+        "XDG_RUNTIME_DIR",
+        "DBUS_SESSION_BUS_ADDRESS",
+        "GIT_CONFIG_GLOBAL",
+        "GIT_SSL_CAINFO",
+        "GIT_SSL_CAPATH",
+    ];
+    let given = NAMES.iter().filter_map(|name| Some(((*name).to_owned(), environment.get(*name)?.clone())));
+    let mut given: BTreeMap<String, String> = given.collect();
+    if let Some(bundle) = environment.get("SSL_CERT_FILE").or_else(|| environment.get("REQUESTS_CA_BUNDLE")) {
+        given.entry("GIT_SSL_CAINFO".to_owned()).or_insert_with(|| bundle.clone());
+    }
+    given.insert("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned());
+    given.insert("GIT_ASKPASS".to_owned(), "true".to_owned());
+    given.insert("LC_ALL".to_owned(), "C".to_owned());
+    given.entry("PATH".to_owned()).or_insert_with(|| "/usr/local/bin:/usr/bin:/bin".to_owned());
+    given
+}
