@@ -741,6 +741,17 @@ async fn logs_are_text_and_follow_until_the_container_ends() {
     assert_eq!(reason(&wrong), (400, "BadRequest"));
     assert!(wrong.1["message"].as_str().unwrap().contains("choose one of: [kserve-container]"));
     assert_eq!(reason(&api.get(&format!("{path}?previous=true")).await), (400, "BadRequest"));
+    assert_eq!(text("limitBytes=6").await, "one\ntw");
+    let mut restarted = (**api.pods.borrow()).clone();
+    restarted[0].containers[0].restarts = 1;
+    // All of it was said before its last start.
+    let now = "2100-01-01T00:00:00Z".parse().unwrap();
+    restarted[0].containers[0].state = ContainerViewState::Running { started_at: Some(now) };
+    api.pods.send_replace(std::sync::Arc::new(restarted.clone()));
+    assert_eq!(text("previous=true&tailLines=2").await, "three\nfour\n");
+    restarted[0].containers[0].state = ContainerViewState::Running { started_at: Some(jiff::Timestamp::UNIX_EPOCH) };
+    api.pods.send_replace(std::sync::Arc::new(restarted));
+    assert_eq!(text("previous=true").await, "");
     assert_eq!(reason(&api.get("/api/v1/namespaces/default/pods/none/log").await), (404, "NotFound"));
 }
 

@@ -4,6 +4,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "other processes are looked at from outside, on the wall clock")]
 
+#[path = "support/api.rs"]
+#[expect(dead_code, clippy::unwrap_used, reason = "shared with the tests of the API")]
+mod api;
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "shared with the tests that need Docker")]
 mod daemon;
@@ -28,6 +31,7 @@ impl Kubectl {
         let daemon = Daemon::start_with(&[("KSERVE_LOCAL_ENGINE", "memory")], |home| {
             std::fs::create_dir_all(home.join("model")).expect("a folder for the model");
             std::fs::write(home.join("model/model.joblib"), "a model").expect("a model");
+            std::fs::write(home.join("config.yaml"), "ingress: {ingressDomain: models.test}\n").expect("settings");
         });
         let config = daemon.cli_ok(&["kubeconfig"]);
         std::fs::write(daemon.home().join("kubeconfig"), config).expect("a kubeconfig");
@@ -313,7 +317,12 @@ struct Forwarded {
 
 impl Forwarded {
     fn start(kubectl: &Kubectl, to: &str, port: &str) -> Self {
-        let mut child = kubectl.command(&["port-forward", to, port, "--address=127.0.0.1"]).spawn().expect("it runs");
+        Self::start_in(kubectl, "default", to, port)
+    }
+
+    fn start_in(kubectl: &Kubectl, namespace: &str, to: &str, port: &str) -> Self {
+        let mut command = kubectl.command(&["port-forward", "-n", namespace, to, port, "--address=127.0.0.1"]);
+        let mut child = command.spawn().expect("it runs");
         let mut said = BufReader::new(child.stdout.take().expect("stdout")).lines();
         let first = said.next().map(|line| line.expect("a line")).unwrap_or_default();
         let address = first.strip_prefix("Forwarding from ").and_then(|rest| rest.split_once(" -> "));
@@ -502,6 +511,88 @@ fn what_is_wrong_is_refused_by_the_name_of_its_field() {
         let refused = kubectl.fails("get isvc", "");
         assert!(refused.contains("nauthorized") || refused.contains("must be logged in"), "{refused}");
     });
+}
+
+#[test]
+fn tutorials_find_the_ingress_gateway() {
+    with_each("tutorials_find_the_ingress_gateway", |kubectl| {
+        kubectl.serve();
+        let istio = "get service istio-ingressgateway -n istio-system";
+        let host = kubectl.ok(&format!("{istio} -o jsonpath={{.status.loadBalancer.ingress[0].ip}}"));
+        let port = kubectl.ok(&format!("{istio} -o jsonpath={{.spec.ports[?(@.name==\"http2\")].port}}"));
+        assert_eq!(format!("{host}:{port}"), kubectl.daemon.addresses()["data"].as_str().unwrap_or_default());
+        let service = kubectl
+            .ok("get svc -n istio-system --selector=app=istio-ingressgateway -o jsonpath={.items[0].metadata.name}");
+        let forwarded = Forwarded::start_in(&kubectl, "istio-system", &format!("svc/{service}"), ":80");
+        holds(&forwarded.ask("/v1/models/sklearn-iris"), &["HTTP/1.1 200"]);
+        let owner = "gateway.envoyproxy.io/owning-gateway-namespace=kserve,gateway.envoyproxy.io/owning-gateway-name=kserve-ingress-gateway";
+        let service = kubectl
+            .ok(&format!("get svc -n envoy-gateway-system --selector={owner} -o jsonpath={{.items[0].metadata.name}}"));
+        let forwarded = Forwarded::start_in(&kubectl, "envoy-gateway-system", &format!("svc/{service}"), ":80");
+        holds(&forwarded.ask("/v1/models/sklearn-iris"), &["HTTP/1.1 200"]);
+        let url = kubectl.ok("get inferenceservice sklearn-iris -o jsonpath={.status.url}");
+        assert!(url.starts_with("http://"), "{url}");
+        let said = kubectl.ok("get cm inferenceservice-config -n kserve -o jsonpath={.data.ingress}");
+        let ingress: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(ingress["ingressDomain"], "models.test");
+        holds(&kubectl.ok("rollout history deploy/sklearn-iris-predictor"), &["REVISION", "1"]);
+        holds(&kubectl.ok(&format!("describe {}", kubectl.pod())), &["Controlled By:", "ReplicaSet/"]);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_followed_cut_and_stamped() {
+    for binary in binaries() {
+        let api = api::Api::start().await;
+        let pod = api.run_pod("iris").await;
+        let config = api.home.root().join("kubeconfig");
+        let server = api.base.replace("http://", "https://");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: '{server}', insecure-skip-tls-verify: true}}}}]\nusers: [{{name: u, user: {{token: {}}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n",
+            api::TOKEN
+        );
+        std::fs::write(&config, text).expect("a kubeconfig");
+        let command = |words: &str| {
+            let mut command = tokio::process::Command::new(&binary);
+            command
+                .args(words.split_whitespace())
+                .env("KUBECONFIG", config.as_str())
+                .env("HOME", api.home.root().as_str());
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+            command
+        };
+        let said = |words: String| {
+            let mut command = command(&words);
+            async move {
+                let output = command.output().await.expect("kubectl runs");
+                text_of(&output)
+            }
+        };
+        for line in ["one", "two", "three"] {
+            api.engine.say(&pod, line);
+        }
+        assert_eq!(said(format!("logs {pod}")).await, "one\ntwo\nthree\n");
+        assert_eq!(said(format!("logs {pod} --tail=1 -c kserve-container")).await, "three\n");
+        assert_eq!(said(format!("logs {pod} --limit-bytes=4")).await, "one\n");
+        assert_eq!(said(format!("logs {pod} --since=1h")).await.lines().count(), 3);
+        assert_eq!(said(format!("logs {pod} --since-time=2100-01-01T00:00:00Z")).await, "");
+        holds(&said(format!("logs {pod} --timestamps --tail=1")).await, &["Z three"]);
+        holds(&said(format!("logs {pod} --previous")).await, &["previous terminated container \"kserve-container\""]);
+        holds(&said(format!("logs {pod} -c nope")).await, &["nope is not valid for pod"]);
+        let mut follow = command(&format!("logs -f {pod} --tail=1")).spawn().expect("kubectl runs");
+        let mut lines =
+            tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(follow.stdout.take().expect("stdout")));
+        assert_eq!(lines.next_line().await.expect("a line").as_deref(), Some("three"));
+        api.engine.say(&pod, "four");
+        assert_eq!(lines.next_line().await.expect("a line").as_deref(), Some("four"));
+        api.engine.end(&pod, kserve_local::engine::Exit::default());
+        assert_eq!(lines.next_line().await.expect("the end"), None);
+        assert!(follow.wait().await.expect("it ends").success());
+    }
+}
+
+fn text_of(output: &std::process::Output) -> String {
+    text(&output.stdout) + &text(&output.stderr)
 }
 
 /// The KServe SDK, in the environment that `KSERVE_LOCAL_TEST_SDK` names (a Python with `kserve` and `kubernetes<37`), or in

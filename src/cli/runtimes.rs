@@ -24,7 +24,7 @@ use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Position,
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Catalog, Runtime, Verdict, process, select};
 use crate::source::scan::{self, FoundFile};
-use crate::workload::{self, Companions, ResolveError, WorkloadConfig};
+use crate::workload::{self, Companions, ResolveError, Workload, WorkloadConfig};
 
 /// List serving runtimes, or explain which one serves a model.
 #[derive(Clone, Debug, Args)]
@@ -348,23 +348,42 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
 /// # Errors
 /// A service cannot be resolved.
 pub fn pulls(home: &Utf8Path, given: &[DecodedObject]) -> Result<Vec<String>> {
+    let mut pulls = BTreeSet::new();
+    for workload in workloads(home, given)? {
+        let containers = workload.init_containers.iter().chain(&workload.containers);
+        pulls.extend(containers.map(|container| format!("image {}", container.image)));
+        pulls.extend(workload.models.iter().map(|model| format!("model {}", model.uri)));
+    }
+    Ok(pulls.into_iter().collect())
+}
+
+/// Returns the names of the built-in runtimes that serve some of the objects.
+///
+/// # Errors
+/// A service cannot be resolved.
+pub fn built_in_used(home: &Utf8Path, given: &[DecodedObject]) -> Result<BTreeSet<String>> {
+    let own: BTreeSet<&str> = given.iter().map(|found| found.object.key.name.as_str()).collect();
+    let chosen = workloads(home, given)?.into_iter().filter_map(|workload| workload.runtime);
+    Ok(chosen
+        .filter(|chosen| chosen.cluster && !own.contains(chosen.name.as_str()))
+        .map(|chosen| chosen.name)
+        .collect())
+}
+
+/// Resolves the services among some objects, with the runtimes of the home beside theirs.
+fn workloads(home: &Utf8Path, given: &[DecodedObject]) -> Result<Vec<Workload>> {
     let objects: Vec<Object> =
         folder_objects(home)?.into_iter().chain(given.iter().map(|d| d.object.clone())).collect();
     let (catalog, companions) = (Catalog::new(&objects), Companions::new(&objects));
-    let mut pulls = BTreeSet::new();
+    let mut workloads = Vec::new();
     for found in given.iter().filter(|found| found.object.as_inference_service().is_some()) {
         let key = &found.object.key;
-        let workloads =
-            workload::resolve(&found.object, &catalog, &companions, &WorkloadConfig::default()).map_err(|error| {
-                Problem::usage(format!("{}/{} cannot be served", key.namespace, key.name)).because(error)
-            })?;
-        for workload in workloads {
-            let containers = workload.init_containers.iter().chain(&workload.containers);
-            pulls.extend(containers.map(|container| format!("image {}", container.image)));
-            pulls.extend(workload.models.iter().map(|model| format!("model {}", model.uri)));
-        }
+        let resolved = workload::resolve(&found.object, &catalog, &companions, &WorkloadConfig::default());
+        workloads.extend(resolved.map_err(|error| {
+            Problem::usage(format!("{}/{} cannot be served", key.namespace, key.name)).because(error)
+        })?);
     }
-    Ok(pulls.into_iter().collect())
+    Ok(workloads)
 }
 
 /// Returns where a field stands; the document's first line when it cannot be told.

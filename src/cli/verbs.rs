@@ -8,8 +8,13 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report;
 use super::{
+<<<<<<< HEAD
     apply, completion, delete, demo, describe, doctor, down, events, get, home, kubeconfig, logs, man, predict, replay,
     restart, run, runtimes, serve, service, up, validate, version, wait,
+=======
+    apply, completion, delete, demo, describe, doctor, down, events, export, get, home, kubeconfig, lint, logs, man,
+    predict, restart, run, runtimes, schema, serve, service, up, validate, version, wait,
+>>>>>>> graph
 };
 use crate::daemon::Inherited;
 
@@ -55,6 +60,9 @@ pub enum Command {
     Replay(replay::ReplayArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
+    Lint(lint::LintArgs),
+    Export(export::ExportArgs),
+    Schema(schema::SchemaArgs),
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
@@ -119,6 +127,9 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
         Command::Predict(args) => predict::run(&home, args).await,
         Command::Replay(args) => replay::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
+        Command::Lint(args) => lint::run(&home, args).await,
+        Command::Export(args) => export::run(&home, args).await,
+        Command::Schema(args) => schema::run(args),
         Command::Validate(args) => validate::run(&home, args).await,
         Command::Doctor(args) => doctor::run(&home, args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),

@@ -35,7 +35,7 @@ use crate::reconcile::execute::{Executor, chain};
 use crate::reconcile::measure::Meter;
 use crate::reconcile::mounts::Mounts;
 use crate::reconcile::{Clock, Driver, DriverConfig, DriverParts, revisions};
-use crate::source::{Loader, watch as folder_watch};
+use crate::source::{Loader, Published, watch as folder_watch};
 use crate::storage::{Cache, PullConfig, Puller, ReachPolicy};
 use crate::store::Store;
 use crate::tasks::Tasks;
@@ -157,6 +157,7 @@ impl Daemon {
         let events = EventLog::default();
         let store = Store::new(state::ledger(&home));
         let loader = Loader::new(home.clone(), store.clone(), events.clone(), move || clock.now());
+        loader.publish(published(&settings));
         let chosen = engine::choose(&settings, &instance).await?;
         info!(engine = chosen.name, why = chosen.why, "engine chosen");
         let (engine, docker, run_as) = (Arc::clone(&chosen.engine), chosen.docker.clone(), chosen.run_as);
@@ -308,6 +309,7 @@ impl Daemon {
 
     /// Takes over settings that were changed as far as a running daemon can, and reads the folder again.
     pub async fn reload(&mut self, settings: Settings) -> Reloaded {
+        self.loader.publish(published(&settings));
         let reloaded = self.reload.take(settings);
         self.loader.load().await;
         reloaded
@@ -364,6 +366,10 @@ impl Daemon {
         self.tasks.shut_down(TASK_DEADLINE).await;
         Addresses::remove(&self.home);
     }
+}
+
+fn published(settings: &Settings) -> Published {
+    Published { domains: settings.domains.clone(), default_mode: settings.default_mode.clone() }
 }
 
 fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverConfig {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::resource::Resource;
 use super::server::Api;
-use super::{events, pods, views};
+use super::{events, ingress, pods, views};
 use crate::api::Kind;
 use crate::plan::pods::PodView;
 use crate::store::{ChangeKind, Snapshot, Stored, TooOld};
@@ -115,9 +115,15 @@ impl Feed {
             }
             Resource::Deployments => views::deployments(&snapshot, &pods),
             Resource::ReplicaSets => views::replica_sets(&snapshot, &pods),
-            Resource::Services => views::services(&snapshot),
+            Resource::Services => {
+                let doors = ingress::services(self.api.state.gateway_address, self.api.born);
+                views::services(&snapshot).into_iter().chain(doors).collect()
+            }
             Resource::Nodes => vec![views::node(self.api.born)],
-            Resource::Pods | Resource::Object(_) => pods.iter().map(|pod| pods::to_value(pod, &snapshot)).collect(),
+            Resource::Pods | Resource::Object(_) => {
+                let doors = ingress::pods(self.api.state.gateway_address, self.api.born);
+                pods.iter().map(|pod| pods::to_value(pod, &snapshot)).chain(doors).collect()
+            }
         });
         board
     }

@@ -1,6 +1,7 @@
-//! Where a forwarded port leads: to the replica's first running container, as the gateway reaches it.
+//! Where a forwarded port leads: to a replica's first running container, as the gateway reaches it, or to the gateway.
 
 use std::io;
+use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
@@ -12,11 +13,19 @@ use crate::plan::pods::{ContainerViewState, PodView};
 /// Port of a component's Service, which leads to the port its container serves on.
 const SERVICE_PORT: u16 = 80;
 
-/// A replica's ports.
+/// A pod's ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     pod: String,
-    reach: Reach,
+    way: Way,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Way {
+    /// To a replica, as the gateway reaches it.
+    Replica(Reach),
+    /// To the gateway itself, whatever the port.
+    Gateway(SocketAddr),
 }
 
 impl Target {
@@ -39,7 +48,12 @@ impl Target {
                 pod.phase, pod.status
             ))
         })?;
-        Ok(Self { pod: pod.name.clone(), reach })
+        Ok(Self { pod: pod.name.clone(), way: Way::Replica(reach) })
+    }
+
+    /// The gateway, under the name of a pod.
+    pub fn gateway(pod: &str, address: SocketAddr) -> Self {
+        Self { pod: pod.to_owned(), way: Way::Gateway(address) }
     }
 
     /// Connects to a port.
@@ -55,15 +69,18 @@ impl Target {
     }
 
     async fn direct(&self, port: u16) -> io::Result<TcpStream> {
-        let address = self.reach.socket_address(port).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let address = match &self.way {
+            Way::Replica(reach) => reach.socket_address(port).ok_or(io::ErrorKind::AddrNotAvailable)?,
+            Way::Gateway(address) => *address,
+        };
         TcpStream::connect(address).await
     }
 
     /// Says why a port could not be forwarded.
     pub fn refusal(&self, port: u16, error: &io::Error) -> String {
         let pod = &self.pod;
-        match &self.reach {
-            Reach::Published(ports) if !ports.contains_key(&port) => {
+        match &self.way {
+            Way::Replica(Reach::Published(ports)) if !ports.contains_key(&port) => {
                 let open: Vec<String> = ports.keys().map(u16::to_string).collect();
                 format!("port {port} of pod {pod} is not open on this machine; these are: {}", open.join(", "))
             }

@@ -1,14 +1,17 @@
 //! `pods/{name}/log`: a container's output as text.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, stream};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 
 use super::failure::Failure;
+use super::ingress;
 use super::objects::Call;
 use super::resource::Resource;
 use super::server::Api;
@@ -23,24 +26,73 @@ pub async fn answer(api: &Arc<Api>, namespace: &str, name: &str, call: &Call) ->
     if call.method != Method::GET {
         return Err(Failure::method_not_allowed("logs can only be read"));
     }
+    if ingress::is_gateway(namespace, name) {
+        return Err(Failure::bad_request("the gateway's log is that of the daemon itself"));
+    }
     let pods = Arc::clone(&api.state.pods.borrow());
     let pod = pods.iter().find(|pod| pod.component.service.namespace == namespace && pod.name == name);
     let pod = pod.ok_or_else(|| Failure::not_found(Resource::Pods, name))?;
     let container = choose(pod, call.query.get("container"))?;
-    if call.query.flag("previous")? {
-        return Err(Failure::bad_request(format!(
-            "previous terminated container \"{}\" in pod \"{name}\" not found: kserve-local starts the same container again, so its earlier output is in the log without `previous`",
-            container.name
-        )));
-    }
     let id = container.id.clone().ok_or_else(|| not_started(pod, container))?;
     let options = options(call, (api.state.clock)())?;
     let timestamps = call.query.flag("timestamps")?;
-    let lines = api.state.engine.logs(&ContainerId(id), options).await.map_err(|error| refused(&error))?;
-    let texts = lines.map(move |line| Ok::<_, std::convert::Infallible>(text(line, timestamps)));
+    let limit = call.query.number("limitBytes")?;
+    let lines = if call.query.flag("previous")? {
+        previous(api, pod, container, ContainerId(id), options).await?
+    } else {
+        api.state.engine.logs(&ContainerId(id), options).await.map_err(|error| refused(&error))?
+    };
+    let texts = lines.map(move |line| text(line, timestamps));
+    let texts = limited(texts, limit).map(Ok::<_, std::convert::Infallible>);
     let ended = Box::pin(api.stop.clone().cancelled_owned());
     let body = Body::from_stream(stream::StreamExt::take_until(texts, ended));
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}
+
+/// Returns what a container said before its last start. The same container is started again, so its log has all of it.
+async fn previous(
+    api: &Arc<Api>,
+    pod: &PodView,
+    container: &ContainerView,
+    id: ContainerId,
+    options: LogOptions,
+) -> Result<BoxStream<'static, Result<LogLine, EngineError>>, Failure> {
+    if container.restarts == 0 {
+        let (name, pod) = (&container.name, &pod.name);
+        let message = format!("previous terminated container \"{name}\" in pod \"{pod}\" not found");
+        return Err(Failure::bad_request(message));
+    }
+    let end = match container.state {
+        ContainerViewState::Running { started_at } => started_at,
+        // It has ended again, and is not started yet: that was the previous one.
+        _ => None,
+    };
+    let all = LogOptions { follow: false, tail: None, since: options.since };
+    let lines = api.state.engine.logs(&id, all).await.map_err(|error| refused(&error))?;
+    let earlier = move |line: &Result<LogLine, EngineError>| match (line, end) {
+        (Ok(LogLine { at: Some(at), .. }), Some(end)) => *at < end,
+        _ => true,
+    };
+    let mut lines = lines.take_while(move |line| std::future::ready(earlier(line)));
+    let Some(tail) = options.tail else { return Ok(lines.boxed()) };
+    let mut last = VecDeque::new();
+    while let Some(line) = lines.next().await {
+        last.push_back(line);
+        if last.len() > tail {
+            last.pop_front();
+        }
+    }
+    Ok(stream::iter(last).boxed())
+}
+
+/// Ends a log after so many bytes.
+fn limited(texts: impl Stream<Item = Bytes>, limit: Option<u64>) -> impl Stream<Item = Bytes> {
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    texts.scan(limit, |left, mut text| {
+        text.truncate(*left);
+        *left -= text.len();
+        std::future::ready((!text.is_empty()).then_some(text))
+    })
 }
 
 fn choose<'p>(pod: &'p PodView, wanted: Option<&str>) -> Result<&'p ContainerView, Failure> {

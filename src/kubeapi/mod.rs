@@ -19,6 +19,7 @@ pub mod failure;
 pub mod feed;
 pub mod fields;
 pub mod forward_target;
+pub mod ingress;
 pub mod lists;
 pub mod logs;
 pub mod managers;

@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::views::{NODE, derived_uid};
+use super::views::{self, NODE, derived_uid};
 use crate::api::meta;
 use crate::plan::pods::{ContainerView, ContainerViewState, PodView};
 use crate::store::Snapshot;
+use crate::workload::names;
 
 /// Annotation with the word of the STATUS column.
 pub const STATUS_ANNOTATION: &str = "kserve-local/status";
@@ -30,6 +31,10 @@ pub fn to_value(pod: &PodView, snapshot: &Snapshot) -> Value {
         },
         "annotations": {DEFAULT_CONTAINER: serving, STATUS_ANNOTATION: pod.status},
     });
+    if let Some(owner) = owner {
+        let set = names::revision_name(&pod.service_name, pod.revision);
+        metadata["ownerReferences"] = views::owned_by("apps/v1", "ReplicaSet", &set, &owner.object.meta.uid);
+    }
     let written = owner.map(|owner| &owner.object.meta.labels);
     for (key, value) in written.into_iter().flatten() {
         if metadata["labels"].get(key).is_none() {
@@ -44,6 +49,7 @@ pub fn to_value(pod: &PodView, snapshot: &Snapshot) -> Value {
     let mut spec = Map::new();
     let mut status = Map::new();
     spec.insert("containers".to_owned(), running.iter().map(|container| container_spec(container)).collect());
+    spec.insert("securityContext".to_owned(), json!({}));
     for (field, value) in [("nodeName", NODE), ("restartPolicy", "Always"), ("dnsPolicy", "Default")] {
         spec.insert(field.to_owned(), json!(value));
     }

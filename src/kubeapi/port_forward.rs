@@ -28,6 +28,7 @@ use tracing::debug;
 
 use super::failure::Failure;
 use super::forward_target::Target;
+use super::ingress;
 use super::resource::Resource;
 use super::server::Api;
 use super::spdy::{Codec, Frame, Headers};
@@ -63,10 +64,7 @@ enum Carrier {
 /// No such pod, it does not run, or the request is no upgrade that is known.
 pub async fn answer(api: &Arc<Api>, namespace: &str, name: &str, mut request: Request) -> Result<Response, Failure> {
     let carrier = carrier(request.method(), request.headers())?;
-    let pods = Arc::clone(&api.state.pods.borrow());
-    let pod = pods.iter().find(|pod| pod.component.service.namespace == namespace && pod.name == name);
-    let pod = pod.ok_or_else(|| Failure::not_found(Resource::Pods, name))?;
-    let target = Target::of(pod, &*api.state.engine).await?;
+    let target = target(api, namespace, name).await?;
     let accept = websocket_accept(request.headers());
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade = upgrade.ok_or_else(|| Failure::bad_request("this connection cannot be upgraded"))?;
@@ -80,6 +78,15 @@ pub async fn answer(api: &Arc<Api>, namespace: &str, name: &str, mut request: Re
         }
     });
     Ok(switched(carrier, accept.as_deref()))
+}
+
+async fn target(api: &Arc<Api>, namespace: &str, name: &str) -> Result<Target, Failure> {
+    if ingress::is_gateway(namespace, name) {
+        return Ok(Target::gateway(name, ingress::reachable(api.state.gateway_address)));
+    }
+    let pods = Arc::clone(&api.state.pods.borrow());
+    let pod = pods.iter().find(|pod| pod.component.service.namespace == namespace && pod.name == name);
+    Target::of(pod.ok_or_else(|| Failure::not_found(Resource::Pods, name))?, &*api.state.engine).await
 }
 
 fn carrier(method: &Method, headers: &HeaderMap) -> Result<Carrier, Failure> {

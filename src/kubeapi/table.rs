@@ -252,8 +252,10 @@ fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
         }
         Resource::Services => {
             let spec = &object["spec"];
-            let port = format!("{}/TCP", spec["ports"][0]["port"]);
-            vec![name, spec["type"].clone(), spec["clusterIP"].clone(), json!("<none>"), json!(port), age]
+            let ports = spec["ports"].as_array().into_iter().flatten();
+            let ports: Vec<String> = ports.map(|port| format!("{}/TCP", port["port"])).collect();
+            let outside = object["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().unwrap_or("<none>");
+            vec![name, spec["type"].clone(), spec["clusterIP"].clone(), json!(outside), json!(ports.join(",")), age]
         }
         Resource::Nodes => {
             let version = object["status"]["nodeInfo"]["kubeletVersion"].clone();

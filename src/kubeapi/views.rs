@@ -17,6 +17,17 @@ use crate::workload::names;
 /// Name of the one node.
 pub const NODE: &str = "kserve-local";
 
+/// Where `kubectl rollout history` looks for the number of a revision.
+const REVISION: &str = "deployment.kubernetes.io/revision";
+
+/// Returns the reference to a view that owns another; `service` is the uid both are derived from.
+pub fn owned_by(api_version: &str, kind: &str, name: &str, service: &str) -> Value {
+    json!([{
+        "apiVersion": api_version, "kind": kind, "name": name, "uid": derived_uid(&[kind, service, name]),
+        "controller": true, "blockOwnerDeletion": true,
+    }])
+}
+
 /// One component of an InferenceService, and its replicas.
 struct Part<'a> {
     owner: &'a Stored,
@@ -99,9 +110,13 @@ fn deployment(part: &Part<'_>, pods: &[&PodView]) -> Value {
     let newest = pods.iter().map(|pod| pod.revision).max();
     let updated = pods.iter().filter(|pod| Some(pod.revision) == newest).count();
     let condition = |kind: &str, so: bool, reason: &str| json!({"type": kind, "status": if so { "True" } else { "False" }, "reason": reason});
+    let mut metadata = part.metadata("Deployment", &part.name);
+    if let Some(newest) = newest {
+        metadata["annotations"] = json!({REVISION: newest.to_string()});
+    }
     json!({
         "kind": "Deployment", "apiVersion": "apps/v1",
-        "metadata": part.metadata("Deployment", &part.name),
+        "metadata": metadata,
         "spec": {
             "replicas": all,
             "selector": {"matchLabels": part.selector()},
@@ -131,9 +146,12 @@ pub fn replica_sets(snapshot: &Snapshot, pods: &[PodView]) -> Vec<Value> {
         for (revision, pods) in revisions {
             let name = names::revision_name(&part.name, revision);
             let (all, ready) = (pods.len(), ready(&pods));
+            let mut metadata = part.metadata("ReplicaSet", &name);
+            metadata["ownerReferences"] = owned_by("apps/v1", "Deployment", &part.name, &part.owner.object.meta.uid);
+            metadata["annotations"] = json!({REVISION: revision.to_string()});
             sets.push(json!({
                 "kind": "ReplicaSet", "apiVersion": "apps/v1",
-                "metadata": part.metadata("ReplicaSet", &name),
+                "metadata": metadata,
                 "spec": {
                     "replicas": all, "selector": {"matchLabels": part.selector()}, "template": part.template(&pods),
                 },

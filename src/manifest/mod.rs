@@ -7,6 +7,7 @@ pub mod decode;
 pub mod defaults;
 pub mod diagnostic;
 mod identify;
+pub mod json_schema;
 mod known;
 mod locate;
 mod manifests;

@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::published::Published;
 use super::scan::{self, FoundFile, ScanError, Signature};
 use super::settle::Missing;
 use super::{WriteError, write};
@@ -65,6 +66,8 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    /// What the ConfigMap of settings says.
+    published: Published,
     /// What each file said when it was last read.
     read: HashMap<Utf8PathBuf, ReadFile>,
     /// The last good objects, by key.
@@ -109,6 +112,11 @@ impl Loader {
             state: Mutex::new(state),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Sets what the ConfigMap `inferenceservice-config` says, from the next load on.
+    pub fn publish(&self, published: Published) {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner).published = published;
     }
 
     /// Reads the whole folder and makes it the desired state.
@@ -217,7 +225,7 @@ impl Inner {
 
     fn publish(&self, state: &mut State, pass: &Pass, now: Now) -> Vec<Change> {
         state.began = true;
-        let mut desired: BTreeMap<ObjectKey, (Object, Origin)> = implied(pass.objects.keys());
+        let mut desired: BTreeMap<ObjectKey, (Object, Origin)> = implied(pass.objects.keys(), &state.published);
         for object in BUILT_IN.iter() {
             desired.insert(object.key.clone(), (object.clone(), Origin::BuiltIn));
         }
@@ -419,14 +427,17 @@ fn duplicate(path: &Utf8Path, found: &manifest::DecodedObject, other: &Utf8Path,
 
 /// Returns what is there without being written: namespaces that something lives in or that Kubernetes always has, the
 /// `default` ServiceAccount of each, and KServe's settings, which its SDK reads.
-fn implied<'k>(keys: impl Iterator<Item = &'k ObjectKey>) -> BTreeMap<ObjectKey, (Object, Origin)> {
+fn implied<'k>(
+    keys: impl Iterator<Item = &'k ObjectKey>,
+    published: &Published,
+) -> BTreeMap<ObjectKey, (Object, Origin)> {
     let mut names: BTreeSet<String> = BTreeSet::new();
     for key in keys {
         names.insert(if key.kind == Kind::Namespace { key.name.clone() } else { key.namespace.clone() });
     }
     names.remove("");
     names.extend([meta::DEFAULT_NAMESPACE, meta::SYSTEM_NAMESPACE, "kube-system"].map(str::to_owned));
-    let mut raws = vec![inference_service_config()];
+    let mut raws = vec![published.config_map()];
     for name in names {
         raws.push(json!({
             "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": name},
@@ -435,27 +446,6 @@ fn implied<'k>(keys: impl Iterator<Item = &'k ObjectKey>) -> BTreeMap<ObjectKey,
     }
     let objects = raws.iter().flat_map(|raw| manifest::decode_value(raw).objects);
     objects.map(|found| (found.object.key.clone(), (found.object, Origin::Implied))).collect()
-}
-
-/// Returns KServe's settings as far as clients read them; each value is a JSON document.
-fn inference_service_config() -> Value {
-    let credentials = json!({
-        "storageSpecSecretName": "storage-config",
-        "storageSecretNameAnnotation": meta::STORAGE_SECRET_NAME,
-        "gcs": {"gcsCredentialFileName": "gcloud-application-credentials.json"},
-        "s3": {"s3AccessKeyIDName": "AWS_ACCESS_KEY_ID", "s3SecretAccessKeyName": "AWS_SECRET_ACCESS_KEY"},
-    });
-    let ingress = json!({"ingressDomain": "localhost", "urlScheme": "http"});
-    let deploy = json!({"defaultDeploymentMode": "Standard"});
-    json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "inferenceservice-config", "namespace": meta::SYSTEM_NAMESPACE},
-        "data": {
-            "credentials": credentials.to_string(),
-            "ingress": ingress.to_string(),
-            "deploy": deploy.to_string(),
-        },
-    })
 }
 
 /// Reads the last good objects of an earlier daemon. A file that cannot be read is as none.

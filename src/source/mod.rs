@@ -6,10 +6,12 @@
 
 pub mod document;
 pub mod load;
+pub mod published;
 pub mod scan;
 pub mod settle;
 pub mod watch;
 pub mod write;
 
 pub use load::{FileProblems, LoadReport, Loader};
+pub use published::Published;
 pub use write::WriteError;

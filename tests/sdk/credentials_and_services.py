@@ -3,12 +3,15 @@
 Usage: KUBECONFIG=... python credentials_and_services.py
 """
 
+import base64
 import json
 import os
 import tempfile
 import time
 
 from kserve import KServeClient, V1beta1InferenceService, V1beta1InferenceServiceSpec
+from kserve import V1alpha1InferenceGraph, V1alpha1InferenceGraphSpec, V1alpha1InferenceRouter, V1alpha1InferenceStep
+from kserve import V1alpha1ModelSpec, V1alpha1TrainedModel, V1alpha1TrainedModelSpec
 from kserve import V1beta1ModelFormat, V1beta1ModelSpec, V1beta1PredictorSpec, constants
 from kubernetes import client, config, watch
 
@@ -65,6 +68,49 @@ def workloads():
         assert error.status == 404, error
 
 
+def graphs(kserve):
+    step = V1alpha1InferenceStep(service_name=NAME)
+    router = V1alpha1InferenceRouter(router_type="Sequence", steps=[step])
+    graph = V1alpha1InferenceGraph(
+        api_version=constants.KSERVE_V1ALPHA1,
+        kind=constants.KSERVE_KIND_INFERENCEGRAPH,
+        metadata=client.V1ObjectMeta(name="chain", namespace=NAMESPACE),
+        spec=V1alpha1InferenceGraphSpec(nodes={"root": router}),
+    )
+    kserve.create_inference_graph(graph)
+    found = kserve.get_inference_graph("chain", NAMESPACE)
+    assert found["spec"]["nodes"]["root"]["steps"][0]["serviceName"] == NAME, found
+    kserve.delete_inference_graph("chain", NAMESPACE)
+    gone(lambda: kserve.get_inference_graph("chain", NAMESPACE))
+
+
+def trained_models(kserve):
+    source = V1alpha1ModelSpec(storage_uri="gs://bucket/model", framework="sklearn", memory="1Gi")
+    model = V1alpha1TrainedModel(
+        api_version=constants.KSERVE_V1ALPHA1,
+        kind=constants.KSERVE_KIND_TRAINEDMODEL,
+        metadata=client.V1ObjectMeta(name="one", namespace=NAMESPACE),
+        spec=V1alpha1TrainedModelSpec(inference_service=NAME, model=source),
+    )
+    kserve.create_trained_model(model, NAMESPACE)
+    kserve.delete_trained_model("one", NAMESPACE)
+
+
+def refusals(kserve):
+    wrong = service(3)
+    wrong.metadata.name = "1wrong"
+    try:
+        kserve.create(wrong, namespace=NAMESPACE)
+        raise AssertionError("a name that KServe refuses was taken")
+    except RuntimeError as error:
+        assert "admission webhook" in str(error) and "403" in str(error), error
+    try:
+        kserve.create(service(1), namespace=NAMESPACE)
+        raise AssertionError("a second service of one name was taken")
+    except RuntimeError as error:
+        assert "AlreadyExists" in str(error), error
+
+
 def credentials(kserve):
     core = client.CoreV1Api()
     with tempfile.TemporaryDirectory() as folder:
@@ -78,6 +124,26 @@ def credentials(kserve):
         kserve.set_credentials(
             storage_type="gcs", namespace=NAMESPACE, credentials_file=gcs, service_account="robot"
         )
+        s3 = os.path.join(folder, "s3")
+        with open(s3, "w") as file:
+            # The SDK sends the keys as they are where Kubernetes wants base64.
+            key, secret = (base64.b64encode(text).decode() for text in (b"minio", b"minio123"))
+            file.write(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n")
+        kserve.set_credentials(
+            storage_type="s3", namespace=NAMESPACE, credentials_file=s3, service_account="s3-robot",
+            s3_endpoint="s3.example.com", s3_region="us-west-2", s3_use_https="1", s3_verify_ssl="0",
+        )
+        azure = os.path.join(folder, "azure.json")
+        with open(azure, "w") as file:
+            fields = ("clientId", "clientSecret", "subscriptionId", "tenantId")
+            json.dump({field: base64.b64encode(field.encode()).decode() for field in fields}, file)
+        kserve.set_credentials(storage_type="Azure", namespace=NAMESPACE, credentials_file=azure)
+    name = core.read_namespaced_service_account("s3-robot", NAMESPACE).secrets[0].name
+    secret = core.read_namespaced_secret(name, NAMESPACE)
+    assert base64.b64decode(secret.data["AWS_ACCESS_KEY_ID"]) == b"minio", secret.data
+    assert secret.metadata.annotations[constants.KSERVE_GROUP + "/s3-endpoint"] == "s3.example.com"
+    name = core.read_namespaced_service_account("kserve-service-credentials", NAMESPACE).secrets[0].name
+    assert "AZURE_CLIENT_ID" in core.read_namespaced_secret(name, NAMESPACE).data
     secrets = core.read_namespaced_service_account("robot", NAMESPACE).secrets
     assert len(secrets) == 2 and secrets[1].name == first, secrets
     secret = core.read_namespaced_secret(secrets[0].name, NAMESPACE)
@@ -87,21 +153,27 @@ def credentials(kserve):
 
 def deletion(kserve):
     kserve.delete(NAME, namespace=NAMESPACE)
+    gone(lambda: kserve.get(NAME, namespace=NAMESPACE))
+
+
+def gone(get):
     for _ in range(50):
         try:
-            kserve.get(NAME, namespace=NAMESPACE)
+            get()
         except RuntimeError:
             return
         time.sleep(0.1)
-    raise AssertionError("the service is still there")
+    raise AssertionError("it is still there")
 
 
 def main():
     config.load_kube_config()
     kserve = KServeClient(config_file=os.environ["KUBECONFIG"])
     client.CoreV1Api().create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=NAMESPACE)))
-    for step in (lambda: services(kserve), workloads, lambda: credentials(kserve), lambda: deletion(kserve)):
-        step()
+    services(kserve)
+    workloads()
+    for step in (graphs, trained_models, refusals, credentials, deletion):
+        step(kserve)
     client.CoreV1Api().delete_namespace(NAMESPACE)
     print("every call answered")
 
