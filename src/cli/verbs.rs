@@ -8,13 +8,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::report;
 use super::{
-<<<<<<< HEAD
-    apply, completion, delete, demo, describe, doctor, down, events, get, home, kubeconfig, logs, man, predict, replay,
-    restart, run, runtimes, serve, service, up, validate, version, wait,
-=======
     apply, completion, delete, demo, describe, doctor, down, events, export, get, home, kubeconfig, lint, logs, man,
-    predict, restart, run, runtimes, schema, serve, service, up, validate, version, wait,
->>>>>>> graph
+    predict, replay, restart, run, runtimes, schema, serve, service, up, validate, version, wait,
 };
 use crate::daemon::Inherited;
 
