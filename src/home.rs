@@ -94,6 +94,11 @@ impl Home {
         self.state().join("revisions.json")
     }
 
+    /// Returns the folder of payload logs: `<namespace>/<service>.jsonl`.
+    pub fn payloads(&self) -> Utf8PathBuf {
+        self.state().join("payloads")
+    }
+
     /// Name of this instance, in container names and labels.
     pub fn instance(&self) -> Utf8PathBuf {
         self.state().join("instance")

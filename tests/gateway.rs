@@ -6,6 +6,8 @@
 mod abuse;
 #[path = "gateway/endings.rs"]
 mod endings;
+#[path = "gateway/extras.rs"]
+mod extras;
 #[path = "gateway/graphs.rs"]
 mod graphs;
 #[path = "gateway/hold.rs"]

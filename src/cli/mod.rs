@@ -36,6 +36,7 @@ pub mod predict;
 pub mod progress;
 pub mod ps;
 pub mod pull;
+pub mod replay;
 pub mod report;
 pub mod restart;
 pub mod rollback;

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use super::report;
 use super::{
     apply, cache, completion, delete, demo, describe, doctor, down, events, explain, export, get, home, kubeconfig,
-    lint, logs, man, predict, ps, pull, restart, rollback, run, runtimes, schema, serve, service, up, validate,
+    lint, logs, man, predict, ps, pull, replay, restart, rollback, run, runtimes, schema, serve, service, up, validate,
     version, wait,
 };
 use crate::daemon::Inherited;
@@ -59,6 +59,7 @@ pub enum Command {
     Rollback(rollback::RollbackArgs),
     Pull(pull::PullArgs),
     Cache(cache::CacheArgs),
+    Replay(replay::ReplayArgs),
     Runtimes(runtimes::RuntimesArgs),
     Validate(validate::ValidateArgs),
     Lint(lint::LintArgs),
@@ -132,6 +133,7 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
         Command::Rollback(args) => rollback::rollback(&home, args).await,
         Command::Pull(args) => pull::run(&home, args).await,
         Command::Cache(args) => cache::run(&home, args).await,
+        Command::Replay(args) => replay::run(&home, args).await,
         Command::Runtimes(args) => runtimes::run(&home, args).await,
         Command::Lint(args) => lint::run(&home, args).await,
         Command::Export(args) => export::run(&home, args).await,

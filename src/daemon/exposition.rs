@@ -152,7 +152,15 @@ impl Exposition {
             }
             family("gauge", name, help, lines);
         }
-        let whole: [(&str, &str, &str, u64); 5] = [
+        let [mirrored, mirrors_failed, mirrors_dropped] = snapshot.mirrors;
+        let [payloads, payloads_failed, payloads_dropped] = snapshot.payloads;
+        let whole: [(&str, &str, &str, u64); 11] = [
+            ("counter", "mirrored_requests", "Copies of requests that were answered with success", mirrored),
+            ("counter", "mirror_failures", "Copies of requests that were not", mirrors_failed),
+            ("counter", "mirror_dropped", "Copies of requests that were not sent", mirrors_dropped),
+            ("counter", "payload_events", "Payload events taken by their sink", payloads),
+            ("counter", "payload_event_failures", "Payload events their sink did not take", payloads_failed),
+            ("counter", "payload_events_dropped", "Payload events that did not fit a queue", payloads_dropped),
             ("gauge", "client_connections", "Client connections open now", snapshot.connections),
             ("counter", "upstream_connects", "Connections made to backends", snapshot.upstream_connects),
             ("counter", "replica_ejections", "Times a failing replica was taken out", snapshot.ejections),

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::config::Settings;
 use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerEngine, EngineError};
-use crate::gateway::{Gate, Gateway};
+use crate::gateway::{Gate, Gateway, LogPlaces};
 use crate::home::Home;
 use crate::kubeapi::{self, ApiState};
 use crate::machine::GpuTool;
@@ -166,7 +166,6 @@ impl Daemon {
         let board = TrafficBoard::default();
         let mut tables = board.tables();
         let routes = Arc::new(ArcSwap::default());
-        let gateway = Arc::new(Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()));
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
         let (holders, room_seen) = watch::channel(Arc::default());
@@ -176,6 +175,10 @@ impl Daemon {
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
         let (room, offline) = (settings.room, settings.offline);
         let pull = PullConfig { reach, room, offline, ..PullConfig::default() };
+        let places =
+            LogPlaces { folder: Some(home.payloads()), environment: settings.environment.clone(), pull: pull.clone() };
+        let gateway = Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()).logging_to(places);
+        let gateway = Arc::new(gateway);
         let executor = Executor {
             engine: Arc::clone(&engine),
             puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone()))

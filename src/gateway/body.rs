@@ -21,6 +21,7 @@ use super::breaker::Verdict;
 use super::executor::{self, Standing};
 use super::flight::Flight;
 use super::metrics::{ServiceMetrics, UpstreamError};
+use super::tap::Tap;
 use super::upload::{Pace, Upload};
 use super::upstream::Checkout;
 
@@ -58,6 +59,8 @@ pub(crate) struct RequestBody {
     progress: Option<Arc<Progress>>,
     metrics: Arc<ServiceMetrics>,
     clock: Option<Box<Clock>>,
+    tap: Option<Box<Tap>>,
+    ended: bool,
 }
 
 /// Sees to it that a body comes fast enough.
@@ -103,14 +106,20 @@ impl RequestBody {
         let progress = (rest.is_some() || !front.is_empty()).then(Arc::default);
         let clock = pace.filter(|_| rest.is_some());
         let clock = clock.map(|pace| Box::new(Clock { pace, upload: Upload::default(), timer: None }));
-        Self { front, rest, progress, metrics, clock }
+        Self { front, rest, progress, metrics, clock, tap: None, ended: false }
     }
 
     /// Passes on what is all there.
     pub(crate) fn whole(body: Bytes, metrics: Arc<ServiceMetrics>) -> Self {
         let front: VecDeque<_> = (!body.is_empty()).then(|| Frame::data(body)).into_iter().collect();
         let progress = (!front.is_empty()).then(Arc::default);
-        Self { front, rest: None, progress, metrics, clock: None }
+        Self { front, rest: None, progress, metrics, clock: None, tap: None, ended: false }
+    }
+
+    /// Has a copy taken of what passes.
+    pub(crate) fn tapped(mut self, tap: Option<Box<Tap>>) -> Self {
+        self.tap = tap;
+        self
     }
 
     /// Returns where to follow the body; none when there is no body.
@@ -137,9 +146,13 @@ impl Body for RequestBody {
             },
             (None, None) => None,
         };
+        this.ended |= frame.is_none();
         if let Some(Ok(frame)) = &frame {
             if let Some(progress) = &this.progress {
                 progress.pieces.fetch_add(1, Ordering::Relaxed);
+            }
+            if let (Some(data), Some(tap)) = (frame.data_ref(), &mut this.tap) {
+                tap.see(data);
             }
             let len = frame.data_ref().map_or(0, Bytes::len);
             this.metrics.request_bytes.fetch_add(len as u64, Ordering::Relaxed);
@@ -168,6 +181,9 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
+        if let Some(tap) = self.tap.take().filter(|_| self.ended || self.is_end_stream()) {
+            tap.end();
+        }
         if let Some(progress) = &self.progress {
             // Set once; a second value cannot come, there is one drop.
             let _ = progress.finished.set(Instant::now());
@@ -218,6 +234,7 @@ pub(crate) struct Relay {
     idle_timeout: Duration,
     connection: Option<Checkout>,
     flight: Flight,
+    tap: Option<Box<Tap>>,
     // Dropped last, in this order: the replica is free only after all of the above.
     slot: Option<Slot>,
     _lease: Lease,
@@ -251,8 +268,10 @@ impl Relay {
         connection: Option<Checkout>,
         flight: Flight,
         held: Held,
+        tap: Option<Box<Tap>>,
     ) -> Self {
-        Self { body, ended: false, idle: None, idle_timeout, connection, flight, slot: held.slot, _lease: held.lease }
+        let Held { slot, lease } = held;
+        Self { body, ended: false, idle: None, idle_timeout, connection, flight, tap, slot, _lease: lease }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
@@ -267,6 +286,9 @@ impl Relay {
                 self.idle = None;
                 if let Some(data) = frame.data_ref() {
                     self.flight.sent(data.len() as u64);
+                    if let Some(tap) = &mut self.tap {
+                        tap.see(data);
+                    }
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -304,6 +326,9 @@ impl Drop for Relay {
     fn drop(&mut self) {
         if !self.ended && !self.body.is_end_stream() {
             return;
+        }
+        if let Some(tap) = self.tap.take() {
+            tap.end();
         }
         self.report(Verdict::Worked);
         if let Some(connection) = self.connection.take() {

@@ -74,6 +74,13 @@ pub struct GatewayConfig {
     /// Most bytes of bodies held whole at once, of all requests. Then 503. Default 1 GiB.
     #[serde(with = "size")]
     pub max_whole_bodies: usize,
+    /// Largest body of which a copy is taken, for payload logs and mirrors. A larger one is logged without its body, and not
+    /// mirrored. Default 4 MiB.
+    #[serde(with = "size")]
+    pub max_payload: usize,
+    /// Most bytes of payloads on their way to their logs. More are dropped and counted. Default 64 MiB.
+    #[serde(with = "size")]
+    pub max_payloads: usize,
     /// Headers of a request that a graph passes on to its steps: regular expressions over canonical names
     /// (`X-Request-Id`), as `router.headers.propagate` of KServe's `inferenceservice-config`. Default none.
     pub propagate_headers: Vec<String>,
@@ -134,6 +141,8 @@ impl Default for GatewayConfig {
             peek_limit: 1 << 20,
             max_whole_body: 64 << 20,
             max_whole_bodies: 1 << 30,
+            max_payload: 4 << 20,
+            max_payloads: 64 << 20,
             propagate_headers: Vec::new(),
             read_ahead: 64 << 10,
             max_waiting: 100,

@@ -31,7 +31,7 @@ pub(crate) struct Client {
     broken: AtomicBool,
     /// Its socket, while nobody reads from it.
     resting: Mutex<Option<TcpStream>>,
-    _place: Place,
+    place: Option<Place>,
     metrics: Arc<Metrics>,
 }
 
@@ -45,7 +45,16 @@ impl Client {
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let (in_flight, begun, broken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { peer, ip, caller, in_flight, begun, broken, resting: Mutex::default(), _place: place, metrics })
+        let place = Some(place);
+        Arc::new(Self { peer, ip, caller, in_flight, begun, broken, resting: Mutex::default(), place, metrics })
+    }
+
+    /// Returns someone who asks on this client's behalf: what breaks for them does not break the client's connection.
+    pub(crate) fn on_behalf(&self) -> Arc<Self> {
+        let (in_flight, begun, broken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        let (peer, ip, caller, metrics) = (self.peer, self.ip.clone(), self.caller.clone(), Arc::clone(&self.metrics));
+        let resting = Mutex::default();
+        Arc::new(Self { peer, ip, caller, in_flight, begun, broken, resting, place: None, metrics })
     }
 
     /// Puts the socket aside until the client says something.
@@ -87,7 +96,9 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.place.is_some() {
+            self.metrics.connections.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -30,6 +30,8 @@ use super::hold::{self, PHASE_HEADER};
 use super::metrics::{ServiceMetrics, UpstreamError};
 use super::refusal::Refusal;
 use super::route::Target;
+use super::service_extras::Taps;
+use super::tap::Tap;
 use super::tunnel::Tunnel;
 use super::upstream::{ConnectError, Sender};
 use super::worker::{Front, RETRY_SOON, Worker};
@@ -55,6 +57,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) rather_not_wait: bool,
     /// Where the service was when the request had to wait for it.
     pub(crate) held: OnceLock<HeaderValue>,
+    /// Who gets copies of the request and its answer.
+    pub(crate) taps: Option<Box<Taps>>,
 }
 
 /// What the client wants to change to, and its end of the connection.
@@ -122,7 +126,7 @@ impl Exchange<'_> {
         };
         let (mut parts, body) = request.into_parts();
         let metrics = self.prepare_head(&mut parts, None);
-        let outgoing = Request::from_parts(parts, RequestBody::whole(body, metrics));
+        let outgoing = Request::from_parts(parts, RequestBody::whole(body, metrics).tapped(self.request_tap()));
         self.deliver(place, outgoing, &path, None).await
     }
 
@@ -260,7 +264,7 @@ impl Exchange<'_> {
     }
 
     /// The path as the client wrote it, less the path template's prefix.
-    fn forwarded_path(&self, uri: &Uri) -> Refused<PathAndQuery> {
+    pub(super) fn forwarded_path(&self, uri: &Uri) -> Refused<PathAndQuery> {
         let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let rest = &whole[self.target.strip..];
         let path = if rest.is_empty() || rest.starts_with('?') {
@@ -278,7 +282,11 @@ impl Exchange<'_> {
         // Over HTTP/1 the guard sees to it. Calls of gRPC may be silent in the direction in which they stream.
         let pace = (parts.version == Version::HTTP_2 && !self.grpc).then(|| self.worker.config.pace());
         let metrics = self.prepare_head(&mut parts, upgrade);
-        Request::from_parts(parts, RequestBody::new(front, body, metrics, pace))
+        Request::from_parts(parts, RequestBody::new(front, body, metrics, pace).tapped(self.request_tap()))
+    }
+
+    fn request_tap(&mut self) -> Option<Box<Tap>> {
+        self.taps.as_mut()?.request.take()
     }
 
     /// Makes the head of a request what the backend is to see.
@@ -448,8 +456,9 @@ impl Exchange<'_> {
         if let Some(phase) = self.held.take() {
             parts.headers.insert(PHASE_HEADER, phase);
         }
+        let tap = self.taps.as_mut().and_then(|taps| taps.of_answer(parts.status, &parts.headers));
         let idle_timeout = self.worker.config.body_idle_timeout;
-        let relay = Relay::new(body, idle_timeout, sender.into_checkout(), flight, held);
+        let relay = Relay::new(body, idle_timeout, sender.into_checkout(), flight, held, tap);
         Ok(Response::from_parts(parts, AnswerBody::Relayed(relay)))
     }
 

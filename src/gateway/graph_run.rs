@@ -13,7 +13,7 @@ use futures::future::try_join_all;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use regex::Regex;
 use url::Url;
@@ -25,11 +25,12 @@ use crate::graph::{Answer, Failure, Graph, Target, condition, merge};
 use crate::plan::routes::GraphRoute;
 
 use super::body::RequestBody;
+use super::desk::Desk;
 use super::flight::Client;
 use super::forward::{Refused, chain};
 use super::inner::{self, Call, Reply};
 use super::refusal::{Refusal, json_response};
-use super::route::Route;
+use super::route::{Route, Target as ServiceTarget};
 use super::whole::Space;
 use super::worker::{Front, Worker};
 
@@ -68,7 +69,7 @@ impl Propagate {
 }
 
 /// A header's name as Go writes it: `X-Request-Id`.
-fn canonical(name: &HeaderName) -> String {
+pub(crate) fn canonical(name: &HeaderName) -> String {
     let parts = name.as_str().split('-').map(|part| {
         let (first, rest) = part.split_at(part.len().min(1));
         format!("{}{rest}", first.to_ascii_uppercase())
@@ -238,7 +239,7 @@ impl Run<'_> {
         let path =
             PathAndQuery::try_from(&*path).map_err(|_| format!("service {name} has no path that can be called"))?;
         let host = HeaderValue::try_from(format!("{name}.{}.svc.cluster.local", key.namespace)).ok();
-        let call = Call { target, desk, host, path, headers: self.headers.clone(), body };
+        let call = self.call(target, desk, host, path, body);
         inner::post(self.worker, self.client, call, &self.space).await.map_err(|error| error.to_string())
     }
 
@@ -259,7 +260,7 @@ impl Run<'_> {
                 let whole = url[url::Position::BeforePath..url::Position::AfterQuery].to_owned();
                 let path = PathAndQuery::try_from(whole).map_err(|_| format!("`{written}` cannot be called"))?;
                 let host = HeaderValue::from_str(host).ok();
-                let call = Call { target, desk, host, path, headers: self.headers.clone(), body };
+                let call = self.call(target, desk, host, path, body);
                 inner::post(self.worker, self.client, call, &self.space).await.map_err(|error| error.to_string())
             }
             Some((_, Route::Graph(route))) => self.graph(&route, body).await,
@@ -271,6 +272,18 @@ impl Run<'_> {
                 Err(format!("`{written}` names no service; write a service's host or /serving/<namespace>/<name>/"))
             }
         }
+    }
+
+    fn call(
+        &self,
+        target: ServiceTarget,
+        desk: Arc<Desk>,
+        host: Option<HeaderValue>,
+        path: PathAndQuery,
+        body: Bytes,
+    ) -> Call {
+        let headers = self.headers.clone();
+        Call { target, desk, host, method: Method::POST, path, headers, body, is_plain: false }
     }
 
     /// Another graph, by its URL.

@@ -7,11 +7,13 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 
+use super::batcher;
 use super::desk::Desk;
 use super::flight::{Client, Flight};
 use super::forward::Exchange;
 use super::refusal::Refusal;
 use super::route::Target;
+use super::service_extras::{self, Head};
 use super::whole::{Space, TooMuch};
 use super::worker::Worker;
 
@@ -24,12 +26,16 @@ pub(crate) struct Call {
     pub(crate) desk: Arc<Desk>,
     /// The host it names.
     pub(crate) host: Option<HeaderValue>,
+    /// Method.
+    pub(crate) method: Method,
     /// Path and query.
     pub(crate) path: PathAndQuery,
     /// Headers; length and host are set here.
     pub(crate) headers: HeaderMap,
     /// Body.
     pub(crate) body: Bytes,
+    /// Whether it is forwarded and that is all: neither logged nor batched nor copied.
+    pub(crate) is_plain: bool,
 }
 
 /// What came back.
@@ -49,7 +55,7 @@ impl Reply {
     }
 }
 
-/// Posts a request. A refusal of the gateway is a reply, as it would be for any client.
+/// Sends a request. A refusal of the gateway is a reply, as it would be for any client.
 ///
 /// # Errors
 /// The answer could not be held.
@@ -59,8 +65,27 @@ pub(crate) async fn post(
     call: Call,
     space: &Space,
 ) -> Result<Reply, TooMuch> {
+    let extras = call.target.extras().filter(|extras| !call.is_plain && !extras.is_plain()).cloned();
+    let mut taps = None;
+    if let Some(extras) = extras {
+        let head = Head { method: &call.method, headers: &call.headers, path: &call.path };
+        let form = extras.batching.as_ref().and_then(|b| batcher::form(b, head.method, head.headers, call.path.path()));
+        if let Some(form) = form {
+            let at = (&call.target, &call.desk);
+            let batched = service_extras::batched(worker, client, at, &extras, form, &head, &call.body);
+            match Box::pin(batched).await {
+                Ok(None) => {}
+                Ok(Some(response)) => {
+                    let (parts, body) = response.into_parts();
+                    return Ok(Reply { status: parts.status, body });
+                }
+                Err(refusal) => return Ok(Reply::refused(*refusal)),
+            }
+        }
+        taps = service_extras::taps(worker, client, &call.target, &extras, &head);
+    }
     let mut request = Request::new(call.body);
-    *request.method_mut() = Method::POST;
+    *request.method_mut() = call.method;
     *request.uri_mut() = Uri::from(call.path);
     *request.headers_mut() = call.headers;
     request.headers_mut().remove(header::HOST);
@@ -77,6 +102,7 @@ pub(crate) async fn post(
         host: call.host,
         check: false,
         held: OnceLock::new(),
+        taps,
     };
     match exchange.run_whole(request).await {
         Ok(response) => {

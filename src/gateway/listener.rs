@@ -27,6 +27,7 @@ use crate::traffic::TrafficBoard;
 
 use super::access_log::{AccessLog, AccessLogFormat};
 use super::balance::Balancer;
+use super::batcher::Batcher;
 use super::breaker::Policy;
 use super::config::GatewayConfig;
 use super::crew::{Arrival, Crew, Ending};
@@ -38,9 +39,13 @@ use super::guard::Guard;
 use super::inside::Call;
 use super::metrics::Metrics;
 use super::outside::Outside;
+use super::payload_log::{LogPlaces, PayloadLog};
 use super::upstream::Pool;
 use super::whole::Room;
 use super::worker::Worker;
+
+/// Copies of requests under way at once.
+const MOST_MIRRORS: usize = 64;
 
 /// The data path. Built once, then served on one or more listeners.
 #[derive(Debug)]
@@ -55,6 +60,9 @@ pub struct Gateway {
     propagate: Arc<Propagate>,
     inside: mpsc::Sender<Call>,
     calls: Mutex<Option<mpsc::Receiver<Call>>>,
+    batcher: Arc<Batcher>,
+    mirrors: Arc<Semaphore>,
+    places: LogPlaces,
 }
 
 /// Calls from inside replicas on their way to the workers.
@@ -83,7 +91,16 @@ impl Gateway {
             backend_refused: Arc::default(),
             whole,
             propagate,
+            batcher: Arc::default(),
+            mirrors: Arc::new(Semaphore::new(MOST_MIRRORS)),
+            places: LogPlaces::default(),
         }
+    }
+
+    /// Says where payload logs may go.
+    #[must_use]
+    pub fn logging_to(self, places: LogPlaces) -> Self {
+        Self { places, ..self }
     }
 
     /// Returns the counters.
@@ -120,7 +137,15 @@ impl Gateway {
         let cut = ending.cut.clone().drop_guard();
         let access_log = AccessLog::start(self.config.access_log, self.access_log_file()?, &self.metrics)?;
         let own = listener.local_addr()?;
-        let worker = |number| self.worker(number, own, tasks, &ending, access_log.clone());
+        let payload_log = PayloadLog::start(
+            self.places.clone(),
+            Arc::clone(&self.routes),
+            own,
+            self.config.max_payloads,
+            tasks,
+            Arc::clone(&self.metrics.payloads),
+        );
+        let worker = |number| self.worker(number, own, tasks, &ending, access_log.clone(), payload_log.clone());
         let workers = (0..self.config.workers.max(1)).map(worker).collect();
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
@@ -159,6 +184,7 @@ impl Gateway {
         tasks: &Tasks,
         ending: &Ending,
         access_log: Option<AccessLog>,
+        payload_log: PayloadLog,
     ) -> Arc<Worker> {
         let metrics = Arc::clone(&self.metrics);
         Arc::new(Worker {
@@ -178,6 +204,9 @@ impl Gateway {
             whole: Arc::clone(&self.whole),
             propagate: Arc::clone(&self.propagate),
             outside: Outside::new(own),
+            batcher: Arc::clone(&self.batcher),
+            payload_log,
+            mirrors: Arc::clone(&self.mirrors),
         })
     }
 }

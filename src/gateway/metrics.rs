@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::api::ServiceKey;
 
+use super::payload_log::LogCounts;
+
 /// Upper bounds of the latency buckets, in seconds; one more bucket takes the rest.
 pub const LATENCY_BOUNDS: [f64; 14] =
     [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
@@ -23,6 +25,10 @@ pub struct Metrics {
     pub(crate) upstream_connects: AtomicU64,
     pub(crate) ejections: AtomicU64,
     pub(crate) log_dropped: Arc<AtomicU64>,
+    pub(crate) mirrors_sent: AtomicU64,
+    pub(crate) mirrors_failed: AtomicU64,
+    pub(crate) mirrors_dropped: AtomicU64,
+    pub(crate) payloads: Arc<LogCounts>,
 }
 
 /// One for each worker that has asked for one.
@@ -142,6 +148,7 @@ impl Metrics {
     /// Returns all counters as they are now.
     pub fn snapshot(&self) -> MetricsSnapshot {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         MetricsSnapshot {
             services: services.iter().map(|(key, service)| (key.clone(), service.snapshot())).collect(),
             unrouted: self.unrouted.read().unwrap_or_else(PoisonError::into_inner).snapshot(),
@@ -151,6 +158,8 @@ impl Metrics {
             upstream_connects: self.upstream_connects.load(Ordering::Relaxed),
             ejections: self.ejections.load(Ordering::Relaxed),
             log_dropped: self.log_dropped.load(Ordering::Relaxed),
+            mirrors: [&self.mirrors_sent, &self.mirrors_failed, &self.mirrors_dropped].map(read),
+            payloads: [&self.payloads.delivered, &self.payloads.failed, &self.payloads.dropped].map(read),
         }
     }
 }
@@ -174,6 +183,10 @@ pub struct MetricsSnapshot {
     pub ejections: u64,
     /// Access log lines dropped because they could not be written in time.
     pub log_dropped: u64,
+    /// Copies of requests that were answered with success, that were not, and that were not sent.
+    pub mirrors: [u64; 3],
+    /// Payload events that were taken by their sink, that were not, and that did not fit a queue.
+    pub payloads: [u64; 3],
 }
 
 /// One service's counters at one moment.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body_util::StreamBody;
 use reqwest::Client;
 use url::Url;
@@ -71,6 +71,31 @@ impl Outside {
         here && url.port_or_known_default() == Some(self.own.port())
     }
 
+    fn client(&self) -> Result<&Client, OutsideError> {
+        self.client.get_or_init(|| reach::caller(&self.policy).ok()).as_ref().ok_or(OutsideError::NoClient)
+    }
+
+    /// Posts a body and looks at the status of the answer only.
+    ///
+    /// # Errors
+    /// The URL may not be called, or does not answer.
+    pub(crate) async fn send(&self, url: &Url, headers: HeaderMap, body: Bytes) -> Result<StatusCode, OutsideError> {
+        self.policy.check(url)?;
+        self.send_here(url, headers, body).await
+    }
+
+    /// The same to a URL of our own.
+    pub(crate) async fn send_here(
+        &self,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<StatusCode, OutsideError> {
+        let sent = self.client()?.post(url.clone()).headers(headers).body(body).send().await;
+        let answer = sent.map_err(|source| OutsideError::Send { url: redacted(url), source: source.without_url() })?;
+        Ok(answer.status())
+    }
+
     /// Posts a body and takes the whole answer.
     ///
     /// # Errors
@@ -83,8 +108,7 @@ impl Outside {
         space: &Space,
     ) -> Result<Reply, OutsideError> {
         self.policy.check(url)?;
-        let client =
-            self.client.get_or_init(|| reach::caller(&self.policy).ok()).as_ref().ok_or(OutsideError::NoClient)?;
+        let client = self.client()?;
         let shown = || redacted(url);
         let sent = client.post(url.clone()).headers(headers).body(body).send().await;
         let answer = sent.map_err(|source| OutsideError::Send { url: shown(), source: source.without_url() })?;

@@ -11,6 +11,7 @@ use http::Method;
 
 use crate::api::{ComponentKind, ServiceKey};
 use crate::plan::routes::{Backend, ComponentRoute, GraphRoute, RouteTable, ServiceRoute};
+use crate::workload::Extras;
 
 use super::address::{self, Place};
 use super::peek::GrpcName;
@@ -56,6 +57,13 @@ pub(crate) struct Target {
     pub(crate) number: usize,
     /// Only this one of the component's revisions.
     pub(crate) tag: Option<Tag>,
+}
+
+impl Target {
+    /// Returns what the proxy does for the component besides forwarding.
+    pub(crate) fn extras(&self) -> Option<&Extras> {
+        self.service.components.get(&self.component).map(|route| &route.extras)
+    }
 }
 
 /// A revision addressed by a tag host: `latest-iris-predictor-default.example.com`.

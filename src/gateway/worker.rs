@@ -14,7 +14,7 @@ use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::plan::routes::RouteTable;
 use crate::tasks::Tasks;
@@ -22,6 +22,7 @@ use crate::traffic::TrafficBoard;
 
 use super::access_log::{AccessLog, Entry};
 use super::balance::Balancer;
+use super::batcher::Batcher;
 use super::body::AnswerBody;
 use super::config::GatewayConfig;
 use super::crew::Ending;
@@ -35,9 +36,11 @@ use super::hold;
 use super::index::{own_answer, own_message};
 use super::metrics::{Metrics, ServiceMetrics};
 use super::outside::Outside;
+use super::payload_log::PayloadLog;
 use super::peek::{Found, GrpcName, JsonModel};
 use super::refusal::{Refusal, is_grpc, json_response};
 use super::route::{Head, OwnAnswer, Question, Route};
+use super::service_extras;
 use super::upstream::Pool;
 use super::whole::Room;
 
@@ -67,6 +70,12 @@ pub(crate) struct Worker {
     pub(crate) propagate: Arc<Propagate>,
     /// What is called that is not behind this gateway.
     pub(crate) outside: Outside,
+    /// Batches that are being filled, by all workers.
+    pub(crate) batcher: Arc<Batcher>,
+    /// Takes payload events.
+    pub(crate) payload_log: PayloadLog,
+    /// Copies of requests under way.
+    pub(crate) mirrors: Arc<Semaphore>,
 }
 
 impl Worker {
@@ -214,11 +223,19 @@ impl Walk<'_> {
                     check,
                     rather_not_wait: !grpc && early::prefers_async(request.headers()),
                     held: OnceLock::new(),
+                    taps: None,
                 };
-                exchange.run(request, front).await
+                match exchange.target.extras().filter(|extras| !extras.is_plain() && !grpc && !check).cloned() {
+                    None => exchange.run(request, front).await,
+                    Some(extras) => {
+                        let client = exchange.flight.as_ref().map(Flight::shared_client).ok_or_else(no_flight)?;
+                        Box::pin(service_extras::run(exchange, extras, client, request, front)).await
+                    }
+                }
             }
             (Route::Graph(graph), _) => {
-                let client = self.client()?;
+                // A step whose answer breaks off is an error of the graph, not the end of the connection.
+                let client = self.client()?.on_behalf();
                 let (parts, body) = request.into_parts();
                 let run = graph_run::run(self.worker, &client, &graph, &parts, body, self.grpc);
                 let response = Box::pin(run).await?;
@@ -263,7 +280,7 @@ impl Walk<'_> {
     }
 }
 
-fn no_flight() -> Box<Refusal> {
+pub(super) fn no_flight() -> Box<Refusal> {
     Box::new(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Bug", "an error of kserve-local's own"))
 }
 

@@ -24,6 +24,14 @@ pub fn list(path: &str, body: &[u8]) -> Option<String> {
     is_full.then(|| found.json().to_owned())
 }
 
+/// Returns the elements of a list in a body, each as it is written. None when there is no list.
+pub fn elements(path: &str, body: &[u8]) -> Option<Vec<String>> {
+    let text = std::str::from_utf8(body).ok().filter(|_| is_json(body))?;
+    let found = gjson::get(text, path);
+    let is_list = found.kind() == gjson::Kind::Array;
+    is_list.then(|| found.array().iter().map(|element| element.json().to_owned()).collect())
+}
+
 /// Chooses the step of a Switch: the first whose condition holds.
 pub fn choose(steps: &[Step], body: &[u8]) -> Option<usize> {
     steps.iter().position(|step| holds(&step.condition, body))

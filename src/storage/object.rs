@@ -130,6 +130,17 @@ impl ObjectSource {
         }
     }
 
+    /// Writes one object below the prefix.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    pub async fn write(&self, name: &str, bytes: bytes::Bytes) -> Result<(), SourceError> {
+        let prefix = self.path.trim_matches('/');
+        let key = if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") };
+        let written = self.store.put(&Path::from(key), bytes.into()).await;
+        written.map(drop).map_err(|error| self.mapped(error))
+    }
+
     fn uri(&self) -> String {
         self.uri.clone()
     }

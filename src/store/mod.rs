@@ -8,4 +8,4 @@ pub mod registry;
 
 pub use history::{Change, ChangeKind, History, TooOld};
 pub use ledger::{Identity, Ledger};
-pub use registry::{Origin, Snapshot, Store, Stored};
+pub use registry::{Origin, Snapshot, Store, Stored, random_uid};

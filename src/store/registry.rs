@@ -306,7 +306,7 @@ fn digest(raw: &Value) -> String {
 }
 
 /// Returns a random version 4 UUID.
-fn random_uid() -> String {
+pub fn random_uid() -> String {
     let mut bits: u128 = rand::random();
     bits = bits & !(0xf000 << 64) | (0x4000 << 64);
     bits = bits & !(0xc000 << 48) | (0x8000 << 48);

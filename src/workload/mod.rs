@@ -32,7 +32,7 @@ mod storage_spec;
 mod volumes;
 
 pub use access::Access;
-pub use extras::Extras;
+pub use extras::{Batching, Extras, LogSink, Logging, Mirroring};
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use local_model::local_model;
 pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};

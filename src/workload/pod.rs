@@ -138,6 +138,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     let written: Vec<Container> = pod.containers.iter().map(|placed| placed.container.clone()).collect();
     let entry = readiness::entry(&written);
     let model_name = readiness::model_name(&containers, &scope.key.name);
+    let extras = extras(&pod, component, &scope.key, &model_name, &mut warnings);
     let known = Known {
         containers: &written,
         server_type: pod.runtime.as_ref().and_then(|runtime| runtime.server_type.as_deref()),
@@ -172,7 +173,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         init_containers,
         containers,
         entry,
-        extras: extras(&pod, &model_name),
+        extras,
         model_name,
         models: pod.models.models,
         labels: pod.labels,
@@ -217,8 +218,6 @@ fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
             component.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty()),
             "registry credentials are those of the daemon's own user (docker login); these Secrets are not used yet",
         ),
-        ("logger", component.logger.is_some(), "payload logging is not served yet; requests are not copied"),
-        ("batcher", component.batcher.is_some(), "batching is not served yet; requests are passed on one by one"),
         (
             "shareProcessNamespace",
             component.share_process_namespace == Some(true),

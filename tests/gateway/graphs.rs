@@ -44,7 +44,7 @@ async fn model(request: Request<Incoming>) -> Response<AnswerBody> {
 
 fn service(name: &str, state: RouteState) -> (ServiceKey, Arc<ServiceRoute>) {
     let key = ServiceKey::new("default", name);
-    let extras = Extras { predict_path: Some(format!("/v1/models/{name}:predict").into()) };
+    let extras = Extras { predict_path: Some(format!("/v1/models/{name}:predict").into()), ..Extras::default() };
     let component = ComponentRoute {
         service_name: format!("{name}-predictor"),
         state,

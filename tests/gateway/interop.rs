@@ -22,7 +22,7 @@ fn python() -> Option<PathBuf> {
 }
 
 #[expect(clippy::print_stdout, reason = "a skipped test is named where people look")]
-fn skip(test: &str, reason: &str) {
+pub(super) fn skip(test: &str, reason: &str) {
     let line = format!("SKIPPED: {test}: {reason}");
     println!("{line}");
     if let Ok(file) = std::env::var("KSERVE_LOCAL_TEST_SKIPS") {

@@ -58,7 +58,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         annotations: BTreeMap::new(),
         entry: EntryPoint { port: 8080, protocol: UpstreamProtocol::Http1, grpc_port: None },
         protocol: "v1".to_owned(),
-        extras: Extras { predict_path: Some(format!("/v1/models/{service}:predict").into()) },
+        extras: Extras { predict_path: Some(format!("/v1/models/{service}:predict").into()), ..Extras::default() },
         model_name: service.to_owned(),
         readiness: Readiness::ModelEndpoint { path: format!("/v1/models/{service}") },
         termination_grace: Duration::from_secs(30),
