@@ -284,7 +284,9 @@ fn objects_are_changed_in_every_dialect() {
         };
         let minimum = || kubectl.ok("get isvc sklearn-iris -o jsonpath={.spec.predictor.minReplicas}");
         holds(&patch("merge", r#"{"spec":{"predictor":{"minReplicas":2}}}"#).1, &["patched"]);
-        holds(&patch("merge", r#"{"spec":{"predictor":{"minReplicas":2}}}"#).1, &["patched (no change)"]);
+        // kubectl compares whole objects: a status that changes between its two requests is a change, too.
+        let again = || patch("merge", r#"{"spec":{"predictor":{"minReplicas":2}}}"#).1;
+        assert!((0..20).any(|_| again().contains("patched (no change)")), "{}", again());
         holds(&patch("json", r#"[{"op":"replace","path":"/spec/predictor/minReplicas","value":3}]"#).1, &["patched"]);
         assert_eq!(minimum(), "3");
         assert!(!patch("json", r#"[{"op":"test","path":"/spec/predictor/minReplicas","value":9}]"#).0);

@@ -631,7 +631,7 @@ async fn buckets_do_not_lead_to_metadata_services_either() {
         bench.origin.faults("/bucket/m.bin", 0, 99, Fault::Redirect("http://169.254.169.254/m".to_owned()));
         bench.origin.faults("/bucket", 0, 99, Fault::Redirect("http://169.254.169.254/m".to_owned()));
         let error = bench.pull("m.bin").await.unwrap_err();
-        assert!(told(&error).contains("not fetched from `169.254.169.254`"), "{}", told(&error));
+        assert!(told(&error).contains("nothing is fetched from `169.254.169.254`"), "{}", told(&error));
         assert!(!error.is_transient());
     }
 }

@@ -126,7 +126,7 @@ async fn show(daemon: &mut Daemon, folder: &Utf8Path, args: &DemoArgs) -> Result
     output::note(&format!("  curl -H 'Content-Type: application/json' {url} -d {}", home::quoted(&compact(INPUT))));
     output::note(&format!("  kserve-local --home {folder} get isvc\n"));
     output::note("Ctrl-C stops the model and removes the folder.");
-    match serve::until_told(daemon).await? {
+    match serve::Signals::listen()?.next(daemon).await {
         End::Interrupted | End::Terminated | End::Reload => Ok(Exit::Done),
         End::Failed => Err(Problem::new(Exit::Bug, "a part of the daemon ended that must not").into()),
     }

@@ -1,9 +1,9 @@
 //! `serve`: runs the daemon in the foreground.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use camino::Utf8Path;
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
 
 use super::report::{Exit, Problem, chain};
@@ -84,10 +84,11 @@ pub async fn run(home: &Utf8Path, args: ServeArgs, inherited: Inherited) -> Resu
     logs::init(&args.log, format, colour()).map_err(|error| Problem::usage("--log cannot be used").because(error))?;
     let engine = args.engine.map(Into::into);
     let flags = Flags { listen: args.listen, api_listen: args.api_listen, engine, offline: args.offline };
+    let mut signals = Signals::listen().context("could not listen to signals")?;
     let load = || Settings::load(Home::new(home), &flags, environment());
     let mut daemon = Daemon::start(load().map_err(bad_setting)?, inherited).await.map_err(cannot_start)?;
     let end = loop {
-        match until_told(&mut daemon).await? {
+        match signals.next(&mut daemon).await {
             End::Reload => match load() {
                 Ok(settings) => _ = daemon.reload(settings).await,
                 Err(error) => warn!(error = chain(&error), "the settings cannot be used; nothing was changed"),
@@ -130,17 +131,36 @@ pub(super) enum End {
     Failed,
 }
 
-/// Waits for a signal, or for the daemon to fail.
-pub(super) async fn until_told(daemon: &mut Daemon) -> Result<End> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    Ok(tokio::select! {
-        // Signals that lose are still delivered to whoever waits next.
-        interrupted = tokio::signal::ctrl_c() => interrupted.map(|()| End::Interrupted)?,
-        _ = terminate.recv() => End::Terminated,
-        _ = hang_up.recv() => End::Reload,
-        () = daemon.failed() => End::Failed,
-    })
+/// The signals that are listened to, from the start to the end: one that comes while nobody waits is kept.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(super) fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal, or for the daemon to fail.
+    pub(super) async fn next(&mut self, daemon: &mut Daemon) -> End {
+        tokio::select! {
+            // A signal that loses is kept for the next wait.
+            _ = self.interrupt.recv() => End::Interrupted,
+            _ = self.terminate.recv() => End::Terminated,
+            _ = self.hang_up.recv() => End::Reload,
+            () = daemon.failed() => End::Failed,
+        }
+    }
 }
 
 /// Reads the environment, once.

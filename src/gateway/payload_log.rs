@@ -149,7 +149,8 @@ impl Office {
                 Writer::Http(PayloadPost::new(url, Arc::clone(&self.outside), Arc::clone(&self.routes), self.own))
             }
             LogSink::Object { url, path } => {
-                Writer::Object(PayloadObjects::new(url, path, &self.places.pull, &self.places.environment))
+                let objects = PayloadObjects::new(url, path, &self.places.pull, &self.places.environment);
+                Writer::Object(Box::new(objects))
             }
         };
         let (counts, sink_name) = (Arc::clone(&self.counts), sink.describe());
@@ -163,7 +164,7 @@ impl Office {
 enum Writer {
     File(PayloadFile),
     Http(PayloadPost),
-    Object(PayloadObjects),
+    Object(Box<PayloadObjects>),
 }
 
 impl Writer {

@@ -359,6 +359,10 @@ pub(super) fn keep_running(
         FactState::Exited(exit) if matches!(position, ContainerPosition::Init(_)) && exit.code == 0 => Kept::Done,
         // We ended it ourselves, in order, and want it after all.
         FactState::Exited(_) if draft.world.memory.was_stopped(&fact.name) => Kept::Not(start(draft, replica, fact)),
+        // A sandbox does nothing that could fail: one that was terminated was stopped, by an earlier daemon or by hand.
+        FactState::Exited(exit) if matches!(position, ContainerPosition::Sandbox) && exit.code == TERMINATED => {
+            Kept::Not(start(draft, replica, fact))
+        }
         FactState::Exited(exit) => Kept::Not(restart(draft, replica, fact, exit)),
         FactState::Paused => Kept::Not(Phase::Paused),
         FactState::Removing => Kept::Not(dead(draft, fact)),
@@ -379,6 +383,8 @@ pub(super) fn dead(draft: &mut Draft<'_>, fact: &ContainerFact) -> Phase {
     Phase::Refused { message }
 }
 
+/// Exit code of what ended by SIGTERM: 128 and the signal's number.
+const TERMINATED: i64 = 143;
 /// Longest time an engine is left alone with a removal.
 const REMOVAL_TAKES: Duration = Duration::from_secs(30);
 

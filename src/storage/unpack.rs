@@ -101,7 +101,7 @@ pub(super) fn unpack(
     match kind {
         Unpack::Zip => unpack_zip(file, &mut archive)?,
         Unpack::Tar | Unpack::Keep | Unpack::Layers => {
-            unpack_tar(BufReader::with_capacity(1 << 17, file), &mut archive)?
+            unpack_tar(BufReader::with_capacity(1 << 17, file), &mut archive)?;
         }
     }
     archive.finish()
