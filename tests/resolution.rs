@@ -563,7 +563,7 @@ fn what_has_no_effect_yet_is_named() {
   model: { modelFormat: { name: sklearn }, storageUri: 's3://b/m' }",
     ));
     let fields: Vec<_> = workload.warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
-    let want = ["logger", "batcher", "shareProcessNamespace"];
+    let want = ["shareProcessNamespace"];
     assert_eq!(fields, want.map(|field| format!("spec.predictor.{field}")));
     assert_eq!(workload.canary_percent, Some(10));
 }

@@ -14,7 +14,7 @@ use crate::home::Home;
 
 /// Print requests from a payload log, or send them again.
 ///
-/// A service with `logger` and without a URL writes its payloads to state/payloads/<namespace>/<name>.jsonl.
+/// A service with `logger` and without a URL writes its payloads to state/payloads/NAMESPACE/NAME.jsonl.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
     /// InferenceService, or a file of events

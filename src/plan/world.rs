@@ -60,7 +60,7 @@ pub struct World {
     pub images: HashMap<String, ImageState>,
     /// Whether the engine can limit the processor of a container that runs.
     pub limits_later: bool,
-    /// Whether the engine can hold a network for others: see [`sandbox`](super::sandbox).
+    /// Whether the engine can hold a network for others, as sandboxes do.
     pub holds_networks: bool,
     /// Requests in flight per replica, health checks included: none of these is stopped.
     pub leases: HashMap<ReplicaName, u64>,
