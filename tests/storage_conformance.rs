@@ -8,6 +8,8 @@
 
 #[path = "support/origin.rs"]
 mod origin;
+#[path = "support/tree.rs"]
+mod tree;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +24,7 @@ use md5::Digest;
 use origin::{Fault, Object, Origin};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tree::tree;
 
 /// Size of a range in these tests; objects of several ranges stay small.
 const RANGE: usize = 64 << 10;
@@ -137,24 +140,6 @@ fn weights(length: usize, seed: u64) -> Vec<u8> {
         (state >> 24) as u8
     };
     (0..length).map(next).collect()
-}
-
-/// Every file of a folder, with its content.
-fn tree(folder: &Utf8Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(at) = folders.pop() {
-        for entry in at.read_dir_utf8().unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.into_path());
-            } else {
-                let name = entry.path().strip_prefix(folder).unwrap().to_string();
-                found.insert(name, std::fs::read(entry.path()).unwrap());
-            }
-        }
-    }
-    found
 }
 
 fn names(folder: &Utf8Path) -> Vec<String> {

@@ -7,6 +7,8 @@
 
 #[path = "support/stores/mod.rs"]
 mod stores;
+#[path = "support/tree.rs"]
+mod tree;
 
 #[path = "storage_schemes/credentials.rs"]
 mod credentials;
@@ -24,12 +26,13 @@ mod oci;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use kserve_local::api::StorageUri;
 use kserve_local::storage::{Cache, CachedModel, PullConfig, PullError, Puller};
 use kserve_local::workload::Access;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tree::tree;
 
 /// A cache and a puller with an environment.
 pub(crate) struct Bench {
@@ -80,24 +83,6 @@ impl Bench {
         assert!(!said.contains("hush"), "{said}");
         said
     }
-}
-
-/// Every file of a folder, with its content.
-pub(crate) fn tree(folder: &Utf8Path) -> BTreeMap<String, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(at) = folders.pop() {
-        for entry in at.read_dir_utf8().unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.into_path());
-            } else {
-                let name = entry.path().strip_prefix(folder).unwrap().to_string();
-                found.insert(name, std::fs::read(entry.path()).unwrap());
-            }
-        }
-    }
-    found
 }
 
 /// An error with all its causes, as a user sees it.

@@ -44,10 +44,7 @@ pub struct ExportArgs {
 /// # Errors
 /// A manifest is invalid or cannot be read.
 pub async fn run(home: &Utf8Path, args: ExportArgs) -> Result<Exit> {
-    let mut names = args.input.filename.clone();
-    if names.is_empty() {
-        names.extend(runtimes::folder_files(home)?.into_iter().map(|file| file.path.into_string()));
-    }
+    let names = runtimes::named_or_folder(home, &args.input.filename)?;
     let sources = input::read(&names, args.input.recursive).await?;
     if input::tell_problems(&sources) {
         return Ok(Exit::Usage);

@@ -49,10 +49,7 @@ pub enum LintOutput {
 /// # Errors
 /// A manifest cannot be read.
 pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
-    let mut names: Vec<String> = args.files.iter().chain(&args.filename).cloned().collect();
-    if names.is_empty() {
-        names.extend(runtimes::folder_files(home)?.into_iter().map(|file| file.path.into_string()));
-    }
+    let names = runtimes::named_or_folder(home, args.files.iter().chain(&args.filename))?;
     let mut sources = input::read(&names, args.recursive).await?;
     runtimes::resolve_all(home, &mut sources)?;
     let measured = revisions::load(&Home::new(home));

@@ -134,12 +134,14 @@ async fn with_daemon(
 ) -> Result<ExitCode> {
     let services: Vec<ObjectKey> = objects.iter().map(|decoded| decoded.object.key.clone()).collect();
     let services = services.into_iter().filter(|key| key.kind == Kind::InferenceService).collect::<BTreeSet<_>>();
+    // Listened to from here to the end: one that comes between two waits is kept for the next.
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     if args.wait || args.command.is_empty() || !args.report.is_empty() {
         let waited = tokio::select! {
             // What is lost is only looking; the daemon is shut down by the caller.
             waited = wait_for(daemon, &services, args.timeout) => waited,
-            _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted.into()),
+            _ = interrupt.recv() => return Ok(Exit::Interrupted.into()),
             _ = terminate.recv() => return Ok(Exit::Interrupted.into()),
         };
         args.report.iter().try_for_each(|report| report.write(&waited))?;
@@ -154,7 +156,7 @@ async fn with_daemon(
     let status = tokio::select! {
         // The child is waited for again where it matters.
         status = child.wait() => status?,
-        _ = tokio::signal::ctrl_c() => return ended(&mut child, None).await,
+        _ = interrupt.recv() => return ended(&mut child, None).await,
         _ = terminate.recv() => return ended(&mut child, Some(rustix::process::Signal::TERM)).await,
         () = daemon.failed() => {
             ended(&mut child, Some(rustix::process::Signal::TERM)).await?;

@@ -92,6 +92,18 @@ pub fn folder_files(home: &Utf8Path) -> Result<Vec<FoundFile>> {
     Ok(scan::scan(&folders).map_err(|error| Problem::machine(error.to_string()).because(error.source))?)
 }
 
+/// Returns the manifests that were named, or else those of the home.
+///
+/// # Errors
+/// A folder of the home cannot be read.
+pub fn named_or_folder<'n>(home: &Utf8Path, named: impl IntoIterator<Item = &'n String>) -> Result<Vec<String>> {
+    let named: Vec<String> = named.into_iter().cloned().collect();
+    if !named.is_empty() {
+        return Ok(named);
+    }
+    Ok(folder_files(home)?.into_iter().map(|file| file.path.into_string()).collect())
+}
+
 /// Returns the user's objects that can be read from the folder.
 pub(super) fn folder_objects(home: &Utf8Path) -> Result<Vec<Object>> {
     let mut objects = Vec::new();

@@ -36,10 +36,7 @@ pub struct ValidateArgs {
 /// # Errors
 /// A manifest cannot be read.
 pub async fn run(home: &Utf8Path, args: ValidateArgs) -> Result<Exit> {
-    let mut names: Vec<String> = args.files.iter().chain(&args.filename).cloned().collect();
-    if names.is_empty() {
-        names.extend(super::runtimes::folder_files(home)?.into_iter().map(|file| file.path.into_string()));
-    }
+    let names = super::runtimes::named_or_folder(home, args.files.iter().chain(&args.filename))?;
     let mut sources = input::read(&names, args.recursive).await?;
     super::runtimes::resolve_all(home, &mut sources)?;
     if args.output.is_table() {
