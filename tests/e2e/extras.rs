@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::daemon::{Daemon, docker_or_skip, eventually, skip};
+use super::transformers::TRANSFORMER;
 
 /// Says which features change the prediction when they are left out.
 const EXPLAINER: &str = r#"
@@ -29,30 +30,6 @@ class LeavingOut(kserve.Model):
 
 if __name__ == "__main__":
     kserve.ModelServer().start([LeavingOut(args.model_name)])
-"#;
-
-/// Takes twice of each feature; speaks to its predictor in whatever protocol it is told to.
-const TRANSFORMER: &str = r#"
-import argparse
-import kserve
-
-parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
-args, _ = parser.parse_known_args()
-
-
-class Doubling(kserve.Model):
-    def __init__(self, name):
-        super().__init__(name)
-        self.ready = True
-
-    def preprocess(self, payload, headers=None):
-        for tensor in payload.inputs:
-            tensor.set_data_from_numpy(tensor.as_numpy() * 2, binary_data=False)
-        return payload
-
-
-if __name__ == "__main__":
-    kserve.ModelServer().start([Doubling(args.model_name)])
 "#;
 
 fn iris(more: &Value) -> Value {
