@@ -53,7 +53,7 @@ pub(super) struct ResumeLog {
 /// Lines that are not written yet, and the bytes they stand for.
 #[derive(Debug, Default)]
 struct Waiting {
-    lines: String,
+    lines: Vec<Line>,
     bytes: u64,
 }
 
@@ -76,7 +76,7 @@ impl ResumeLog {
     /// Notes a finished piece of so many bytes. True when it is time to [`ResumeLog::write`].
     pub(super) fn finished(&self, file: usize, piece: u64, crc: u32, bytes: u64) -> bool {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.lines += &format!("{{\"file\":{file},\"piece\":{piece},\"crc\":{crc}}}\n");
+        waiting.lines.push(Line { file, piece, crc });
         waiting.bytes += bytes;
         waiting.bytes >= WORTH
     }
@@ -85,7 +85,12 @@ impl ResumeLog {
     pub(super) fn write(&self) -> io::Result<()> {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        if waiting.lines.is_empty() { Ok(()) } else { out.write_all(waiting.lines.as_bytes()) }
+        let mut text = Vec::new();
+        for line in &waiting.lines {
+            serde_json::to_writer(&mut text, line)?;
+            text.push(b'\n');
+        }
+        out.write_all(&text)
     }
 }
 
