@@ -7,7 +7,7 @@
 
 #![expect(
     clippy::print_stderr,
-    clippy::disallowed_methods,
+    clippy::format_push_string,
     reason = "a program for measuring, not a part of the daemon"
 )]
 
