@@ -5,7 +5,7 @@
 //!
 //! | floor | room | what it is for |
 //! |---|---|---|
-//! | 0 | [`api`] | objects exactly as users write them |
+//! | 0 | [`api`], [`provenance`] | objects exactly as users write them; which build this is |
 //! | 1 | [`manifest`], [`scale`], [`graph`] | text to objects, with positions and diagnostics; how many replicas; what a graph does |
 //! | 2 | [`runtimes`] | which runtime serves which model, and why not |
 //! | 3 | [`workload`] | what should run, in no engine's words |
@@ -35,6 +35,7 @@ pub mod machine;
 pub mod manifest;
 pub mod plan;
 pub mod probe;
+pub mod provenance;
 pub mod reconcile;
 pub mod runtimes;
 pub mod scale;
