@@ -72,9 +72,18 @@ impl Manager {
 }
 
 fn get(address: SocketAddr, path: &str) -> String {
+    ask(address, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
+}
+
+fn post(address: SocketAddr, path: &str) -> String {
+    let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 2";
+    ask(address, &format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\n{{}}"))
+}
+
+fn ask(address: SocketAddr, request: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    write!(socket, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    socket.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     answer
@@ -100,6 +109,26 @@ fn a_request_made_while_the_daemon_restarts_is_answered_by_the_next_one() {
     let mut daemon = manager.start();
     let answer = waiting.join().unwrap();
     assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+    end(&mut daemon, rustix::process::Signal::TERM);
+}
+
+/// The folder has not been read when the new daemon takes the socket over; a client must not be told that nobody is there.
+#[test]
+fn a_request_for_a_model_that_is_made_between_two_daemons_is_answered_by_the_model() {
+    let manager = Manager::new();
+    let services = manager.home.path().join("services");
+    fs::create_dir(&services).unwrap();
+    fs::write(
+        services.join("iris.yaml"),
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: iris}\nspec: {predictor: \
+         {containers: [{name: kserve-container, image: example/iris:1}]}}\n",
+    )
+    .unwrap();
+    let data = manager.data.local_addr().unwrap();
+    let waiting = std::thread::spawn(move || post(data, "/v1/models/iris:predict"));
+    let mut daemon = manager.start();
+    let answer = waiting.join().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     end(&mut daemon, rustix::process::Signal::TERM);
 }
 

@@ -52,6 +52,8 @@ pub use lock::LockError;
 pub use reload::Reloaded;
 pub use state::Addresses;
 
+/// Longest wait for the folder to be read before requests are answered.
+const FIRST_TABLE: Duration = Duration::from_secs(10);
 /// Longest wait for tasks at the end.
 const TASK_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -164,7 +166,7 @@ impl Daemon {
         let (engine, docker, run_as) = (Arc::clone(&chosen.engine), chosen.docker.clone(), chosen.run_as);
         let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
         let board = TrafficBoard::default();
-        let mut tables = board.tables();
+        let tables = board.tables();
         let routes = Arc::new(ArcSwap::default());
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
@@ -220,12 +222,23 @@ impl Daemon {
         let gateway_end = CancellationToken::new();
         let gateway_done = tasks.spawn("gateway", {
             let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), gateway_end.clone());
-            async move { gateway.serve(data, &tasks, end).await }
+            let mut tables = tables.clone();
+            async move {
+                tokio::select! {
+                    // Before the first table nobody is found, and clients of the daemon before us would be told so. They
+                    // wait in the backlog, but not for ever: a folder that cannot be read is told about.
+                    _ = tokio::time::timeout(FIRST_TABLE, tables.changed()) => {}
+                    // Serving ends at once then.
+                    () = end.cancelled() => {}
+                }
+                gateway.serve(data, &tasks, end).await
+            }
         });
         if docker.is_some() {
             match Gate::open(&home.gate()) {
                 Ok(gate) => {
                     let (calls, group, end) = (gateway.inside(), tasks.clone(), gateway_end.clone());
+                    let mut tables = tables;
                     drop(tasks.spawn("gate", async move {
                         tokio::select! {
                             // Before the first table nobody is found; calls wait in their backlogs.
