@@ -85,7 +85,7 @@ fn every_example_says_first_what_it_shows() {
 fn every_example_is_in_the_list() {
     let list = std::fs::read_to_string(root().join("examples/README.md")).unwrap();
     let missing =
-        yaml_files("examples").iter().map(|path| name(path)).filter(|name| !list.contains(&format!("({name})")));
+        yaml_files("examples").into_iter().map(|path| name(&path)).filter(|name| !list.contains(&format!("({name})")));
     assert_eq!(missing.collect::<Vec<_>>(), Vec::<String>::new(), "examples/README.md does not list these");
 }
 
