@@ -72,18 +72,9 @@ impl Manager {
 }
 
 fn get(address: SocketAddr, path: &str) -> String {
-    ask(address, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
-}
-
-fn post(address: SocketAddr, path: &str) -> String {
-    let head = "host: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 2";
-    ask(address, &format!("POST {path} HTTP/1.1\r\n{head}\r\n\r\n{{}}"))
-}
-
-fn ask(address: SocketAddr, request: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    socket.write_all(request.as_bytes()).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     answer
@@ -112,24 +103,26 @@ fn a_request_made_while_the_daemon_restarts_is_answered_by_the_next_one() {
     end(&mut daemon, rustix::process::Signal::TERM);
 }
 
-/// The folder has not been read when the new daemon takes the socket over; a client must not be told that nobody is there.
 #[test]
-fn a_request_for_a_model_that_is_made_between_two_daemons_is_answered_by_the_model() {
+fn a_request_made_before_the_folder_is_read_waits_until_it_is_known_what_is_served() {
     let manager = Manager::new();
+    let data = manager.data.local_addr().unwrap();
     let services = manager.home.path().join("services");
     fs::create_dir(&services).unwrap();
-    fs::write(
-        services.join("iris.yaml"),
-        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: iris}\nspec: {predictor: \
-         {containers: [{name: kserve-container, image: example/iris:1}]}}\n",
-    )
-    .unwrap();
-    let data = manager.data.local_addr().unwrap();
-    let waiting = std::thread::spawn(move || post(data, "/v1/models/iris:predict"));
+    let service = |number| {
+        format!(
+            "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris-{number}\n  annotations:\n    \
+             serving.kserve.io/stop: \"true\"\nspec:\n  predictor:\n    containers:\n    - name: kserve-container\n      image: server:1\n"
+        )
+    };
+    for number in 0..200 {
+        fs::write(services.join(format!("{number}.yaml")), service(number)).unwrap();
+    }
+    let waiting = std::thread::spawn(move || get(data, "/v1/models/iris-199:predict"));
     let mut daemon = manager.start();
     let answer = waiting.join().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     end(&mut daemon, rustix::process::Signal::TERM);
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("iris-199"), "known, and stopped: {answer}");
 }
 
 #[test]
