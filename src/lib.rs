@@ -5,13 +5,13 @@
 //!
 //! | floor | room | what it is for |
 //! |---|---|---|
-//! | 0 | [`api`], [`provenance`] | objects exactly as users write them; which build this is |
+//! | 0 | [`api`] | objects exactly as users write them |
 //! | 1 | [`manifest`], [`scale`], [`graph`] | text to objects, with positions and diagnostics; how many replicas; what a graph does |
 //! | 2 | [`runtimes`] | which runtime serves which model, and why not |
 //! | 3 | [`workload`] | what should run, in no engine's words |
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
 //! | | | ── everything above this line is pure: no clock, no files, no sockets, no environment ── |
-//! | 5 | [`telemetry`], [`tasks`], [`home`], [`environments`] | logs, metrics, events; tracked tasks; where things are on disk; Python environments of recipes |
+//! | 5 | [`telemetry`], [`tasks`], [`home`], [`environments`], [`provenance`] | logs, metrics, events; tracked tasks; where things are on disk; Python environments of recipes; which build this is |
 //! | 6 | [`store`], [`storage`], [`engine`], [`machine`], [`probe`], [`traffic`] | objects now; model bytes; containers; memory and GPUs; checks; the notice board |
 //! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder of manifests; the loop; the data path |
 //! | 8 | [`kubeapi`] | what the command line, kubectl and SDKs talk to |
