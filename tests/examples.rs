@@ -118,7 +118,8 @@ fn root() -> &'static Path {
 
 fn pages() -> Vec<PathBuf> {
     let folders = ["", "docs", "docs/decisions", "examples"].map(|folder| root().join(folder));
-    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+    let entries = folders.iter().flat_map(|folder| std::fs::read_dir(folder).expect("the folder is there"));
+    let files = entries.map(|entry| entry.expect("it can be listed").path());
     files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
