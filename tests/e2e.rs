@@ -4,6 +4,8 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "e2e/supervision.rs"]
+mod supervision;
 #[path = "e2e/transformers.rs"]
 mod transformers;
 

@@ -32,6 +32,7 @@ use crate::plan::ps::{self, RoomView};
 use crate::plan::routes::RouteTable;
 use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, ResolvedWorkload};
 use crate::plan::{Action, ActionKey, Plan, World, plan};
+use crate::probe::Outcome;
 use crate::storage::{Cache, CachedModel};
 use crate::store::Store;
 use crate::tasks::Tasks;
@@ -107,7 +108,7 @@ enum Fact {
     ImageChecked { image: String, result: Result<bool, Failure> },
     ImagePulled { image: String, result: Result<(), (Failure, bool)> },
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
-    Probed { order: Box<ProbeOrder>, result: Result<(), String> },
+    Probed { order: Box<ProbeOrder>, outcome: Outcome },
     LastWords { name: String, lines: Vec<String> },
     Used(Option<HashMap<ContainerId, Usage>>),
     Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
@@ -426,11 +427,12 @@ impl Driver {
             Fact::ImageChecked { image, result } => self.take_image_check(image, result),
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
             Fact::Container { action, result } => self.take_container(&action, result),
-            Fact::Probed { order, result } => self.take_probe(&order, result),
-            Fact::Measured(measured) => match self.rounds.end(&mut self.world, measured) {
-                true => Urgency::Now,
-                false => Urgency::Never,
-            },
+            Fact::Probed { order, outcome } => self.take_probe(&order, outcome),
+            Fact::Measured(measured) => {
+                let now = self.parts.clock.now();
+                let is_news = self.rounds.end(&mut self.world, measured, &self.parts.events, now);
+                if is_news { Urgency::Now } else { Urgency::Never }
+            }
             Fact::Used(usage) => {
                 let tick = self.parts.clock.now().tick;
                 self.resources.take(&self.world, usage, tick);
@@ -468,7 +470,8 @@ impl Driver {
                 return Urgency::Never;
             }
         };
-        if matches!(self.world.engine, EngineState::Down { .. }) {
+        let (was_away, now) = (matches!(self.world.engine, EngineState::Down { .. }), self.parts.clock.now());
+        if was_away {
             info!("the container engine answers again");
             // Refusals while it was away say nothing about now.
             self.world.memory.refusals.clear();
@@ -489,7 +492,10 @@ impl Driver {
                 continue;
             }
             match observe::fact(container) {
-                Some(fact) => fresh.push(fact),
+                Some(fact) => {
+                    observe::find(&mut self.world, container, &fact, was_away, now);
+                    fresh.push(fact);
+                }
                 None => debug!(container = container.name, "a container of ours has labels of another version"),
             }
         }
@@ -498,7 +504,7 @@ impl Driver {
         self.touched.retain(|_, serial| *serial > asked);
         for name in gone {
             self.world.containers.remove(&name);
-            self.world.memory.forget_container(&name);
+            self.world.note_vanished(&name, now);
             urgency = Urgency::Now;
         }
         for fact in fresh {
@@ -672,11 +678,15 @@ impl Driver {
         }
     }
 
-    fn take_probe(&mut self, order: &ProbeOrder, result: Result<(), String>) -> Urgency {
+    fn take_probe(&mut self, order: &ProbeOrder, outcome: Outcome) -> Urgency {
         self.world.in_flight.remove(&ActionKey::Probe(order.name.clone(), order.kind));
-        let failed = result.is_err();
-        let now = self.parts.clock.now();
-        let changed = self.world.memory.note_check(order, result, now);
+        let failed = outcome != Outcome::Success;
+        let (memory, now) = (&mut self.world.memory, self.parts.clock.now());
+        let changed = match outcome {
+            Outcome::Success => memory.note_check(order, Ok(()), now),
+            Outcome::Failure(words) => memory.note_check(order, Err(words), now),
+            Outcome::Unknown(words) => memory.note_unasked(order, words, now),
+        };
         match (changed, failed) {
             (true, _) => Urgency::Now,
             // Still loading: the next look is due in milliseconds, and so are those at others.
@@ -852,8 +862,8 @@ impl Driver {
             }
             Action::Probe(order) => {
                 tasks.spawn_droppable("probe", async move {
-                    let result = executor.probe(&order).await;
-                    done(Fact::Probed { order, result }).await;
+                    let outcome = executor.probe(&order).await;
+                    done(Fact::Probed { order, outcome }).await;
                 });
             }
             action => {

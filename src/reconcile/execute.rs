@@ -310,10 +310,7 @@ impl Executor {
     }
 
     /// Checks a container once.
-    ///
-    /// # Errors
-    /// What was wrong, in a few words.
-    pub async fn probe(&self, order: &ProbeOrder) -> Result<(), String> {
+    pub async fn probe(&self, order: &ProbeOrder) -> probe::Outcome {
         let address = |port: u16| order.reach.to(port);
         let check = match &order.what {
             ProbeWhat::Check(check) => ProbeCheck::declared(check, &order.id, address),
@@ -322,10 +319,9 @@ impl Executor {
                 ProbeCheck::readiness(readiness, &entry, address)
             }
         };
-        let check = check.ok_or_else(|| "its port cannot be reached".to_owned())?;
-        match probe::check(&check, order.timeout, &*self.run_inside()).await {
-            probe::Outcome::Success => Ok(()),
-            probe::Outcome::Failure(words) => Err(words),
+        match check {
+            Some(check) => probe::check(&check, order.timeout, &*self.run_inside()).await,
+            None => probe::Outcome::Failure("its port cannot be reached".to_owned()),
         }
     }
 
