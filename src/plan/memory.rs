@@ -362,9 +362,9 @@ impl Memory {
     /// are not counted here but when they are seen to have worked.
     pub fn note_restart(&mut self, name: &str) {
         let memory = self.containers.entry(name.to_owned()).or_default();
-        let stopped_for = memory.stopped_for.take();
+        let (stopped_for, was_stopped) = (memory.stopped_for.take(), memory.was_stopped);
         memory.begin();
-        memory.stopped_for = stopped_for;
+        (memory.stopped_for, memory.was_stopped) = (stopped_for, was_stopped);
         memory.restarting = true;
     }
 

@@ -8,7 +8,8 @@ use super::backoff;
 use super::memory::Memory;
 use super::planner::Draft;
 use super::replica::Phase;
-use super::world::{Now, World};
+use super::world::{ContainerFact, Now, World};
+use crate::workload::names;
 
 /// A container that was removed by somebody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,22 +26,23 @@ const KEPT: Duration = Duration::from_secs(600);
 impl World {
     /// Notes that a container is gone from the engine's list, and forgets what is known of it. That it was removed by
     /// somebody else is what remains when nobody here had anything to do with it.
-    pub fn note_vanished(&mut self, name: &str, now: Now) {
-        let is_ours =
-            self.in_flight.contains(&ActionKey::Container(name.to_owned())) || self.memory.stuck.contains_key(name);
-        if !is_ours {
-            self.memory.note_vanished(name, now);
+    pub fn note_vanished(&mut self, fact: &ContainerFact, now: Now) {
+        let key = ActionKey::Container(fact.name.clone());
+        if !self.in_flight.contains(&key) && !self.memory.stuck.contains_key(&fact.name) {
+            // As it will be called when it is made again: somebody may have renamed this one.
+            let name = names::container_name(&self.instance, &fact.replica, &fact.container);
+            self.memory.note_vanished(&fact.name, name, now);
         }
-        self.memory.forget_container(name);
+        self.memory.forget_container(&fact.name);
     }
 }
 
 impl Memory {
-    fn note_vanished(&mut self, name: &str, now: Now) {
-        let lived = self.containers.get(name).map_or(Duration::ZERO, |memory| memory.lived(now));
-        let before = self.vanished.get(name).map_or(0, |vanished| vanished.times);
+    fn note_vanished(&mut self, called: &str, name: String, now: Now) {
+        let lived = self.containers.get(called).map_or(Duration::ZERO, |memory| memory.lived(now));
+        let before = self.vanished.get(&name).map_or(0, |vanished| vanished.times);
         let times = if lived >= backoff::RESTART_RESET { 1 } else { before.saturating_add(1) };
-        self.vanished.insert(name.to_owned(), Vanished { times, at: now.tick });
+        self.vanished.insert(name, Vanished { times, at: now.tick });
     }
 
     /// Forgets what happened long ago.

@@ -319,9 +319,15 @@ impl Executor {
                 ProbeCheck::readiness(readiness, &entry, address)
             }
         };
-        match check {
-            Some(check) => probe::check(&check, order.timeout, &*self.run_inside()).await,
-            None => probe::Outcome::Failure("its port cannot be reached".to_owned()),
+        let Some(check) = check else { return probe::Outcome::Failure("its port cannot be reached".to_owned()) };
+        match probe::check(&check, order.timeout, &*self.run_inside()).await {
+            // A command that hangs because the engine that runs it goes away says nothing of the container.
+            probe::Outcome::Failure(words)
+                if matches!(check, ProbeCheck::Exec { .. }) && self.engine.info().await.is_err() =>
+            {
+                probe::Outcome::Unknown(words)
+            }
+            outcome => outcome,
         }
     }
 

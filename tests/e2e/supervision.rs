@@ -235,10 +235,6 @@ async fn containers_paused_renamed_or_removed_again_and_again_are_no_fight() {
         let id = container(&daemon, "prey")["Id"].as_str().expect("an id").to_owned();
         docker(&["rm", "-f", &id]);
         eventually("the loss is noticed", || daemon.containers().iter().all(|one| one["Id"] != json!(id)).then_some(()));
-        if daemon.containers().is_empty() {
-            let object = daemon.object("prey").expect("the object");
-            let _ = condition(&object, "Ready");
-        }
         eventually_or(
             "it is made again, or said why not",
             || daemon.log(),

@@ -276,10 +276,10 @@ impl Sim {
             let index = self.faults.stale.min(self.lists.len() - 1);
             let (at, list) = self.lists[index].clone();
             let before = std::mem::replace(&mut self.world.containers, list);
-            let gone = before.into_keys().filter(|name| !self.world.containers.contains_key(name));
+            let gone = before.into_values().filter(|fact| !self.world.containers.contains_key(&fact.name));
             // The driver tells an old list by what it did since; this one does not.
-            for name in gone.filter(|_| index == 0).collect::<Vec<_>>() {
-                self.world.note_vanished(&name, now);
+            for fact in gone.filter(|_| index == 0).collect::<Vec<_>>() {
+                self.world.note_vanished(&fact, now);
             }
             self.world.listed_at = Some(at);
         }
