@@ -94,11 +94,11 @@ async fn readiness_probes_of_every_kind_decide_who_is_asked() {
         assert_eq!(call(&daemon, name, "/stub/ready/false", &[]).await, 200);
         daemon.wait_reason(name, "ModelNotReady");
         let id = container(&daemon, name);
-        let address = id["NetworkSettings"]["Networks"].as_object().expect("networks").values().next().expect("one")
-            ["IPAddress"]
-            .as_str()
-            .expect("an address")
-            .to_owned();
+        let address =
+            id["NetworkSettings"]["Networks"].as_object().expect("networks").values().next().expect("one")["IPAddress"]
+                .as_str()
+                .expect("an address")
+                .to_owned();
         let (status, body) = post(&daemon.url(&format!("/v1/models/{name}:predict")), None, &json!({})).await;
         assert_eq!(status, 503, "{body}");
         let told = client().post(format!("http://{address}:8080/stub/ready/true")).send().await.expect("an answer");
@@ -234,7 +234,9 @@ async fn containers_paused_renamed_or_removed_again_and_again_are_no_fight() {
     for _ in 0..2 {
         let id = container(&daemon, "prey")["Id"].as_str().expect("an id").to_owned();
         docker(&["rm", "-f", &id]);
-        eventually("the loss is noticed", || daemon.containers().iter().all(|one| one["Id"] != json!(id)).then_some(()));
+        eventually("the loss is noticed", || {
+            daemon.containers().iter().all(|one| one["Id"] != json!(id)).then_some(())
+        });
         eventually_or(
             "it is made again, or said why not",
             || daemon.log(),
