@@ -1,11 +1,14 @@
 //! Faults of containers, on Docker: what is noticed, what is done about it, what is said. The rules are told in
 //! `src/plan/tests`; `docs/supervision.md` lists faults and tests.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::daemon::{Daemon, PATIENCE, condition, docker, docker_or_skip, eventually, eventually_or};
+use super::daemon::{
+    BINARY, Daemon, PATIENCE, condition, docker, docker_or_skip, eventually, eventually_or, skip, text,
+};
 use super::{Load, client, post};
 
 /// A custom container of the stub server, with what the test writes into it.
@@ -251,4 +254,43 @@ async fn containers_paused_renamed_or_removed_again_and_again_are_no_fight() {
     let message = daemon.wait_reason("prey", "ContainerRemoved");
     assert!(message.contains("2 times") && message.contains("10 s"), "{message}");
     daemon.wait_ready("prey");
+}
+
+#[test]
+fn a_restarted_engine_whose_containers_live_on_costs_no_request_and_any_other_no_back_off() {
+    const NAME: &str = "a_restarted_engine_whose_containers_live_on_costs_no_request_and_any_other_no_back_off";
+    if !docker_or_skip(NAME) {
+        return;
+    }
+    let can = |program: &str, argument: &str| {
+        let ran = Command::new(program).arg(argument).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        ran.is_ok_and(|status| status.success())
+    };
+    let in_own_namespaces = Command::new("unshare").args(["-n", "-m", "true"]).stderr(Stdio::null()).status();
+    if !can("dockerd", "--version") || !in_own_namespaces.is_ok_and(|status| status.success()) {
+        return skip(NAME, "it needs dockerd, and root to give it namespaces of its own");
+    }
+    let folder = tempfile::Builder::new().prefix("kl-engine-").tempdir().expect("a folder");
+    let image = folder.path().join("stub.tar");
+    docker(&["save", "-o", &image.display().to_string(), "kserve-local/stub-runtime:test"]);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/engine-restart");
+    let mut command = Command::new("unshare");
+    command.args(["-n", "-m", script, BINARY]).arg(folder.path()).arg(&image);
+    let ran = command.output().expect("the script runs");
+    let (said, log) =
+        (text(&ran.stdout), std::fs::read_to_string(folder.path().join("daemon.log")).unwrap_or_default());
+    assert!(ran.status.success(), "{said}{}\n{log}", text(&ran.stderr));
+    let parts: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let ended_with_it = |part: &Value| part["part"].as_str().is_some_and(|name| name.contains("with its"));
+    assert_eq!(parts.len(), 4, "{said}");
+    for part in &parts {
+        assert!(part["good"].as_u64() > Some(10), "{part}");
+        if ended_with_it(part) {
+            // Started again as soon as the engine is there, each time: that was no crash.
+            assert_eq!(part["same"], json!(false), "{part}");
+        } else {
+            assert_eq!((&part["bad"], &part["same"]), (&json!(0), &json!(true)), "{part}\n{log}");
+        }
+    }
+    assert!(!log.contains("next time 10 s"), "{log}");
 }
