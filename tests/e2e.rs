@@ -4,6 +4,8 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "e2e/folder.rs"]
+mod folder;
 #[path = "e2e/load.rs"]
 mod load;
 #[path = "e2e/scaling.rs"]

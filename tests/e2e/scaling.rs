@@ -44,9 +44,9 @@ async fn processor_limits_are_lifted_while_a_model_loads_and_hold_from_then_on()
         return;
     }
     let daemon = Daemon::start();
-    // A second of work: five at a fifth of a core.
+    // Two seconds of work: ten at a fifth of a core.
     let container = json!({
-        "env": env(&[("STUB_BURN_MS", "1000")]),
+        "env": env(&[("STUB_BURN_MS", "2000")]),
         "resources": {"limits": {"cpu": "200m", "memory": "256Mi"}},
     });
     let times = |name: &str, lift: Option<&str>| {
@@ -84,8 +84,8 @@ fn replicas(daemon: &Daemon) -> usize {
     pods["items"].as_array().map_or(0, |pods| pods.iter().filter(is_ready).count())
 }
 
-/// Asks until there are two replicas; every request must be answered.
-async fn grows(daemon: &Daemon, name: &str, header: (&str, &str), at_once: usize) {
+/// Asks until there are two replicas; every request must be answered. Returns how long it took, and how many were asked.
+async fn grows(daemon: &Daemon, name: &str, header: (&str, &str), at_once: usize) -> (Duration, u32) {
     let (url, until) = (daemon.url(&format!("/v1/models/{name}:predict")), AtomicBool::new(false));
     let client = client();
     let ask = async |_: usize| {
@@ -110,7 +110,7 @@ async fn grows(daemon: &Daemon, name: &str, header: (&str, &str), at_once: usize
     let begun = Instant::now();
     let (asked, ()) = tokio::join!(futures::future::join_all((0..at_once).map(ask)), watch);
     assert_eq!(replicas(daemon), 2, "{}", daemon.log());
-    println!("{name}: two replicas after {:?} and {} requests", begun.elapsed(), asked.iter().sum::<u32>());
+    (begun.elapsed(), asked.iter().sum())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,7 +130,7 @@ async fn replicas_follow_processor_and_memory() {
     };
     daemon.drop_file("burner.json", &scaled("burner", "cpu"));
     daemon.wait_ready("burner");
-    grows(&daemon, "burner", ("x-stub-burn-ms", "50"), 2).await;
+    let burnt = grows(&daemon, "burner", ("x-stub-burn-ms", "50"), 2).await;
     std::fs::remove_file(daemon.service_file("burner.json")).expect("the file can be deleted");
     daemon.drop_file("eater.json", &scaled("eater", "memory"));
     daemon.wait_ready("eater");
@@ -138,7 +138,8 @@ async fn replicas_follow_processor_and_memory() {
     // What is taken is kept: one request is enough.
     let request = client().post(daemon.url("/v1/models/eater:predict")).header("x-stub-eat-mib", "60");
     assert_eq!(request.json(&json!({"instances": [[1]]})).send().await.expect("an answer").status(), 200);
-    grows(&daemon, "eater", ("x-nothing", "1"), 1).await;
+    let eaten = grows(&daemon, "eater", ("x-nothing", "1"), 1).await;
+    println!("two replicas, and requests till then: processor {burnt:?}, memory {eaten:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
