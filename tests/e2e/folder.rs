@@ -32,6 +32,9 @@ fn generation(daemon: &Daemon, name: &str) -> i64 {
     daemon.object(name).and_then(|object| object["metadata"]["generation"].as_i64()).unwrap_or_default()
 }
 
+/// A way to save a file, in words and done with a text.
+type Way<'a> = (&'a str, &'a dyn Fn(&str));
+
 #[test]
 fn every_way_of_saving_a_file_is_one_change() {
     let daemon = daemon();
@@ -40,7 +43,7 @@ fn every_way_of_saving_a_file_is_one_change() {
     daemon.wait_ready("iris");
     assert_eq!(generation(&daemon, "iris"), 1);
     let beside = path.with_extension("json~");
-    let ways: [(&str, &dyn Fn(&str)); 6] = [
+    let ways: [Way<'_>; 6] = [
         ("written over", &|text| std::fs::write(&path, text).expect("written")),
         ("renamed over", &|text| {
             std::fs::write(&beside, text).expect("written");
