@@ -41,6 +41,7 @@ impl Driver {
         self.world.memory.note_plan(plan, now);
         self.show_room(plan);
         self.world.tidy(now);
+        self.grants.save(&self.parts.home, &self.world.memory.granted);
         self.parts.board.retain(|name| self.world.containers.values().any(|fact| fact.replica.as_ref() == name));
         if self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed) {
             self.save_revisions();
