@@ -293,12 +293,12 @@ impl Memory {
         if let Some(other) = revisions.known.insert(revision, note) {
             revisions.renumber(revision, other);
         }
-        if let Some(name) = canary {
+        if let Some(name) = canary.filter(|name| revisions.canaries.contains_key(*name)) {
             revisions.adopt_canary(name, revision, fingerprint);
             return true;
         }
-        // A ledger that was lost: the oldest that runs had all traffic before the others came.
-        if revisions.rolled_out.is_none() || revisions.inferred {
+        // A ledger that was lost: the oldest that runs had all traffic before the others came, canaries apart.
+        if canary.is_none() && (revisions.rolled_out.is_none() || revisions.inferred) {
             revisions.rolled_out = Some(revisions.rolled_out.map_or(revision, |other| other.min(revision)));
             revisions.inferred = true;
         }
@@ -306,6 +306,8 @@ impl Memory {
         let target = revisions.known.get(&revisions.target);
         if revision > revisions.target && target.is_some_and(|note| note.fingerprint == fingerprint) {
             revisions.target = revision;
+            // It was a canary once, and was promoted.
+            revisions.known.entry(revision).and_modify(|note| note.canary = None);
         }
         true
     }
