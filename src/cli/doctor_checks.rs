@@ -75,7 +75,15 @@ const OLDEST_API: (u32, u32) = (1, 40);
 
 /// Draws every conclusion.
 pub fn check(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![settings(facts), home(facts), token(facts), manifests(facts), daemon(facts), lock(facts)];
+    let mut findings = vec![
+        settings(facts),
+        home(facts),
+        token(facts),
+        manifests(facts),
+        daemon(facts),
+        lock(facts),
+        leftovers(facts),
+    ];
     findings.extend(engine(facts));
     findings.push(cgroup(facts));
     findings.extend(facts.disks.iter().flat_map(disk));
@@ -106,6 +114,7 @@ fn settings(facts: &Facts) -> Finding {
 
 fn home(facts: &Facts) -> Finding {
     match &facts.home_writable {
+        Ok(()) if !facts.home_exists => Finding::ok("home", format!("{} is not there yet and can be made", facts.home)),
         Ok(()) => Finding::ok("home", format!("{} can be written", facts.home)),
         Err(error) => Finding::new("home", Severity::Error, format!("{} cannot be written", facts.home))
             .because(error.clone())
@@ -169,7 +178,18 @@ fn lock(facts: &Facts) -> Finding {
         Lock::Stale { pid } => {
             Finding::new("lock", Severity::Info, format!("addresses.json names process {pid}, which is gone"))
                 .because("a daemon was killed; the next start takes over what it left")
-                .fix("kserve-local up")
+                .fix("kserve-local up, or kserve-local doctor --fix to forget it")
+        }
+    }
+}
+
+fn leftovers(facts: &Facts) -> Finding {
+    match facts.leftovers.as_slice() {
+        [] => Finding::ok("leftovers", "nothing is left of runs that were killed"),
+        left => {
+            Finding::new("leftovers", Severity::Warning, format!("left of runs that were killed: {}", left.join(", ")))
+                .because("their models may still run, and hold memory")
+                .fix("kserve-local doctor --fix")
         }
     }
 }

@@ -337,7 +337,7 @@ impl Daemon {
     /// Takes over settings that were changed as far as a running daemon can, and reads the folder again.
     pub async fn reload(&mut self, settings: Settings) -> Reloaded {
         self.loader.publish(published(&settings));
-        let reloaded = self.reload.take(settings);
+        let reloaded = self.reload.take(settings).await;
         self.loader.load().await;
         reloaded
     }
@@ -365,7 +365,7 @@ impl Daemon {
     /// Ends the daemon in order.
     pub async fn shut_down(self, containers: Containers) {
         info!("shutting down");
-        manager::say_stopping();
+        manager::say_stopping().await;
         self.gateway_end.cancel();
         // A handle that was joined already must not be joined again; the tracker waits for whatever is left.
         if !self.is_broken
@@ -417,12 +417,12 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
     }
 }
 
-/// Takes the lock of a home and lets go of it: whether some daemon serves it.
+/// Returns the process that serves a home, if one does. Only looks.
 ///
 /// # Errors
-/// Another daemon holds it, or it cannot be taken.
-pub fn holder(home: &Home) -> Result<(), StartError> {
-    lock::Lock::take(home).map(drop).map_err(StartError::Lock)
+/// The lock file cannot be read.
+pub fn holder(home: &Home) -> Result<Option<String>, LockError> {
+    lock::holder(home)
 }
 
 /// Stops and removes every container of a home that no daemon serves. Returns how many there were.
