@@ -128,15 +128,18 @@ impl Case {
         command.args(["run", "-f", "iris.yaml", "--engine", "memory", "--wait", "--", "sh", "-c"]);
         command.arg("touch begun; exec sleep 20").stderr(std::process::Stdio::null());
         command.current_dir(&self.folder).env("HOME", self.folder.path()).env("TMPDIR", self.folder.path());
-        let child = command.env_remove("KSERVE_LOCAL_HOME").spawn().unwrap();
+        let mut child = command.env_remove("KSERVE_LOCAL_HOME").spawn().unwrap();
         let begun = self.folder.path().join("begun");
-        for _ in 0..6000 {
-            if begun.exists() {
-                return child;
-            }
+        let in_time = (0..6000).any(|_| {
             pause();
+            begun.exists()
+        });
+        if !in_time {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("the command did not begin within a minute");
         }
-        panic!("the command did not begin within a minute");
+        child
     }
 
     fn home(&self) -> kserve_local::home::Home {

@@ -10,6 +10,7 @@ mod door;
 mod doze;
 pub mod driver;
 pub mod execute;
+pub mod grants;
 mod graphs;
 pub mod images;
 mod load;

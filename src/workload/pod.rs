@@ -166,6 +166,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         timeout: Some(seconds(component.timeout, 0, &format!("{path}.timeout"))?).filter(|time| !time.is_zero()),
         container_concurrency: limit,
         canary_percent: canary_percent(component, &path)?,
+        canary: None,
         scaling,
         host_aliases: host_aliases(component),
         callees: callees(&pod, &scope.key, scope.spec.predictor.name.as_deref(), &mut warnings),

@@ -64,6 +64,8 @@ pub struct Workload {
     pub container_concurrency: Option<u32>,
     /// Percent of traffic for the newest revision (`canaryTrafficPercent`), at most 100; none means all once it answers.
     pub canary_percent: Option<u32>,
+    /// Name of the canary it is (`spec.canary[].predictor.name`); none for components of their own.
+    pub canary: Option<String>,
     /// How many replicas are wanted.
     pub scaling: Policy,
     /// Size of `/dev/shm` when an in-memory volume is mounted there and states one.

@@ -108,7 +108,7 @@ impl Driver {
         if known == Some(&fact) {
             return Urgency::Never;
         }
-        self.world.memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now);
+        self.world.memory.adopt(&fact, now);
         match &fact.state {
             FactState::Running { .. } if known.is_none_or(|old| !old.is_running()) => {
                 self.world.memory.note_running(&fact.name, now);
