@@ -15,12 +15,8 @@ use super::planner::Plan;
 use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
-<<<<<<< HEAD
 use super::vanish::Vanished;
-use super::world::{ExitFact, Now};
-=======
 use super::world::{ContainerFact, DesiredCanary, ExitFact, Now};
->>>>>>> rollout-land
 use crate::api::ServiceKey;
 use crate::workload::{ComponentKey, Fingerprint, Probe};
 

@@ -42,13 +42,9 @@ impl Driver {
         self.world.memory.note_plan(plan, now);
         self.show_room(plan);
         self.world.tidy(now);
-<<<<<<< HEAD
+        self.grants.save(&self.parts.home, &self.world.memory.granted);
         let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
         self.parts.board.retain(|name| replicas.contains(name));
-=======
-        self.grants.save(&self.parts.home, &self.world.memory.granted);
-        self.parts.board.retain(|name| self.world.containers.values().any(|fact| fact.replica.as_ref() == name));
->>>>>>> rollout-land
         if self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed) {
             self.save_revisions();
         }
