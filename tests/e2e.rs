@@ -2,8 +2,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "other processes are looked at from outside, on the wall clock")]
 
+#[path = "e2e/bad_sources.rs"]
+mod bad_sources;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "e2e/storage_containers.rs"]
+mod storage_containers;
 #[path = "e2e/transformers.rs"]
 mod transformers;
 

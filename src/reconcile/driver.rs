@@ -479,6 +479,7 @@ impl Driver {
         self.world.holds_networks = self.parts.executor.engine.holds_networks();
         renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
+        self.parts.executor.downloads.sweep(&containers);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = std::collections::HashSet::new();
         let mut fresh = Vec::new();
@@ -490,6 +491,7 @@ impl Driver {
             }
             match observe::fact(container) {
                 Some(fact) => fresh.push(fact),
+                None if super::downloads::is_download(container) => {}
                 None => debug!(container = container.name, "a container of ours has labels of another version"),
             }
         }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::door;
+use super::downloads::Downloads;
 use super::mounts::{MountError, Mounts};
 use super::observe;
 use crate::api::StorageUri;
@@ -33,6 +34,8 @@ pub struct Executor {
     pub engine: Arc<dyn ContainerEngine>,
     /// Models.
     pub puller: Puller,
+    /// Containers that fetch models.
+    pub downloads: Downloads,
     /// Folders.
     pub mounts: Mounts,
     /// Name of this instance.
