@@ -83,21 +83,18 @@ impl AwsProvider {
                 let read = tokio::fs::read_to_string(token_file).await;
                 let token =
                     read.map_err(|error| denied(&format!("the token file {token_file} cannot be read: {error}")))?;
-                let mut form = form("AssumeRoleWithWebIdentity", role, session.as_deref());
-                form.append_pair("WebIdentityToken", token.trim());
-                self.role(form.finish(), None, role).await
+                let form =
+                    form("AssumeRoleWithWebIdentity", role, session.as_deref(), &[("WebIdentityToken", token.trim())]);
+                self.role(form, None, role).await
             }
             AwsSource::Role(role) => {
                 let from = Box::pin(self.keys(&role.from)).await?;
                 let AwsRole { arn, session, external_id, seconds, .. } = &**role;
-                let mut form = form("AssumeRole", arn, session.as_deref());
-                if let Some(id) = external_id {
-                    form.append_pair("ExternalId", &id.0);
-                }
-                if let Some(seconds) = seconds {
-                    form.append_pair("DurationSeconds", &seconds.to_string());
-                }
-                self.role(form.finish(), Some(from), arn).await
+                let seconds = seconds.map(|seconds| seconds.to_string());
+                let external = external_id.as_ref().map(|id| ("ExternalId", id.0.as_str()));
+                let more: Vec<(&str, &str)> =
+                    external.into_iter().chain(seconds.as_deref().map(|text| ("DurationSeconds", text))).collect();
+                self.role(form("AssumeRole", arn, session.as_deref(), &more), Some(from), arn).await
             }
         }
     }
@@ -165,7 +162,8 @@ impl AwsProvider {
         let mut request = request.map_err(|_| denied("the endpoint of roles is none"))?;
         if let Some(keys) = signed {
             let credential = credential(keys);
-            AwsAuthorizer::new(&credential, "sts", &self.region).authorize(&mut request, None);
+            let signer = AwsAuthorizer::new(&credential, "sts", &self.region);
+            signer.try_authorize(&mut request, None).map_err(|_| denied("a request for a role cannot be signed"))?;
         }
         let (status, body) = self.send(request, "STS").await?;
         let text = String::from_utf8_lossy(&body);
@@ -259,11 +257,11 @@ fn credential(keys: AwsKeys) -> AwsCredential {
     AwsCredential { key_id: keys.id, secret_key: keys.secret.0, token: keys.token.map(|token| token.0) }
 }
 
-fn form(action: &str, role: &str, session: Option<&str>) -> url::form_urlencoded::Serializer<'static, String> {
+fn form(action: &str, role: &str, session: Option<&str>, more: &[(&str, &str)]) -> String {
     let mut form = url::form_urlencoded::Serializer::new(String::new());
     form.append_pair("Action", action).append_pair("Version", "2011-06-15").append_pair("RoleArn", role);
-    form.append_pair("RoleSessionName", session.unwrap_or("kserve-local"));
-    form
+    form.append_pair("RoleSessionName", session.unwrap_or("kserve-local")).extend_pairs(more);
+    form.finish()
 }
 
 fn parse(endpoint: &str) -> Result<Url, SourceError> {

@@ -68,9 +68,9 @@ impl GcloudProvider {
         let output = tokio::time::timeout(LONGEST, run.output()).await;
         let output = output.map_err(|_| refused("it did not end within a minute".to_owned()))?;
         let output = output.map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                refused("it is not on this machine. Install the Google Cloud CLI, or use a service account's key".to_owned())
-            }
+            std::io::ErrorKind::NotFound => refused(
+                "it is not on this machine. Install the Google Cloud CLI, or use a service account's key".to_owned(),
+            ),
             _ => refused(format!("it cannot be run: {error}")),
         })?;
         let token = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -335,7 +335,7 @@ fn patched_last(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
 
 #[test]
 fn archives_that_contradict_themselves_are_unpacked_safely_or_refused() {
-    let twins = |a: &str, b: &str| tar_of(&[file(a.as_bytes(), b"1"), file(b.as_bytes(), b"2")]);
+    let twins = |a: &str, b: &str| tar_of(&[file(a, b"1"), file(b, b"2")]);
     let plain_zip = || zip_of(&[("aaaa", 0o644, b"content"), ("bbbb", 0o644, b"content")]);
     let size = 7_u32.to_le_bytes();
     let sparse = {

@@ -6,6 +6,7 @@
 pub mod access;
 mod component;
 mod credentials;
+mod downloader;
 mod env;
 mod expand;
 mod extras;

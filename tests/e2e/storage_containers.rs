@@ -256,3 +256,51 @@ async fn several_artifacts_share_a_folder_and_lie_within_each_other() {
     assert_eq!(shown(&daemon, "containers", "/base/lora/weights/a.bin").await, "weights of lora");
     assert!(!root.join("base/adapters").exists(), "the user's folder is as it was");
 }
+
+/// An image of this machine with one file, which goes with the test.
+struct Image(String);
+
+impl Image {
+    fn import(folder: &std::path::Path) -> Self {
+        let name = format!("kserve-local/test-model:{}", std::process::id());
+        let archive = folder.join("image.tar");
+        let root = folder.join("root");
+        std::fs::create_dir_all(root.join("models/1")).expect("a folder can be made");
+        std::fs::write(root.join("models/1/weights"), "of the image").expect("a file can be written");
+        std::fs::write(root.join("other"), "not of the model").expect("a file can be written");
+        let packed = std::process::Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".").status();
+        assert!(packed.expect("tar runs").success());
+        docker(&["import", archive.to_str().expect("a name"), &name]);
+        Self(name)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        docker(&["rmi", "-f", &self.0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_of_this_machine_and_claims_are_models() {
+    if !docker_or_skip("images_of_this_machine_and_claims_are_models") {
+        return;
+    }
+    let daemon = Daemon::start();
+    let image = Image::import(&daemon.home().join("build"));
+    let claim = daemon.home().join("volumes/default/shelf/deep/model");
+    std::fs::create_dir_all(&claim).expect("a folder can be made");
+    std::fs::write(claim.join("weights"), "of the claim").expect("a file can be written");
+    daemon.drop_file("account.yaml", ACCOUNT);
+    daemon.drop_file("car.json", &one("car", &format!("oci://{}", image.0)));
+    daemon.drop_file("native.json", &one("native", &format!("oci+native://{}", image.0)));
+    daemon.drop_file("claim.json", &one("claim", "pvc://shelf/deep/model"));
+    for (service, path, expected) in [
+        ("car", "/1/weights", "of the image"),
+        ("native", "/1/weights", "of the image"),
+        ("claim", "/weights", "of the claim"),
+    ] {
+        daemon.wait_ready(service);
+        assert_eq!(shown(&daemon, service, path).await, expected, "{service}");
+    }
+}
