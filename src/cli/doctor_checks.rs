@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::doctor_facts::{Disk, Engine, Facts, Lock, Port};
+use crate::engine::OLDEST_API;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -70,8 +71,6 @@ const CLOCK_APART: SignedDuration = SignedDuration::from_secs(60);
 const FEW_FILES: u64 = 4096;
 /// Fewer watches than this are few for a folder of manifests beside other programs.
 const FEW_WATCHES: u64 = 8192;
-/// Oldest API of the engine that is spoken.
-const OLDEST_API: (u32, u32) = (1, 40);
 
 /// Draws every conclusion.
 pub fn check(facts: &Facts) -> Vec<Finding> {
@@ -80,6 +79,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         home(facts),
         token(facts),
         manifests(facts),
+        secrets(facts),
         daemon(facts),
         lock(facts),
         leftovers(facts),
@@ -146,6 +146,24 @@ fn manifests(facts: &Facts) -> Finding {
             )
             .because(format!("the first: {first}"))
             .fix("kserve-local validate")
+        }
+    }
+}
+
+fn secrets(facts: &Facts) -> Finding {
+    match facts.open_secrets.as_slice() {
+        [] => Finding::ok("secrets", "files that hold Secrets are readable by their owner only"),
+        open => {
+            let files: Vec<&str> = open.iter().map(|(path, _)| path.as_str()).collect();
+            let (first, mode) = &open[0];
+            let others = if files.len() > 1 { format!(", and {} more", files.len() - 1) } else { String::new() };
+            Finding::new(
+                "secrets",
+                Severity::Warning,
+                format!("{first} holds a Secret and can be read by others (mode {mode:o}){others}"),
+            )
+            .because("whoever has an account on this machine can read the credentials in it")
+            .fix(format!("chmod 600 {}", files.join(" ")))
         }
     }
 }

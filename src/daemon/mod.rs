@@ -31,6 +31,7 @@ use crate::kubeapi::{self, ApiState};
 use crate::machine::GpuTool;
 use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
 use crate::plan::world::PlanConfig;
+use crate::reconcile::downloads::Downloads;
 use crate::reconcile::execute::{Executor, chain};
 use crate::reconcile::images::EngineImages;
 use crate::reconcile::measure::Meter;
@@ -42,7 +43,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::EventLog;
 use crate::traffic::TrafficBoard;
-use crate::workload::{RunAs, WorkloadConfig};
+use crate::workload::{CA_BUNDLE, Patterns, RunAs, WorkloadConfig};
 
 use listeners::Listeners;
 use reload::Reload;
@@ -164,12 +165,12 @@ impl Daemon {
         let (engine, docker, run_as) = (Arc::clone(&chosen.engine), chosen.docker.clone(), chosen.run_as);
         let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
         let board = TrafficBoard::default();
-        let mut tables = board.tables();
         let routes = Arc::new(ArcSwap::default());
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
         let (holders, room_seen) = watch::channel(Arc::default());
         let (pulls, pulls_seen) = watch::channel(Vec::new());
+        let passes = Arc::new(crate::telemetry::metrics::PassMeter::default());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
@@ -179,11 +180,15 @@ impl Daemon {
             LogPlaces { folder: Some(home.payloads()), environment: settings.environment.clone(), pull: pull.clone() };
         let gateway = Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()).logging_to(places);
         let gateway = Arc::new(gateway);
+        let mounts = Mounts { home: home.clone(), cache: cache.clone() };
+        let downloads = Downloads::new(Arc::clone(&engine), mounts.clone(), instance.clone(), effects.clone());
         let executor = Executor {
             engine: Arc::clone(&engine),
             puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone()))
-                .with_images(Arc::new(EngineImages(Arc::clone(&engine)))),
-            mounts: Mounts { home: home.clone(), cache: cache.clone() },
+                .with_images(Arc::new(EngineImages(Arc::clone(&engine))))
+                .with_containers(Arc::new(downloads.clone())),
+            downloads,
+            mounts,
             instance,
             offline,
         };
@@ -203,6 +208,7 @@ impl Daemon {
                 pods,
                 room: holders,
                 pulls,
+                passes: Arc::clone(&passes),
                 events: events.clone(),
                 refused: gateway.backend_refused(),
                 tasks: effects.clone(),
@@ -220,18 +226,19 @@ impl Daemon {
         let gateway_end = CancellationToken::new();
         let gateway_done = tasks.spawn("gateway", {
             let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), gateway_end.clone());
-            async move { gateway.serve(data, &tasks, end).await }
+            let first_table = first_table(board.tables(), gateway_end.clone());
+            async move {
+                first_table.await;
+                gateway.serve(data, &tasks, end).await
+            }
         });
         if docker.is_some() {
             match Gate::open(&home.gate()) {
                 Ok(gate) => {
                     let (calls, group, end) = (gateway.inside(), tasks.clone(), gateway_end.clone());
+                    let first_table = first_table(board.tables(), gateway_end.clone());
                     drop(tasks.spawn("gate", async move {
-                        tokio::select! {
-                            // Before the first table nobody is found; calls wait in their backlogs.
-                            _ = tables.changed() => {}
-                            () = end.cancelled() => return,
-                        }
+                        first_table.await;
                         gate.keep(calls, group, end).await;
                     }));
                 }
@@ -246,6 +253,7 @@ impl Daemon {
             board,
             pods: pods_seen.clone(),
             pulls: pulls_seen,
+            passes,
             loader: loader.clone(),
             gateway: gateway.metrics(),
             routes: served_routes,
@@ -413,7 +421,12 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             memory: settings.memory.clone(),
             ..PlanConfig::default()
         },
-        workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone(), run_as },
+        workload: WorkloadConfig {
+            allowed_host_paths: settings.allowed_host_paths.clone(),
+            run_as,
+            patterns: Patterns::of(|name| settings.environment.get(name).map(String::as_str)),
+            ca_bundle: settings.environment.get(CA_BUNDLE).filter(|name| !name.is_empty()).cloned(),
+        },
     }
 }
 
@@ -474,3 +487,16 @@ fn grace(container: &Container) -> Duration {
     let record = container.labels.get(RECORD_LABEL).and_then(|text| serde_json::from_str::<ReplicaRecord>(text).ok());
     record.map_or(Duration::from_secs(10), |record| record.grace)
 }
+
+/// Waits until it is known what is served, or until the end: before that nobody would be found, and a client would be told so. Connections
+/// wait in the listener's backlog meanwhile. A folder that cannot be read does not keep them there for long.
+async fn first_table(mut tables: watch::Receiver<()>, end: CancellationToken) {
+    tokio::select! {
+        // There is nothing to lose in either.
+        _ = tokio::time::timeout(FIRST_TABLE, tables.changed()) => {}
+        () = end.cancelled() => {}
+    }
+}
+
+/// Longest wait for the first route table.
+const FIRST_TABLE: Duration = Duration::from_secs(5);
