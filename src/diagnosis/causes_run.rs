@@ -147,6 +147,13 @@ pub(super) const CAUSES: &[Cause] = &[
         step: "apply the manifest again: the current revision takes over",
     },
     Cause {
+        id: "container-removed",
+        reasons: &["ContainerRemoved"],
+        clue: Reason,
+        what: "someone keeps removing its container",
+        step: "find out who does (docker events --filter event=destroy shows when), or remove the service itself: kserve-local delete isvc {isvc}",
+    },
+    Cause {
         id: "rolled-back",
         reasons: &["RolledBack"],
         clue: Reason,

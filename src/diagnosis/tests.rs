@@ -334,6 +334,11 @@ fn containers() -> Vec<(&'static str, String, &'static str)> {
     let others = [
         ("ContainerPaused", "someone paused the container; unpause it to serve", "container-paused"),
         ("ContainerGone", "a container of this revision was removed", "container-gone"),
+        (
+            "ContainerRemoved",
+            "someone removed its container 3 times; it is made again 20 s after the last time",
+            "container-removed",
+        ),
         ("RolledBack", "it never got ready, and the revision before is back: x", "rolled-back"),
         ("Terminating", "it is not wanted any more", "terminating"),
         ("ContainerCreating", "the container is being created", "creating"),
