@@ -57,7 +57,8 @@ fn variable(name: &str) -> Option<String> {
 /// Asks git, if these sources are a work tree of their own and not a folder in somebody else's.
 fn git() -> Option<Source> {
     let root = variable("CARGO_MANIFEST_DIR")?;
-    let git = |arguments: &[&str]| said(Command::new("git").args(["--no-optional-locks", "-C"]).arg(&root).args(arguments));
+    let git =
+        |arguments: &[&str]| said(Command::new("git").args(["--no-optional-locks", "-C"]).arg(&root).args(arguments));
     let top = git(&["rev-parse", "--show-toplevel"])?;
     if fs::canonicalize(top).ok()? != fs::canonicalize(&root).ok()? {
         return None;
