@@ -6,7 +6,7 @@
 //! | floor | room | what it is for |
 //! |---|---|---|
 //! | 0 | [`api`] | objects exactly as users write them |
-//! | 1 | [`manifest`], [`scale`], [`graph`] | text to objects, with positions and diagnostics; how many replicas; what a graph does |
+//! | 1 | [`manifest`], [`scale`], [`graph`], [`diagnosis`] | text to objects, with positions and diagnostics; how many replicas; what a graph does; why an object is not ready |
 //! | 2 | [`runtimes`] | which runtime serves which model, and why not |
 //! | 3 | [`workload`] | what should run, in no engine's words |
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
@@ -25,6 +25,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod diagnosis;
 pub mod engine;
 pub mod environments;
 pub mod gateway;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use kserve_local::api::{Kind, Object};
 use kserve_local::manifest::{DiagnosticCode, decode};
 use kserve_local::runtimes::Catalog;
-use kserve_local::workload::{Companions, Workload, WorkloadConfig, resolve};
+use kserve_local::workload::{Companions, Workload, WorkloadConfig, resolve, resolve_canaries};
 
 /// File, and a piece of each warning that it is meant to give.
 const EXPECTED_WARNINGS: &[(&str, &[&str])] = &[];
@@ -44,11 +44,14 @@ fn workloads(path: &Path) -> Vec<Workload> {
     let objects = objects(path);
     let (catalog, companions) = (Catalog::new(&objects), Companions::new(&objects));
     let services = objects.iter().filter(|object| object.key.kind == Kind::InferenceService);
-    let resolved = services.map(|service| {
-        resolve(service, &catalog, &companions, &WorkloadConfig::default())
-            .unwrap_or_else(|error| panic!("{}: {error}", name(path)))
+    let resolved = services.flat_map(|service| {
+        let parts = resolve(service, &catalog, &companions, &WorkloadConfig::default())
+            .unwrap_or_else(|error| panic!("{}: {error}", name(path)));
+        let canaries = resolve_canaries(service, &catalog, &companions, &WorkloadConfig::default()).into_iter();
+        let canaries = canaries.map(|one| one.workload.unwrap_or_else(|error| panic!("{}: {error}", name(path))));
+        parts.into_iter().chain(canaries).collect::<Vec<_>>()
     });
-    resolved.flatten().collect()
+    resolved.collect()
 }
 
 /// One line on what a workload is, for the snapshot.
@@ -59,7 +62,8 @@ fn line(file: &str, workload: &Workload) -> String {
     let warnings =
         if workload.warnings.is_empty() { String::new() } else { format!("; warns: {:?}", workload.warnings) };
     let models = if models.is_empty() { "nothing to pull".to_owned() } else { models.join(", ") };
-    format!("{file}: {}: {models} in {}{warnings}", workload.component, containers.join(", "))
+    let canary = workload.canary.as_ref().map(|name| format!(" canary {name}")).unwrap_or_default();
+    format!("{file}: {}{canary}: {models} in {}{warnings}", workload.component, containers.join(", "))
 }
 
 #[test]

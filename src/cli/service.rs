@@ -4,9 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::format::TextOrJson;
 use super::output;
 use super::report::{Exit, Problem};
 use super::serve;
@@ -79,17 +80,7 @@ pub struct StatusArgs {
     pub scope: Scope,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: StatusOutput,
-}
-
-/// How the status is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum StatusOutput {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON object
-    Json,
+    pub output: TextOrJson,
 }
 
 /// Runs the verb.
@@ -248,7 +239,7 @@ fn status(args: &StatusArgs) -> Result<Exit> {
     };
     let get = |key: &str| state.iter().find(|(name, _)| name == key).map_or("", |(_, value)| value.as_str());
     let is_active = get("ActiveState") == "active";
-    if args.output == StatusOutput::Json {
+    if args.output == TextOrJson::Json {
         let object: serde_json::Map<_, _> = state.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         output::line(&serde_json::to_string_pretty(&object)?)?;
     } else {
