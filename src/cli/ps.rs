@@ -13,6 +13,8 @@ use super::report::Exit;
 use super::room_format::{RoomFormat, size};
 
 /// Show what runs, the memory it holds, and until when.
+///
+/// Seconds beside a phase are what it usually takes from there until it answers.
 #[derive(Clone, Debug, Args)]
 pub struct PsArgs {
     /// Only this namespace [default: all]
@@ -61,7 +63,10 @@ fn table(answer: &Value) -> String {
             text("namespace"),
             text("service"),
             text("revision"),
-            text("phase"),
+            match item["answersIn"].as_u64() {
+                Some(seconds) => format!("{} ({seconds} s)", text("phase")),
+                None => text("phase"),
+            },
             memory,
             item["used"].as_u64().map_or_else(|| "-".to_owned(), size),
             if gpus.is_empty() { "CPU".to_owned() } else { gpus.join(",") },
