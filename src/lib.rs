@@ -11,7 +11,7 @@
 //! | 3 | [`workload`] | what should run, in no engine's words |
 //! | 4 | [`plan`] | what to do next, from a snapshot and the time |
 //! | | | ── everything above this line is pure: no clock, no files, no sockets, no environment ── |
-//! | 5 | [`telemetry`], [`tasks`], [`home`], [`environments`] | logs, metrics, events; tracked tasks; where things are on disk; Python environments of recipes |
+//! | 5 | [`telemetry`], [`tasks`], [`home`], [`environments`], [`provenance`] | logs, metrics, events; tracked tasks; where things are on disk; Python environments of recipes; which build this is |
 //! | 6 | [`store`], [`storage`], [`engine`], [`machine`], [`probe`], [`traffic`] | objects now; model bytes; containers; memory and GPUs; checks; the notice board |
 //! | 7 | [`source`], [`reconcile`], [`gateway`] | the folder of manifests; the loop; the data path |
 //! | 8 | [`kubeapi`] | what the command line, kubectl and SDKs talk to |
@@ -36,6 +36,7 @@ pub mod machine;
 pub mod manifest;
 pub mod plan;
 pub mod probe;
+pub mod provenance;
 pub mod reconcile;
 pub mod runtimes;
 pub mod scale;

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::doctor_facts::{Disk, Engine, Facts, Lock, Port};
+use crate::engine::OLDEST_API;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -70,8 +71,6 @@ const CLOCK_APART: SignedDuration = SignedDuration::from_secs(60);
 const FEW_FILES: u64 = 4096;
 /// Fewer watches than this are few for a folder of manifests beside other programs.
 const FEW_WATCHES: u64 = 8192;
-/// Oldest API of the engine that is spoken.
-const OLDEST_API: (u32, u32) = (1, 40);
 
 /// Draws every conclusion.
 pub fn check(facts: &Facts) -> Vec<Finding> {

@@ -282,6 +282,15 @@ fn systemctl(manager: Manager, words: &[&str]) -> Result<String> {
     tell("systemctl", &[scope, words].concat())
 }
 
+/// Returns what may be done about what the service manager said.
+fn hint(said: &str) -> &'static str {
+    if said.contains("connect to bus") || said.contains("booted with systemd") {
+        "no systemd manages this session (a container, `su`): log in as the user, or start `kserve-local up`"
+    } else {
+        "the service manager's own words are above; `journalctl -xe` has more (add --user for a user's service)"
+    }
+}
+
 /// Runs a program of the service manager and returns what it printed.
 fn tell(program: &str, words: &[&str]) -> Result<String> {
     let typed = format!("{program} {}", words.join(" "));
@@ -289,8 +298,7 @@ fn tell(program: &str, words: &[&str]) -> Result<String> {
     let done = ran.map_err(|error| Problem::machine(format!("could not run `{typed}`")).because(error))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-        let hint =
-            "the service manager's own words are above; `journalctl -xe` has more (add --user for a user's service)";
+        let hint = hint(&said);
         return Err(Problem::machine(format!("`{typed}` failed: {said}")).hint(hint).into());
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
@@ -304,4 +312,16 @@ fn cannot_write(path: &Utf8Path, error: std::io::Error) -> anyhow::Error {
         _ => "check the folder's permissions and the free space",
     };
     Problem::machine(format!("could not change `{path}`")).because(error).hint(hint).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_without_systemd_is_told_apart_from_a_unit_that_fails() {
+        assert!(hint("Failed to connect to bus: No medium found").contains("kserve-local up"));
+        assert!(hint("System has not been booted with systemd as init system").contains("kserve-local up"));
+        assert!(hint("Failed to start kserve-local.service: Unit not found.").contains("journalctl"));
+    }
 }
