@@ -169,6 +169,7 @@ impl Daemon {
         let (pods, pods_seen) = watch::channel(Arc::default());
         let (holders, room_seen) = watch::channel(Arc::default());
         let (pulls, pulls_seen) = watch::channel(Vec::new());
+        let passes = Arc::new(crate::telemetry::metrics::PassMeter::default());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
@@ -202,6 +203,7 @@ impl Daemon {
                 pods,
                 room: holders,
                 pulls,
+                passes: Arc::clone(&passes),
                 events: events.clone(),
                 refused: gateway.backend_refused(),
                 tasks: effects.clone(),
@@ -246,6 +248,7 @@ impl Daemon {
             board,
             pods: pods_seen.clone(),
             pulls: pulls_seen,
+            passes,
             loader: loader.clone(),
             gateway: gateway.metrics(),
             routes: served_routes,
