@@ -4,6 +4,14 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "e2e/folder.rs"]
+mod folder;
+#[path = "e2e/load.rs"]
+mod load;
+#[path = "e2e/scaling.rs"]
+mod scaling;
+#[path = "e2e/supervision.rs"]
+mod supervision;
 #[path = "e2e/transformers.rs"]
 mod transformers;
 

@@ -150,6 +150,8 @@ pub enum ContainerPosition {
 /// One check of one container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeOrder {
+    /// When it was ordered.
+    pub at: Duration,
     /// The engine's id.
     pub id: String,
     /// Its name.

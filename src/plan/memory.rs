@@ -11,6 +11,7 @@ use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
 use super::stages::Stage;
+use super::vanish::Vanished;
 use super::world::{ExitFact, Now};
 use crate::api::ServiceKey;
 use crate::workload::{ComponentKey, Probe};
@@ -49,6 +50,8 @@ pub struct Memory {
     pub queue: BTreeMap<ReplicaName, Queued>,
     /// Components whose older revision goes so that there is room for the wanted one: which, and since when.
     pub replacing: BTreeMap<ComponentKey, (u32, Duration)>,
+    /// Containers that somebody else removed, by name.
+    pub vanished: HashMap<String, Vanished>,
     /// Since when the engine says it is removing a container, by name.
     pub removing: HashMap<String, Duration>,
     /// The last decision about the room of each service.
@@ -94,10 +97,14 @@ pub struct ContainerMemory {
     pub ended: Option<Duration>,
     /// When it was last seen to begin running.
     pub started: Option<Duration>,
+    /// How long it had run then at least: it was there before this daemon.
+    pub ran_before: Duration,
+    /// Processes of it that were killed for memory while it ran on.
+    pub kills: u64,
     /// Its checks.
     pub probes: HashMap<ProbeKind, ProbeMemory>,
     /// Set when a liveness check failed often enough: the container is to be stopped and started again.
-    pub unhealthy: Option<String>,
+    pub unhealthy: Option<Unhealthy>,
     /// Why we ended it ourselves the last time, if we did: the words of `unhealthy`.
     pub stopped_for: Option<String>,
     /// Set while a start after an end is under way: the next end is a new one, even if it looks the same.
@@ -112,6 +119,15 @@ pub struct ContainerMemory {
     pub was_stopped: bool,
 }
 
+/// Why a container that runs is to be started again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unhealthy {
+    /// In words for a person.
+    pub why: String,
+    /// Between the stop signal and the kill, where the check that failed has a time of its own.
+    pub grace: Option<Duration>,
+}
+
 /// What is remembered of one check.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProbeMemory {
@@ -123,6 +139,8 @@ pub struct ProbeMemory {
     pub attempts: u32,
     /// When the last ended.
     pub last: Option<Duration>,
+    /// When that was begun.
+    pub begun: Option<Duration>,
     /// The verdict: passed, after thresholds.
     pub passing: bool,
     /// Whether it ever passed since the container started.
@@ -156,6 +174,14 @@ impl Memory {
         }
     }
 
+    /// Notes that a container was found running that was not known before: it has run for `up_for` at least.
+    pub fn note_found_running(&mut self, name: &str, up_for: Duration, now: Now) {
+        self.note_running(name, now);
+        if let Some(memory) = self.containers.get_mut(name).filter(|memory| memory.started == Some(now.tick)) {
+            memory.ran_before = up_for;
+        }
+    }
+
     /// Notes that a container ended. The same end counts once: ends are told apart by their time, or, when the engine
     /// does not tell it, by the start between them. Returns true when it is news.
     pub fn note_exit(&mut self, name: &str, exit: &ExitFact, now: Now) -> bool {
@@ -175,12 +201,12 @@ impl Memory {
         }
         // Started and ended again before anyone saw it run.
         memory.restarts += u32::from(memory.started.is_none() && memory.last_exit.is_some());
-        let lived = memory.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started));
-        memory.failures = if lived >= backoff::RESTART_RESET { 1 } else { memory.failures.saturating_add(1) };
+        memory.failures =
+            if memory.lived(now) >= backoff::RESTART_RESET { 1 } else { memory.failures.saturating_add(1) };
         memory.last_exit = Some(exit.clone());
         memory.last_words.clear();
         memory.ended = Some(now.tick);
-        let stopped_for = memory.unhealthy.take();
+        let stopped_for = memory.unhealthy.take().map(|unhealthy| unhealthy.why);
         memory.begin();
         memory.stopped_for = stopped_for;
         self.stuck.remove(name);
@@ -213,9 +239,9 @@ impl Memory {
     /// are not counted here but when they are seen to have worked.
     pub fn note_restart(&mut self, name: &str) {
         let memory = self.containers.entry(name.to_owned()).or_default();
-        let stopped_for = memory.stopped_for.take();
+        let (stopped_for, was_stopped) = (memory.stopped_for.take(), memory.was_stopped);
         memory.begin();
-        memory.stopped_for = stopped_for;
+        (memory.stopped_for, memory.was_stopped) = (stopped_for, was_stopped);
         memory.restarting = true;
     }
 
@@ -223,7 +249,34 @@ impl Memory {
     /// is dropped. Returns true when the verdict changed.
     pub fn note_check(&mut self, order: &ProbeOrder, result: Result<(), String>, now: Now) -> bool {
         let started = self.containers.get(&order.name).and_then(|memory| memory.started);
-        started.is_some() && started == order.run && self.note_probe(&order.name, order.kind, &order.probe, result, now)
+        if started.is_none() || started != order.run {
+            return false;
+        }
+        let changed = self.note_probe(&order.name, order.kind, &order.probe, result, now);
+        self.note_begun(order);
+        changed
+    }
+
+    /// Notes that a check could not be made, which counts neither way.
+    pub fn note_unasked(&mut self, order: &ProbeOrder, words: String, now: Now) -> bool {
+        let Some(memory) = self.containers.get_mut(&order.name) else { return false };
+        if memory.started.is_some() && memory.started == order.run {
+            let state = memory.probes.entry(order.kind).or_default();
+            state.attempts = state.attempts.saturating_add(1);
+            state.last = Some(now.tick);
+            if !state.passing {
+                state.message = words;
+            }
+            self.note_begun(order);
+        }
+        false
+    }
+
+    fn note_begun(&mut self, order: &ProbeOrder) {
+        let memory = self.containers.get_mut(&order.name);
+        if let Some(state) = memory.and_then(|memory| memory.probes.get_mut(&order.kind)) {
+            state.begun = Some(order.at);
+        }
     }
 
     /// Notes the result of a check, applying the probe's thresholds. Returns true when the verdict changed.
@@ -263,7 +316,8 @@ impl Memory {
         // Startup and liveness failures restart the container, as in Kubernetes; readiness failures do not.
         let restarts = matches!(kind, ProbeKind::Startup | ProbeKind::Liveness);
         if restarts && !passing && failures >= probe.failure_threshold.max(1) {
-            memory.unhealthy = Some(format!("{kind} probe failed {failures} times: {message}"));
+            let why = format!("{kind} probe failed {failures} times: {message}");
+            memory.unhealthy = Some(Unhealthy { why, grace: probe.termination_grace });
             return true;
         }
         before != passing
@@ -429,9 +483,16 @@ impl Memory {
 }
 
 impl ContainerMemory {
+    /// How long it has run since it was last started.
+    pub fn lived(&self, now: Now) -> Duration {
+        self.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started) + self.ran_before)
+    }
+
     /// A new run: nothing that was found out about the one before holds.
     fn begin(&mut self) {
         self.started = None;
+        self.ran_before = Duration::ZERO;
+        self.kills = 0;
         self.probes.clear();
         self.unhealthy = None;
         self.restarting = false;

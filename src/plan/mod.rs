@@ -43,6 +43,7 @@ pub mod sleep;
 pub mod split;
 pub mod stages;
 pub mod status;
+pub mod vanish;
 pub mod world;
 
 pub use action::{Action, ActionKey};

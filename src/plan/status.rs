@@ -407,7 +407,7 @@ fn failure(phase: &Phase) -> Option<FailureInfo> {
         _ => return None,
     };
     let reason = match phase {
-        Phase::Refused { .. } | Phase::ImageFailed { .. } | Phase::Gone => "RuntimeUnhealthy",
+        Phase::Refused { .. } | Phase::ImageFailed { .. } | Phase::Removed { .. } | Phase::Gone => "RuntimeUnhealthy",
         _ => "ModelLoadFailed",
     };
     Some(FailureInfo { reason: reason.to_owned(), message: said(phase).message, exit_code })

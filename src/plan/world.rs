@@ -105,6 +105,7 @@ impl World {
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
+        memory.tidy_vanished(exists, now);
         memory.removing.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
         memory.tidy_dozing(containers);

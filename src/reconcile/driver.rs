@@ -235,7 +235,9 @@ impl Driver {
         let now = self.parts.clock.now();
         notice::read(&self.parts.board, &mut self.world, now.tick);
         self.pulls.note(&mut self.world, now.tick);
+        let began = self.parts.clock.now().tick;
         let plan = plan(&self.world, now);
+        let planned = self.parts.clock.now().tick;
         self.publish(&plan, now);
         let wake = plan.wake_at;
         self.remember(&plan, now);
@@ -253,6 +255,8 @@ impl Driver {
             (false, false) => RELIST_DOWN,
         };
         let measure = self.rounds.next(&self.world);
+        let ended = self.parts.clock.now().tick;
+        self.parts.passes.count(planned.saturating_sub(began), ended.saturating_sub(now.tick));
         wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
     }
 }

@@ -258,6 +258,7 @@ mod tests {
                 timeout: Duration::ZERO,
                 success_threshold: 1,
                 failure_threshold: 1,
+                termination_grace: None,
             });
         }));
     }

@@ -210,16 +210,6 @@ fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), Reso
 fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
     let written = [
         (
-            "serviceAccountName",
-            component.service_account_name.is_some() || component.service_account.is_some(),
-            "Secrets of service accounts are not used for downloads yet; the daemon's environment is",
-        ),
-        (
-            "imagePullSecrets",
-            component.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty()),
-            "registry credentials are those of the daemon's own user (docker login); these Secrets are not used yet",
-        ),
-        (
             "shareProcessNamespace",
             component.share_process_namespace == Some(true),
             "containers of a replica share the network and volumes, not processes",

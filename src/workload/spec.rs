@@ -385,6 +385,9 @@ pub struct Probe {
     pub success_threshold: u32,
     /// Failures in a row that mean failure.
     pub failure_threshold: u32,
+    /// Between the stop signal and the kill when its failure ends the container; none for the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_grace: Option<Duration>,
 }
 
 /// What a probe asks.

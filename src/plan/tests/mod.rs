@@ -20,3 +20,4 @@ mod scale;
 mod sim;
 mod sleep;
 mod status;
+mod supervise;

@@ -43,6 +43,7 @@ pub(super) fn probe(path: &str, period: u64, failure_threshold: u32) -> Probe {
         timeout: Duration::from_secs(1),
         success_threshold: 1,
         failure_threshold,
+        termination_grace: None,
     }
 }
 

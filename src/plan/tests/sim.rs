@@ -280,14 +280,22 @@ impl Sim {
             self.world.engine = EngineState::Up;
             let index = self.faults.stale.min(self.lists.len() - 1);
             let (at, list) = self.lists[index].clone();
-            self.world.containers = list;
+            let before = std::mem::replace(&mut self.world.containers, list);
+            let gone = before.into_values().filter(|fact| !self.world.containers.contains_key(&fact.name));
+            // The driver tells an old list by what it did since; this one does not.
+            for fact in gone.filter(|_| index == 0).collect::<Vec<_>>() {
+                self.world.note_vanished(&fact, now);
+            }
             self.world.listed_at = Some(at);
         }
         let facts: Vec<ContainerFact> = self.world.containers.values().cloned().collect();
         for fact in &facts {
             self.save_if(|memory| memory.adopt(fact, now));
             match &fact.state {
-                FactState::Running { .. } => self.world.memory.note_running(&fact.name, now),
+                FactState::Running { .. } => {
+                    let up_for = self.runs.get(&fact.name).map_or(Duration::ZERO, |began| self.clock - *began);
+                    self.world.memory.note_found_running(&fact.name, up_for, now);
+                }
                 FactState::Removing => self.world.memory.note_removing(&fact.name, now),
                 FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
                     if exit.out_of_memory {
@@ -438,6 +446,10 @@ impl Sim {
                 match (result.err().or(lost), action) {
                     (Some(message), _) => self.world.memory.note_failure(action, message, false, now),
                     (None, Action::Rouse(order)) => self.world.memory.note_roused(order),
+                    (None, Action::Remove { name, .. }) => {
+                        self.world.containers.remove(name);
+                        self.world.memory.forget_container(name);
+                    }
                     (None, _) => {}
                 }
             }
