@@ -13,8 +13,6 @@ use super::report::Exit;
 use super::room_format::{RoomFormat, size};
 
 /// Show what runs, the memory it holds, and until when.
-///
-/// Seconds beside a phase are what it usually takes from there until it answers.
 #[derive(Clone, Debug, Args)]
 pub struct PsArgs {
     /// Only this namespace [default: all]
