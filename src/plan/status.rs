@@ -304,6 +304,8 @@ fn component_condition(service: &DesiredService, report: &ComponentReport) -> Co
     }
     let status = if status == ConditionStatus::True { ConditionStatus::Unknown } else { status };
     let message = match report.history.times.left(&report.phase) {
+        // Bytes on their way say themselves how long they will take.
+        Some(_) if matches!(report.phase, Phase::PullingModel(..) | Phase::PullingImage(..)) => message,
         Some(left) => beside(message, &format!("; it usually answers within {} s", left.as_secs().max(1))),
         None => message,
     };

@@ -288,7 +288,7 @@ fn a_service_whose_components_do_not_fit_together_is_refused_with_both_numbers()
     let (_, reason, message) = sim.condition("iris", "PredictorReady");
     assert_eq!(reason, "InsufficientMemory");
     assert!(
-        message.starts_with("it needs 600.0 MiB (declared) and, with the other components of its service, 1.2 GiB"),
+        message.starts_with("it needs 600.0 MiB (declared) and, with the other components of its service, 1.1 GiB"),
         "{message}"
     );
     sim.assert_still(60.0);
