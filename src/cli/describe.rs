@@ -3,11 +3,13 @@
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::client::Client;
-use super::diagnosis::find_out;
+use super::complete;
+use super::diagnosis::{find_out, lines};
 use super::find::{SERVICE, condition, items};
 use super::output::{self, Grid};
 use super::predict::{Protocol, Route, protocol_of};
@@ -25,7 +27,7 @@ use crate::reconcile::clock::Clock;
 #[derive(Clone, Debug, Args)]
 pub struct DescribeArgs {
     /// KIND NAME…, KIND/NAME…, or the name of an InferenceService
-    #[arg(value_name = "KIND", required = true)]
+    #[arg(value_name = "KIND", required = true, add = ArgValueCompleter::new(complete::described))]
     pub objects: Vec<String>,
     /// Namespace.
     #[command(flatten)]
@@ -79,12 +81,12 @@ async fn plain(
     name: &str,
 ) -> Result<(String, Exit)> {
     let found = find_out(client, home, resource, namespace, name).await?;
-    let Some(mut object) = found.object else { return Ok((found.diagnosis.lines(), Exit::NotSo)) };
+    let Some(mut object) = found.object else { return Ok((lines(&found.diagnosis), Exit::NotSo)) };
     if resource == Resource::Object(Kind::Secret) {
         hide_values(&mut object);
     }
     let mut text = match condition(&object, "Ready") {
-        Some(_) => format!("{}\n", found.diagnosis.lines()),
+        Some(_) => format!("{}\n", lines(&found.diagnosis)),
         None => String::new(),
     };
     text.push_str(&yaml::to_yaml(&object));
