@@ -202,3 +202,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_named_canary_has_a_host_of_its_own() {
+    let mut iris = service("default", "iris", &[Predictor], &["iris"]).as_ref().clone();
+    let predictor = iris.components.get_mut(&Predictor).unwrap();
+    predictor.tags.insert("iris-green-predictor".to_owned(), Vec::new());
+    predictor.tags.insert("latest".to_owned(), Vec::new());
+    let index = index(vec![Arc::new(iris)]);
+    let tag = |host: &str| {
+        let head = Head { method: &Method::GET, host: Some(host), path: "/v1/models/iris", grpc: false };
+        match index.find(head) {
+            Route::To(target) => Some((target.component, target.tag)),
+            _ => None,
+        }
+    };
+    let green = Some((Predictor, Some(Tag::Canary("iris-green-predictor".into()))));
+    assert_eq!(tag("iris-green-predictor-default.example.com"), green);
+    assert_eq!(tag("iris-green-predictor.default.svc.cluster.local"), green);
+    assert_eq!(tag("iris-predictor-default.example.com"), Some((Predictor, None)));
+    assert_eq!(tag("latest-iris-predictor-default.example.com"), Some((Predictor, Some(Tag::Latest))));
+    assert_eq!(tag("iris-blue-predictor-default.example.com"), None);
+}

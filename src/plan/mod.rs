@@ -41,6 +41,7 @@ mod sandbox;
 pub mod scale;
 pub mod sleep;
 pub mod split;
+pub mod stages;
 pub mod status;
 pub mod vanish;
 pub mod world;

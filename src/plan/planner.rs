@@ -15,6 +15,7 @@ use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
+use super::stages::StageNote;
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
 use super::{admission, graphs, preload, prepare, retire, rollout, status};
 use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
@@ -53,6 +54,8 @@ pub struct Plan {
     pub standings: Vec<Standing>,
     /// Components that are being started, and what that means for the clock of their load time.
     pub loads: Vec<(ComponentKey, LoadClock)>,
+    /// Where components that start are in that.
+    pub stages: Vec<(ComponentKey, StageNote)>,
     /// Replicas that were given memory in this pass.
     pub granted: Vec<(ReplicaName, Grant)>,
     /// Replicas that wait for room.

@@ -25,13 +25,13 @@ use crate::api::{ComponentKind, Condition, ConditionStatus, InferenceServiceStat
 use crate::workload::{ComponentKey, Extras, ResolveError, names};
 
 /// Returns what the proxy does about a component without a backend: requests wait while it is under way, and are refused
-/// when something is wrong. `load_time` is what it usually takes.
-pub(super) fn closed(key: &ComponentKey, phase: &Phase, load_time: Option<Duration>) -> RouteState {
+/// when something is wrong. `left` is what it usually takes from here.
+pub(super) fn closed(key: &ComponentKey, phase: &Phase, left: Option<Duration>) -> RouteState {
     let said = said(phase);
     let retry_after = match phase {
         Phase::Crashed(crash) => crash.delay.clamp(Duration::from_secs(1), Duration::from_secs(60)),
         phase if phase.is_failure() => Duration::from_secs(30),
-        _ => load_time.unwrap_or_default().max(Duration::from_secs(1)),
+        _ => left.unwrap_or_default().max(Duration::from_secs(1)),
     };
     let reason = if said.reason.is_empty() { "NotReady" } else { said.reason };
     let message = match said.message.split('\n').next() {
@@ -303,6 +303,10 @@ fn component_condition(service: &DesiredService, report: &ComponentReport) -> Co
         return Condition::new(&name, ConditionStatus::True, reason, message);
     }
     let status = if status == ConditionStatus::True { ConditionStatus::Unknown } else { status };
+    let message = match report.history.times.left(&report.phase) {
+        Some(left) => beside(message, &format!("; it usually answers within {} s", left.as_secs().max(1))),
+        None => message,
+    };
     let part = match report.serving {
         Some(serving) if Some(serving) == report.target => {
             format!("; {} of {} replicas answer", report.ready_replicas, report.replicas)

@@ -14,7 +14,7 @@ const NO_ROUTER: &str = "graphs run inside the proxy, without a router container
 const MODEL_MESH: &str = "only ModelMesh reads it";
 
 /// Pod fields (§1.5).
-const POD: [(&str, &str); 26] = [
+const POD: [(&str, &str); 25] = [
     ("nodeSelector", ONE_NODE),
     ("nodeName", ONE_NODE),
     ("affinity", ONE_NODE),
@@ -22,8 +22,10 @@ const POD: [(&str, &str); 26] = [
     ("topologySpreadConstraints", ONE_NODE),
     ("schedulerName", NO_SCHEDULER),
     ("schedulingGates", NO_SCHEDULER),
-    ("priorityClassName", NO_SCHEDULER),
-    ("priority", NO_SCHEDULER),
+    (
+        "priority",
+        "who stays when memory is short is decided by priorityClassName, or the annotation kserve-local/priority",
+    ),
     ("preemptionPolicy", NO_SCHEDULER),
     ("overhead", NO_SCHEDULER),
     ("readinessGates", "nothing sets conditions on pods here"),

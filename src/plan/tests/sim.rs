@@ -345,10 +345,13 @@ impl Sim {
         let now = self.now().tick;
         let waiting = std::mem::take(&mut self.waiting);
         for (name, count) in waiting {
-            if !self.backends(&name).is_empty() {
+            if self.is_open(&name) {
                 self.answered += count;
                 self.world.memory.note_activity(&sample::key(&name), now);
-            } else if self.is_held(&name) || !self.plan.routes.services.contains_key(&sample::key(&name)) {
+            } else if self.is_held(&name)
+                || !self.backends(&name).is_empty()
+                || !self.plan.routes.services.contains_key(&sample::key(&name))
+            {
                 self.waiting.insert(name, count);
             } else {
                 self.refused += count;
@@ -836,6 +839,12 @@ impl Sim {
         let route = self.plan.routes.services.get(&sample::key(service));
         let open = route.and_then(|route| open_backends(route)).unwrap_or_default();
         open.iter().map(|backend| backend.replica.to_string()).collect()
+    }
+
+    /// Whether requests pass every component of a service.
+    fn is_open(&self, service: &str) -> bool {
+        let route = self.plan.routes.services.get(&sample::key(service));
+        route.is_some_and(|route| route.components.values().all(|one| matches!(one.state, RouteState::Open(_))))
     }
 
     /// Returns why requests to a service's predictor are refused: reason and message.
