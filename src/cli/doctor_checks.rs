@@ -79,6 +79,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         home(facts),
         token(facts),
         manifests(facts),
+        secrets(facts),
         daemon(facts),
         lock(facts),
         leftovers(facts),
@@ -145,6 +146,24 @@ fn manifests(facts: &Facts) -> Finding {
             )
             .because(format!("the first: {first}"))
             .fix("kserve-local validate")
+        }
+    }
+}
+
+fn secrets(facts: &Facts) -> Finding {
+    match facts.open_secrets.as_slice() {
+        [] => Finding::ok("secrets", "files that hold Secrets are readable by their owner only"),
+        open => {
+            let files: Vec<&str> = open.iter().map(|(path, _)| path.as_str()).collect();
+            let (first, mode) = &open[0];
+            let others = if files.len() > 1 { format!(", and {} more", files.len() - 1) } else { String::new() };
+            Finding::new(
+                "secrets",
+                Severity::Warning,
+                format!("{first} holds a Secret and can be read by others (mode {mode:o}){others}"),
+            )
+            .because("whoever has an account on this machine can read the credentials in it")
+            .fix(format!("chmod 600 {}", files.join(" ")))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::output;
 use super::parity;
 use super::report::Exit;
 use super::runtimes;
-use crate::api::ServiceKey;
+use crate::api::{Kind, ServiceKey};
 use crate::home::Home;
 use crate::reconcile::revisions::{self, Ledger};
 
@@ -46,6 +46,7 @@ pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
     let measured = revisions::load(&Home::new(home));
     let mut findings = Vec::new();
     for source in &sources {
+        findings.extend(open_secret(source));
         findings
             .extend(source.decoded.diagnostics.iter().map(|found| document(source, "manifest", &found.render(None))));
         for found in &source.decoded.objects {
@@ -66,6 +67,18 @@ pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
         return Ok(Exit::Usage);
     }
     Ok(if findings.is_empty() { Exit::Done } else { Exit::NotSo })
+}
+
+/// Says that others can read a file that holds a Secret.
+fn open_secret(source: &Source) -> Option<Value> {
+    let found = source.decoded.objects.iter().find(|found| found.object.key.kind == Kind::Secret)?;
+    let mode = super::doctor_facts::open_mode(Utf8Path::new(&source.name))?;
+    let (name, key) = (&source.name, &found.object.key);
+    let message = format!(
+        "{name}:{}: Secret {}/{}: the file can be read by others, mode {mode:o} (open-secret; chmod 600 {name})",
+        found.position, key.namespace, key.name
+    );
+    Some(document(source, "open-secret", &message))
 }
 
 fn document(source: &Source, rule: &str, message: &str) -> Value {

@@ -24,7 +24,7 @@ use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Position,
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Catalog, Runtime, Verdict, process, select};
 use crate::source::scan::{self, FoundFile};
-use crate::workload::{self, Companions, ResolveError, Workload, WorkloadConfig};
+use crate::workload::{self, CA_BUNDLE, Companions, Patterns, ResolveError, Workload, WorkloadConfig};
 
 /// List serving runtimes, or explain which one serves a model.
 #[derive(Clone, Debug, Args)]
@@ -337,7 +337,13 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
     let companions = Companions::new(objects.values());
     let settings =
         Settings::load(Home::new(home), &Flags::default(), serve::environment()).map_err(serve::bad_setting)?;
-    let config = WorkloadConfig { allowed_host_paths: settings.allowed_host_paths, ..WorkloadConfig::default() };
+    let patterns = Patterns::of(|name| settings.environment.get(name).map(String::as_str));
+    let config = WorkloadConfig {
+        patterns,
+        ca_bundle: settings.environment.get(CA_BUNDLE).filter(|name| !name.is_empty()).cloned(),
+        allowed_host_paths: settings.allowed_host_paths,
+        ..WorkloadConfig::default()
+    };
     for source in sources {
         let mut found_out = Vec::new();
         for found in source.decoded.objects.iter().filter(|found| found.object.as_inference_service().is_some()) {

@@ -305,7 +305,7 @@ fn callees(pod: &Pod, service: &ServiceKey, predictor: Option<&str>, warnings: &
     names::callees(service, predictor)
 }
 
-fn host_aliases(component: &ComponentSpec) -> Vec<(String, Vec<String>)> {
+pub(super) fn host_aliases(component: &ComponentSpec) -> Vec<(String, Vec<String>)> {
     let aliases = component.host_aliases.iter().flatten();
     aliases.map(|alias| (alias.ip.clone(), alias.hostnames.clone().unwrap_or_default())).collect()
 }
@@ -378,7 +378,7 @@ fn add_model_mounts(mounts: &mut Vec<Mount>, models: &[Mount], origin: &Origin) 
     Ok(())
 }
 
-fn image(container: &Container, origin: &Origin) -> Result<String, ResolveError> {
+pub(super) fn image(container: &Container, origin: &Origin) -> Result<String, ResolveError> {
     match container.image.as_deref() {
         Some(image) if !image.trim().is_empty() => Ok(image.to_owned()),
         _ => Err(ResolveError::invalid(
@@ -389,7 +389,7 @@ fn image(container: &Container, origin: &Origin) -> Result<String, ResolveError>
 }
 
 /// Upstream's Deployments default to `IfNotPresent`, also for `latest`.
-fn pull_policy(container: &Container, origin: &Origin) -> Result<PullPolicy, ResolveError> {
+pub(super) fn pull_policy(container: &Container, origin: &Origin) -> Result<PullPolicy, ResolveError> {
     match container.image_pull_policy.as_deref().unwrap_or_default() {
         "" | "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
         "Always" => Ok(PullPolicy::Always),

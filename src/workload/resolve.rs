@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 
 use super::pod::{self, Pod};
-use super::{Workload, component, predictor};
+use super::{Patterns, Workload, component, predictor};
 use crate::api::storage_kinds::LocalModelCacheSpec;
-use crate::api::{ComponentKind, ComponentSpec, InferenceServiceSpec, Metadata, Object, ServiceKey, Typed, meta};
+use crate::api::{
+    ComponentKind, ComponentSpec, InferenceServiceSpec, Metadata, Object, ServiceKey, StorageContainer, Typed, meta,
+};
 use crate::runtimes::{Catalog, NoRuntime};
 
 /// Objects an InferenceService may refer to, by `(namespace, name)`.
@@ -21,6 +23,8 @@ pub struct Companions<'o> {
     pub service_accounts: BTreeMap<(&'o str, &'o str), &'o ServiceAccount>,
     /// Models that are kept, with the namespace they are for; empty for all.
     pub local_models: Vec<(&'o str, &'o LocalModelCacheSpec)>,
+    /// Containers that fetch models, by name.
+    pub storage_containers: BTreeMap<&'o str, &'o StorageContainer>,
 }
 
 impl<'o> Companions<'o> {
@@ -33,6 +37,7 @@ impl<'o> Companions<'o> {
                 Typed::Secret(secret) => drop(companions.secrets.insert(key, secret)),
                 Typed::ConfigMap(map) => drop(companions.config_maps.insert(key, map)),
                 Typed::LocalModelCache(spec) => companions.local_models.push((key.0, spec)),
+                Typed::StorageContainer(container) => drop(companions.storage_containers.insert(key.1, container)),
                 Typed::ServiceAccount(account) => drop(companions.service_accounts.insert(key, account)),
                 _ => {}
             }
@@ -48,6 +53,10 @@ pub struct WorkloadConfig {
     pub allowed_host_paths: Vec<String>,
     /// What the engine makes of a container.
     pub run_as: RunAs,
+    /// Which files of models are wanted, when nobody says otherwise.
+    pub patterns: Patterns,
+    /// ConfigMap with certificate authorities for every download.
+    pub ca_bundle: Option<String>,
 }
 
 /// What the engine makes of a container.
@@ -167,12 +176,6 @@ fn refuse_unserved(predictor: &ComponentSpec) -> Result<(), ResolveError> {
     if predictor.worker_spec.is_some() {
         return Err(ResolveError::invalid("spec.predictor.workerSpec", "one machine has no second node to work on")
             .with_help("leave workerSpec out; several GPUs of this machine are asked for with a nvidia.com/gpu limit and the server's own arguments"));
-    }
-    if predictor.storage_container_name.is_some() {
-        return Err(ResolveError::invalid(
-            "spec.predictor.storageContainerName",
-            "storage containers are not run: models are pulled by kserve-local itself",
-        ));
     }
     Ok(())
 }
