@@ -55,6 +55,7 @@ use tokio::sync::watch;
 
 use crate::workload::ContainerSpec;
 
+pub use docker_connection::{OLDEST_API, newest_api};
 pub use usage::Usage;
 
 /// An engine's own id of a container.

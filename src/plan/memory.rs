@@ -16,7 +16,7 @@ use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
 use super::vanish::Vanished;
-use super::world::{ExitFact, Now};
+use super::world::{ContainerFact, DesiredCanary, ExitFact, Now};
 use crate::api::ServiceKey;
 use crate::workload::{ComponentKey, Fingerprint, Probe};
 
@@ -190,6 +190,9 @@ pub struct Revisions {
     /// Containers that sleep with their memory kept, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dozing: BTreeMap<String, Dozing>,
+    /// The wanted revision of each named canary.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub canaries: BTreeMap<String, u32>,
 }
 
 /// A revision that is not tried any more.
@@ -216,6 +219,9 @@ pub struct RevisionNote {
     /// What its replicas were seen to need.
     #[serde(default, skip_serializing_if = "is_unlearned")]
     pub learned: Learned,
+    /// The canary it is, or was; none once it is the wanted revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
 }
 
 fn is_unlearned(learned: &Learned) -> bool {
@@ -236,8 +242,13 @@ impl Memory {
         }
         // What is asked for anew is tried anew.
         revisions.given_up = None;
-        let known = revisions.known.iter().rev().find(|(_, note)| note.fingerprint == fingerprint.0);
-        if let Some((number, _)) = known {
+        let canaries = &revisions.canaries;
+        let is_free = |number: u32| !canaries.values().any(|canary| *canary == number);
+        let mut known = revisions.known.iter_mut().rev();
+        let known = known.find(|(number, note)| note.fingerprint == fingerprint.0 && is_free(**number));
+        if let Some((number, note)) = known {
+            // A canary that was promoted goes on as it is.
+            note.canary = None;
             revisions.target = *number;
             return true;
         }
@@ -248,22 +259,64 @@ impl Memory {
         true
     }
 
+    /// Lets go of the named canaries that are not wanted any more. Call it before [`Memory::want`], so that what was a
+    /// canary can become the wanted revision. Returns true when anything changed.
+    pub fn release_canaries(&mut self, component: &ComponentKey, wanted: &[DesiredCanary]) -> bool {
+        let Some(revisions) = self.revisions.get_mut(component) else { return false };
+        let before = revisions.canaries.len();
+        revisions.canaries.retain(|name, _| wanted.iter().any(|canary| canary.name == *name));
+        revisions.canaries.len() != before
+    }
+
+    /// Gives each named canary of a component the revision it wants. One that cannot be resolved keeps its own. Call it
+    /// after [`Memory::want`]. Returns true when anything changed.
+    pub fn want_canaries(&mut self, component: &ComponentKey, wanted: &[DesiredCanary], now: Now) -> bool {
+        if wanted.is_empty() {
+            return false;
+        }
+        let revisions = self.revisions.entry(component.clone()).or_default();
+        let before = revisions.canaries.clone();
+        for canary in wanted {
+            if let Ok(resolved) = &canary.resolution {
+                revisions.want_canary(&canary.name, &resolved.fingerprint, now);
+            }
+        }
+        revisions.forget_oldest(self.history_limit.unwrap_or(REVISIONS_KEPT));
+        revisions.canaries != before
+    }
+
     /// Takes over what a container's labels say, for components whose ledger was lost or is older than the containers.
     /// The labels are right: a number that the ledger gave to something else is given anew. Returns true when anything
     /// changed.
-    pub fn adopt(&mut self, component: &ComponentKey, revision: u32, fingerprint: &str, now: Now) -> bool {
+    pub fn adopt(&mut self, fact: &ContainerFact, now: Now) -> bool {
+        let canary = fact.record.canary.as_deref();
+        self.adopt_revision(&fact.component, fact.revision, (&fact.fingerprint, canary), now)
+    }
+
+    /// The same for a revision by its fingerprint and the canary it was made as.
+    pub(super) fn adopt_revision(
+        &mut self,
+        component: &ComponentKey,
+        revision: u32,
+        (fingerprint, canary): (&str, Option<&str>),
+        now: Now,
+    ) -> bool {
         let revisions = self.revisions.entry(component.clone()).or_default();
         let known = revisions.known.get(&revision).map(|note| note.fingerprint.as_str());
         if known == Some(fingerprint) {
             return false;
         }
-        let note = RevisionNote::new(fingerprint, now);
+        let note = RevisionNote { canary: canary.map(str::to_owned), ..RevisionNote::new(fingerprint, now) };
         revisions.highest = revisions.highest.max(revision);
         if let Some(other) = revisions.known.insert(revision, note) {
             revisions.renumber(revision, other);
         }
-        // A ledger that was lost: the oldest that runs had all traffic before the others came.
-        if revisions.rolled_out.is_none() || revisions.inferred {
+        if let Some(name) = canary.filter(|name| revisions.canaries.contains_key(*name)) {
+            revisions.adopt_canary(name, revision, fingerprint);
+            return true;
+        }
+        // A ledger that was lost: the oldest that runs had all traffic before the others came, canaries apart.
+        if canary.is_none() && (revisions.rolled_out.is_none() || revisions.inferred) {
             revisions.rolled_out = Some(revisions.rolled_out.map_or(revision, |other| other.min(revision)));
             revisions.inferred = true;
         }
@@ -271,6 +324,8 @@ impl Memory {
         let target = revisions.known.get(&revisions.target);
         if revision > revisions.target && target.is_some_and(|note| note.fingerprint == fingerprint) {
             revisions.target = revision;
+            // It was a canary once, and was promoted.
+            revisions.known.entry(revision).and_modify(|note| note.canary = None);
         }
         true
     }
@@ -495,7 +550,8 @@ impl Memory {
             news |= self.rolled_out(component, *revision);
         }
         for (component, revision) in &plan.proven {
-            news |= self.note_loaded(component, now);
+            let is_target = self.revisions.get(component).is_some_and(|revisions| revisions.target == *revision);
+            news |= is_target && self.note_loaded(component, now);
             news |= self.note_proven(component, *revision);
         }
         for component in &plan.taken_back {
@@ -641,7 +697,8 @@ impl ContainerMemory {
 
 impl RevisionNote {
     fn new(fingerprint: &str, now: Now) -> Self {
-        Self { fingerprint: fingerprint.to_owned(), created_at: now.wall, proven: false, learned: Learned::default() }
+        let fingerprint = fingerprint.to_owned();
+        Self { fingerprint, created_at: now.wall, proven: false, learned: Learned::default(), canary: None }
     }
 }
 
@@ -662,12 +719,43 @@ impl Revisions {
         self.load_millis.map(|millis| Duration::from_secs(millis.div_ceil(1000)))
     }
 
+    /// Returns the canary a revision is, or was when it was made.
+    pub fn canary_of(&self, revision: u32) -> Option<&str> {
+        self.known.get(&revision)?.canary.as_deref()
+    }
+
+    /// Makes `fingerprint` the wanted revision of a canary; one that is still known is taken up again.
+    fn want_canary(&mut self, name: &str, fingerprint: &Fingerprint, now: Now) {
+        let is_it = |note: &RevisionNote| note.fingerprint == fingerprint.0 && note.canary.as_deref() == Some(name);
+        let current = self.canaries.get(name).filter(|number| self.known.get(number).is_some_and(is_it));
+        if current.is_some() {
+            return;
+        }
+        let known = self.known.iter().rev().find(|(_, note)| is_it(note)).map(|(number, _)| *number);
+        let number = known.unwrap_or_else(|| {
+            self.highest += 1;
+            let note = RevisionNote { canary: Some(name.to_owned()), ..RevisionNote::new(&fingerprint.0, now) };
+            self.known.insert(self.highest, note);
+            self.highest
+        });
+        self.canaries.insert(name.to_owned(), number);
+    }
+
+    /// The wanted revision of a canary already runs under this number, which the ledger had lost.
+    fn adopt_canary(&mut self, name: &str, revision: u32, fingerprint: &str) {
+        let Some(current) = self.canaries.get_mut(name) else { return };
+        if self.known.get(current).is_some_and(|note| note.fingerprint == fingerprint) {
+            *current = revision;
+        }
+    }
+
     /// Gives what the ledger called `taken` the next free number.
     fn renumber(&mut self, taken: u32, note: RevisionNote) {
         self.highest += 1;
         let next = self.highest;
         self.known.insert(next, note);
-        for number in [Some(&mut self.target), self.rolled_out.as_mut(), self.previous.as_mut()].into_iter().flatten() {
+        let own = [Some(&mut self.target), self.rolled_out.as_mut(), self.previous.as_mut()].into_iter().flatten();
+        for number in own.chain(self.canaries.values_mut()) {
             if *number == taken {
                 *number = next;
             }
@@ -675,9 +763,10 @@ impl Revisions {
     }
 
     fn forget_oldest(&mut self, kept: usize) {
-        let in_use = [Some(self.target), self.rolled_out, self.previous];
+        let own = [Some(self.target), self.rolled_out, self.previous].into_iter().flatten();
+        let in_use: Vec<u32> = own.chain(self.canaries.values().copied()).collect();
         while self.known.len() > kept.max(1) {
-            let Some(oldest) = self.known.keys().copied().find(|number| !in_use.contains(&Some(*number))) else {
+            let Some(oldest) = self.known.keys().copied().find(|number| !in_use.contains(number)) else {
                 return;
             };
             self.known.remove(&oldest);

@@ -418,7 +418,9 @@ pub(super) fn create(
         Ok(gpus) => gpus,
         Err(phase) => return phase,
     };
+    let memory = draft.room.holders.get(&replica.name).map_or(0, |holder| holder.memory);
     draft.act(Action::Create(Box::new(CreateOrder {
+        memory,
         gpus,
         name,
         replica: Arc::clone(&replica.name),

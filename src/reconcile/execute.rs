@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::door;
+use super::downloads::Downloads;
 use super::mounts::{MountError, Mounts};
 use super::observe;
 use crate::api::StorageUri;
@@ -36,6 +37,8 @@ pub struct Executor {
     pub engine: Arc<dyn ContainerEngine>,
     /// Models.
     pub puller: Puller,
+    /// Containers that fetch models.
+    pub downloads: Downloads,
     /// Folders.
     pub mounts: Mounts,
     /// Name of this instance.

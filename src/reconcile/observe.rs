@@ -21,7 +21,7 @@ const GPUS_LABEL: &str = "kserve-local/gpus";
 /// Returns the labels of a container to be made.
 pub fn labels(instance: &str, order: &CreateOrder, container: &str) -> BTreeMap<String, String> {
     let workload = &order.workload;
-    let record = ReplicaRecord::of(workload).with_sandbox(order.sandboxed);
+    let record = ReplicaRecord::of(workload).with_sandbox(order.sandboxed).with_memory(order.memory);
     let record = if order.lift_cpu { record.lifting_cpu(workload) } else { record };
     let record = serde_json::to_string(&record).unwrap_or_default();
     let component = &workload.component;

@@ -9,6 +9,7 @@ mod images;
 mod lifecycle;
 mod lift;
 mod memory;
+mod named_canaries;
 mod probes;
 mod replace;
 mod retire;

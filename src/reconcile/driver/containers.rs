@@ -10,6 +10,7 @@ use super::{Driver, RELIST, RELIST_DOWN, Urgency};
 use crate::engine::{Container, EngineError};
 use crate::plan::world::{ContainerFact, EngineState, FactState, ModelState};
 use crate::plan::{Action, ActionKey};
+use crate::reconcile::downloads::is_download;
 use crate::reconcile::execute::{self, Failure, Lesson};
 use crate::reconcile::{observe, renames};
 
@@ -63,6 +64,7 @@ impl Driver {
         self.world.holds_networks = self.parts.executor.engine.holds_networks();
         renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
+        self.parts.executor.downloads.sweep(&containers);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = HashSet::new();
         let mut fresh = Vec::new();
@@ -77,6 +79,7 @@ impl Driver {
                     observe::find(&mut self.world, container, &fact, was_away, now);
                     fresh.push(fact);
                 }
+                None if is_download(container) => {}
                 None => debug!(container = container.name, "a container of ours has labels of another version"),
             }
         }
@@ -108,7 +111,7 @@ impl Driver {
         if known == Some(&fact) {
             return Urgency::Never;
         }
-        self.world.memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now);
+        self.world.memory.adopt(&fact, now);
         match &fact.state {
             FactState::Running { .. } if known.is_none_or(|old| !old.is_running()) => {
                 self.world.memory.note_running(&fact.name, now);

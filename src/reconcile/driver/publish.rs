@@ -42,6 +42,7 @@ impl Driver {
         self.world.memory.note_plan(plan, now);
         self.show_room(plan);
         self.world.tidy(now);
+        self.grants.save(&self.parts.home, &self.world.memory.granted);
         let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
         self.parts.board.retain(|name| replicas.contains(name));
         if self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed) {
