@@ -128,6 +128,9 @@ pub enum StorageUriError {
 }
 
 impl StorageUri {
+    /// Every scheme that is taken, sorted. Git repositories and Azure are told from other `https://` by their form.
+    pub const SCHEMES: [&str; 16] = forms::SCHEMES;
+
     /// Parses a storage URI by upstream's gate (§3.1).
     ///
     /// # Errors

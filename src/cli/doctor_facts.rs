@@ -9,10 +9,10 @@ use jiff::Timestamp;
 
 use super::client::Client;
 use super::report::chain;
-use super::{runtimes, serve};
+use super::{leftovers, runtimes, serve};
 use crate::api::Kind;
 use crate::config::{Environment, Flags, Settings};
-use crate::daemon::{self, LockError, StartError};
+use crate::daemon;
 use crate::engine::docker::{DockerConfig, DockerEngine};
 use crate::engine::docker_checkup::Checkup;
 use crate::environments::Tools;
@@ -33,7 +33,9 @@ pub struct Facts {
     pub settings: Result<(), String>,
     /// Path of the home.
     pub home: String,
-    /// Whether it can be written.
+    /// Whether it is there.
+    pub home_exists: bool,
+    /// Whether it can be written, or made.
     pub home_writable: Result<(), String>,
     /// Mode of the token's file.
     pub token_mode: Option<u32>,
@@ -47,6 +49,8 @@ pub struct Facts {
     pub daemon: Option<String>,
     /// Who holds the home.
     pub lock: Lock,
+    /// Folders of throwaway daemons that were killed.
+    pub leftovers: Vec<String>,
     /// The engine.
     pub engine: Engine,
     /// Whether models could run as processes.
@@ -174,6 +178,7 @@ pub async fn gather(root: &Utf8Path) -> Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: now(),
         config: home.config().to_string(),
+        home_exists: root.exists(),
         home_writable: writable(&home),
         token_mode: std::fs::metadata(home.token()).ok().map(|file| file.permissions().mode() & 0o777),
         manifest_files,
@@ -181,6 +186,7 @@ pub async fn gather(root: &Utf8Path) -> Facts {
         open_secrets,
         lock: lock(&home, client.as_ref().and_then(|client| client.addresses.pid), daemon.is_some()),
         daemon,
+        leftovers: leftovers::find(&std::env::temp_dir()).into_iter().map(String::from).collect(),
         has_process_tools: Tools::find(&environment).any(),
         cgroup_version: cgroup_version(),
         disks,
@@ -211,10 +217,16 @@ fn daemon_version(version: &serde_json::Value) -> String {
     text.split_once("+kserve-local.").map_or(text, |(_, own)| own).to_owned()
 }
 
+/// Whether the home can be written, or made: a check-up writes nothing itself.
 fn writable(home: &Home) -> Result<(), String> {
-    let probe = home.state().join(".doctor");
-    let written = home.create().and_then(|()| std::fs::write(&probe, b"")).and_then(|()| std::fs::remove_file(&probe));
-    written.map_err(|error| error.to_string())
+    let wanted = if home.state().exists() { home.state() } else { home.root().to_owned() };
+    let there = wanted.ancestors().find(|folder| folder.exists()).unwrap_or(home.root());
+    if !there.is_dir() {
+        return Err(format!("`{there}` is not a folder"));
+    }
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(there.as_std_path(), access)
+        .map_err(|error| format!("`{there}`: {}", std::io::Error::from(error)))
 }
 
 #[derive(Default)]
@@ -252,8 +264,9 @@ pub(super) fn open_mode(path: &Utf8Path) -> Option<u32> {
 
 fn lock(home: &Home, announced: Option<u32>, answers: bool) -> Lock {
     match daemon::holder(home) {
-        Err(StartError::Lock(LockError::Held { pid, .. })) => Lock::Held { pid },
-        _ => match announced.filter(|_| !answers) {
+        Ok(Some(pid)) => Lock::Held { pid },
+        // One that cannot be read is told by the check of the home.
+        Ok(None) | Err(_) => match announced.filter(|_| !answers) {
             Some(pid) => Lock::Stale { pid: pid.to_string() },
             None => Lock::Free,
         },

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use camino::Utf8Path;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
+use super::format::TextOrJson;
 use super::input::{self, Source};
 use super::output;
 use super::parity;
@@ -31,17 +32,7 @@ pub struct LintArgs {
     pub recursive: bool,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: LintOutput,
-}
-
-/// How findings are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LintOutput {
-    /// For people
-    #[default]
-    Text,
-    /// One object with every finding
-    Json,
+    pub output: TextOrJson,
 }
 
 /// Runs the verb.
@@ -67,7 +58,7 @@ pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
             }
         }
     }
-    if args.output == LintOutput::Json {
+    if args.output == TextOrJson::Json {
         output::line(&serde_json::to_string_pretty(&json!({"findings": findings}))?)?;
     } else {
         findings.iter().filter_map(|finding| finding["message"].as_str()).try_for_each(output::line)?;

@@ -355,6 +355,14 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
                 }
                 Err(error) => found_out.push(diagnostic(source, found, error)),
             }
+            for canary in workload::resolve_canaries(&found.object, &catalog, &companions, &config) {
+                match canary.workload {
+                    Ok(workload) => {
+                        found_out.extend(workload.warnings.into_iter().map(|text| warning(source, found, text)));
+                    }
+                    Err(error) => found_out.push(diagnostic(source, found, error)),
+                }
+            }
         }
         source.decoded.diagnostics.extend(found_out);
     }
@@ -400,6 +408,15 @@ fn workloads(home: &Utf8Path, given: &[DecodedObject]) -> Result<Vec<Workload>> 
         workloads.extend(resolved.map_err(|error| {
             Problem::usage(format!("{}/{} cannot be served", key.namespace, key.name)).because(error)
         })?);
+        let canaries =
+            workload::resolve_canaries(&found.object, &catalog, &companions, &WorkloadConfig::default()).into_iter();
+        let canaries = canaries.map(|canary| {
+            canary.workload.map_err(|error| {
+                let what = format!("canary `{}` of {}/{}", canary.name, key.namespace, key.name);
+                Problem::usage(format!("{what} cannot be served")).because(error)
+            })
+        });
+        workloads.extend(canaries.collect::<Result<Vec<_>, _>>()?);
     }
     Ok(workloads)
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::api::{Kind, ObjectKey, ServiceKey};
 use crate::manifest;
-use crate::plan::world::{DesiredService, ResolvedWorkload};
+use crate::plan::world::{DesiredCanary, DesiredService, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
 use crate::workload::{
-    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, resolve,
+    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, resolve, resolve_canaries,
 };
 
 /// Resolutions that still hold.
@@ -67,7 +67,14 @@ impl Resolver {
             }
             let resolution = resolve(object, &catalog, &references, &self.config)
                 .map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
-            let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution };
+            let canaries = resolve_canaries(object, &catalog, &references, &self.config);
+            let canaries = canaries.into_iter().map(|canary| DesiredCanary {
+                resolution: canary.workload.map(with_fingerprint),
+                name: canary.name,
+                percent: canary.percent,
+            });
+            let canaries = canaries.collect();
+            let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution, canaries };
             self.sources.insert(key.clone(), object.raw.clone());
             anew.push(key.clone());
             services.insert(key, Arc::new(service));

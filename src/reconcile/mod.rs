@@ -11,6 +11,7 @@ pub mod downloads;
 mod doze;
 pub mod driver;
 pub mod execute;
+pub mod grants;
 mod graphs;
 pub mod images;
 mod layers;

@@ -15,7 +15,7 @@
 //! | `claims`, `remove`, `room` | who needs a model; taking models out; room before a download |
 //! | `verify`, `transfer` | reading models again; in and out as archives |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
-//! | [`object`] (and [`object_azure`], `object_aws`, `object_gcp`), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`image`], [`registry`] (and [`registry_reference`], [`layers`]), [`local`] | the sources |
+//! | [`object`] (and [`object_azure`], `object_aws`, `object_gcp`, `object_client`), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`image`], [`registry`] (and [`registry_reference`], [`layers`]), [`local`] | the sources |
 //! | [`trial`] | whether a URI answers, and as whom it is asked |
 //! | [`open`] | which source a URI has, and with which credentials |
 //! | [`credentials`], [`credentials_aws`], [`credentials_azure`] | what the environment says about S3, GCS and Azure |
@@ -56,6 +56,7 @@ pub mod nearby;
 pub mod object;
 mod object_aws;
 pub mod object_azure;
+mod object_client;
 mod object_gcp;
 pub mod open;
 pub mod piece;

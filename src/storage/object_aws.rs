@@ -20,7 +20,7 @@ use url::Url;
 use super::SourceError;
 use super::credentials::Secret;
 use super::credentials_aws::{AwsKeys, AwsRole, AwsSource};
-use super::object::Connector;
+use super::object_client::Connector;
 use crate::api::storage_uri::redact_all;
 
 /// How long keys are used before they are asked for again; none lives for less than fifteen minutes.

@@ -4,6 +4,7 @@
 //! **Invariant:** pure. The same inputs give the same [`Workload`] and the same [`Fingerprint`], on any machine.
 
 pub mod access;
+mod canary;
 mod component;
 mod credentials;
 mod downloader;
@@ -36,6 +37,7 @@ mod storage_spec;
 mod volumes;
 
 pub use access::{Access, Downloader};
+pub use canary::{Canary, resolve_canaries};
 pub use credentials::CA_BUNDLE;
 pub use extras::{Batching, Extras, LogSink, Logging, Mirroring};
 pub use fingerprint::{Fingerprint, fingerprint};

@@ -166,6 +166,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         timeout: Some(seconds(component.timeout, 0, &format!("{path}.timeout"))?).filter(|time| !time.is_zero()),
         container_concurrency: limit,
         canary_percent: canary_percent(component, &path)?,
+        canary: None,
         scaling,
         host_aliases: host_aliases(component),
         callees: callees(&pod, &scope.key, scope.spec.predictor.name.as_deref(), &mut warnings),
@@ -208,16 +209,6 @@ fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), Reso
 /// Names what is written and has no effect yet; what can never have one is named where manifests are checked.
 fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
     let written = [
-        (
-            "serviceAccountName",
-            component.service_account_name.is_some() || component.service_account.is_some(),
-            "Secrets of service accounts are not used for downloads yet; the daemon's environment is",
-        ),
-        (
-            "imagePullSecrets",
-            component.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty()),
-            "registry credentials are those of the daemon's own user (docker login); these Secrets are not used yet",
-        ),
         (
             "shareProcessNamespace",
             component.share_process_namespace == Some(true),

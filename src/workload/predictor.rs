@@ -261,6 +261,9 @@ fn models(
     }
 }
 
+/// A URI, what it is fetched with, and the variables of a container that fetches it.
+type Stored = (Option<String>, Access, Vec<(String, String)>);
+
 /// The URI the `storage` block makes, what models are fetched with (what the block gives, else the account), and the block
 /// as a container that fetches reads it (§3.5).
 fn access(
@@ -268,7 +271,7 @@ fn access(
     several: bool,
     scope: &Scope<'_>,
     warnings: &mut Vec<String>,
-) -> Result<(Option<String>, Access, Vec<(String, String)>), ResolveError> {
+) -> Result<Stored, ResolveError> {
     let predictor = &scope.spec.predictor;
     let own: Vec<String> = predictor.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()).collect();
     let names = credentials::pull_secrets(&own, predictor, scope);

@@ -129,7 +129,8 @@ impl Scope<'_> {
     }
 }
 
-/// Resolves every component of an InferenceService, predictor first. The object has its defaults applied and its legacy
+/// Resolves every component of an InferenceService, predictor first; its named canaries are resolved by
+/// [`resolve_canaries`](super::resolve_canaries). The object has its defaults applied and its legacy
 /// forms folded into `model` (`manifest::defaults`).
 ///
 /// # Errors
@@ -145,17 +146,11 @@ pub fn resolve(
     };
     let key = ServiceKey::new(&object.key.namespace, &object.key.name);
     let scope = Scope { key, meta: &object.meta, spec, catalog, companions, config };
-    let mut workloads: Vec<Workload> = spec
-        .components()
-        .map(|(kind, component)| resolve_component(kind, component, &scope))
-        .collect::<Result<_, _>>()?;
-    if let (Some(predictor), false) = (workloads.first_mut(), spec.canary.is_empty()) {
-        predictor.warnings.push("spec.canary: named canaries are not served yet; all traffic stays here".to_owned());
-    }
-    Ok(workloads)
+    spec.components().map(|(kind, component)| resolve_component(kind, component, &scope)).collect()
 }
 
-fn resolve_component(
+/// Resolves one component.
+pub(super) fn resolve_component(
     kind: ComponentKind,
     component: &ComponentSpec,
     scope: &Scope<'_>,

@@ -64,6 +64,8 @@ pub struct Workload {
     pub container_concurrency: Option<u32>,
     /// Percent of traffic for the newest revision (`canaryTrafficPercent`), at most 100; none means all once it answers.
     pub canary_percent: Option<u32>,
+    /// Name of the canary it is (`spec.canary[].predictor.name`); none for components of their own.
+    pub canary: Option<String>,
     /// How many replicas are wanted.
     pub scaling: Policy,
     /// Size of `/dev/shm` when an in-memory volume is mounted there and states one.
@@ -399,6 +401,9 @@ pub struct Probe {
     pub success_threshold: u32,
     /// Failures in a row that mean failure.
     pub failure_threshold: u32,
+    /// Between the stop signal and the kill when its failure ends the container; none for the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_grace: Option<Duration>,
 }
 
 /// What a probe asks.

@@ -191,3 +191,10 @@ fn messages_hold_no_passwords_and_no_signatures() {
     let error = StorageUri::parse("https://user:secret@host/?secret").unwrap_err();
     assert!(!error.to_string().contains("secret"), "{error}");
 }
+
+#[test]
+fn every_scheme_that_is_named_is_known() {
+    let unknown = StorageUri::SCHEMES.into_iter().filter(|scheme| forms::by_scheme(scheme, "", "").is_none());
+    assert_eq!(unknown.collect::<Vec<_>>(), Vec::<&str>::new());
+    assert!(StorageUri::SCHEMES.is_sorted());
+}
