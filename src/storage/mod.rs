@@ -15,7 +15,7 @@
 //! | `claims`, `remove`, `room` | who needs a model; taking models out; room before a download |
 //! | `verify`, `transfer` | reading models again; in and out as archives |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
-//! | [`object`] (and [`object_azure`]), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`image`], [`registry`] (and [`registry_reference`], [`layers`]), [`local`] | the sources |
+//! | [`object`] (and [`object_azure`], `object_client`), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`image`], [`registry`] (and [`registry_reference`], [`layers`]), [`local`] | the sources |
 //! | [`trial`] | whether a URI answers, and as whom it is asked |
 //! | [`open`] | which source a URI has, and with which credentials |
 //! | [`credentials`], [`credentials_azure`] | what the environment says about S3, GCS and Azure |
@@ -51,6 +51,7 @@ pub mod names;
 pub mod nearby;
 pub mod object;
 pub mod object_azure;
+mod object_client;
 pub mod open;
 pub mod piece;
 pub mod pull;

@@ -5,7 +5,7 @@
 //! because Python packages have them; only folder markers are left out.
 //!
 //! object_store's own retries, request timeout (30 s with the body!) and redirects are off: the pull has its own, and every
-//! connection goes through the client of [`super::reach`].
+//! connection goes through the client of [`super::object_client`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,9 +14,7 @@ use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
-use object_store::client::{
-    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
-};
+use object_store::client::HttpError;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::path::Path;
 use object_store::{
@@ -25,11 +23,10 @@ use object_store::{
 use url::Url;
 
 use super::credentials::{self, GcsIdentity, S3Identity, S3Settings};
+use super::object_client::{Connector, NotRanged, OtherRegion, Stated};
 use super::pull::PullConfig;
-use super::reach::{self, ClientWish, ReachPolicy, Unreachable};
-use super::{
-    ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, StatedDigest, Unpack, digest, http, unpack,
-};
+use super::reach::{self, Unreachable};
+use super::{ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, StatedDigest, Unpack, http, unpack};
 
 /// A prefix of a bucket.
 #[derive(Debug)]
@@ -61,7 +58,8 @@ impl ObjectSource {
             Some(path) => Some(http::read_authorities(path).map_err(SourceError::Invalid)?),
             None => http::authorities(environment).map_err(SourceError::Invalid)?,
         };
-        let connector = Connector::new(&url, settings.verify_tls, authorities, config, environment)?;
+        let connector =
+            Connector::new(&url, settings.verify_tls, authorities, config, environment)?.for_s3(&settings.region);
         let builder = AmazonS3Builder::new()
             .with_bucket_name(bucket)
             .with_region(settings.region)
@@ -69,7 +67,7 @@ impl ObjectSource {
             .with_virtual_hosted_style_request(settings.virtual_hosted || settings.accelerate)
             .with_allow_http(true)
             .with_retry(no_retries())
-            .with_http_connector(connector);
+            .with_http_connector(connector.clone());
         let builder = match settings.identity {
             S3Identity::Anonymous => builder.with_skip_signature(true),
             S3Identity::Keys { id, secret, token } => {
@@ -84,7 +82,8 @@ impl ObjectSource {
                 sts_endpoint.into_iter().fold(builder, |builder, url| builder.with_config(Key::StsEndpoint, url))
             }
         };
-        Self::new(builder.build(), "S3", bucket, path, format!("s3://{bucket}/{path}"))
+        let built = builder.build().inspect(|store| connector.sign_as(store.credentials()));
+        Self::new(built, "S3", bucket, path, format!("s3://{bucket}/{path}"))
     }
 
     /// Makes the source of `gs://bucket/path` as the environment says. Blocking.
@@ -372,71 +371,6 @@ fn s3_endpoint(settings: &S3Settings, bucket: &str) -> String {
 pub(super) fn no_retries() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
-
-/// Gives the library our client, whatever options it asks for.
-#[derive(Clone, Debug)]
-pub(super) struct Connector {
-    client: reqwest::Client,
-    policy: ReachPolicy,
-}
-
-impl Connector {
-    pub(super) fn new(
-        url: &Url,
-        verify_tls: bool,
-        authorities: Option<Vec<u8>>,
-        config: &PullConfig,
-        environment: &BTreeMap<String, String>,
-    ) -> Result<Self, SourceError> {
-        let wish =
-            ClientWish { url, follow: true, verify_tls, authorities, identity: None, stall: config.stall_timeout };
-        let client = reach::client(&config.reach, wish, environment)
-            .map_err(|error| SourceError::Invalid(format!("`{url}` cannot be reached: {error}")))?;
-        Ok(Self { client, policy: config.reach.clone() })
-    }
-}
-
-impl HttpConnector for Connector {
-    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.clone()))
-    }
-}
-
-#[async_trait]
-impl HttpService for Connector {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let url =
-            Url::parse(&request.uri().to_string()).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
-        self.policy.check(&url).map_err(|refused| HttpError::new(HttpErrorKind::Unknown, refused))?;
-        let ranged = request.headers().contains_key(::http::header::RANGE);
-        let mut response = HttpService::call(&self.client, request).await?;
-        if response.status().is_redirection() && !response.headers().contains_key(::http::header::LOCATION) {
-            let region = response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
-            return Err(HttpError::new(HttpErrorKind::Unknown, OtherRegion(region.map(str::to_owned))));
-        }
-        if ranged && response.status() == ::http::StatusCode::OK {
-            return Err(HttpError::new(HttpErrorKind::Decode, NotRanged));
-        }
-        let mut stated = digest::from_headers(response.headers());
-        stated.extend(digest::etag_md5(response.headers()));
-        response.extensions_mut().insert(Stated(stated));
-        Ok(response)
-    }
-}
-
-/// What an answer states about the object.
-#[derive(Clone)]
-struct Stated(Vec<StatedDigest>);
-
-/// A redirect without an address: S3's way to say so.
-#[derive(Debug, thiserror::Error)]
-#[error("is in {}; set AWS_REGION to it", .0.as_deref().unwrap_or("another region"))]
-struct OtherRegion(Option<String>);
-
-/// The whole came where a range was asked for.
-#[derive(Debug, thiserror::Error)]
-#[error("the whole object came where a range was asked for")]
-struct NotRanged;
 
 /// What the library's error says, without addresses and query strings.
 #[derive(Debug, thiserror::Error)]

@@ -87,7 +87,7 @@ impl Default for PullConfig {
     fn default() -> Self {
         Self {
             concurrency: 8,
-            range_size: 16 << 20,
+            range_size: 8 << 20,
             stall_timeout: Duration::from_secs(30),
             attempts: 5,
             backoff: Duration::from_millis(200),
