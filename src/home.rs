@@ -94,6 +94,11 @@ impl Home {
         self.state().join("revisions.json")
     }
 
+    /// Versions of refreshed models.
+    pub fn model_versions(&self) -> Utf8PathBuf {
+        self.state().join("model-versions.json")
+    }
+
     /// Returns the folder of payload logs: `<namespace>/<service>.jsonl`.
     pub fn payloads(&self) -> Utf8PathBuf {
         self.state().join("payloads")

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::refresh;
 use super::replica::Phase;
 use super::rollout::ComponentReport;
 use super::routes::{Hold, RouteState, ServiceRoute};
@@ -91,6 +92,8 @@ pub(super) fn of_service(
         return status;
     }
     conditions(&mut status, service, reports);
+    let workloads = service.resolution.as_deref().unwrap_or_default();
+    refresh::say(&mut status, world, &workloads.iter().map(|resolved| &*resolved.workload).collect::<Vec<_>>());
     if let Some(predictor) = reports.iter().find(|report| report.key.component == ComponentKind::Predictor) {
         name_runtime(&mut status, predictor);
         status.model_status = Some(model_status(service, predictor));

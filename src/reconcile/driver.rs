@@ -17,6 +17,7 @@ use super::execute::{Executor, Failure, Lesson};
 use super::load::LoadMeter;
 use super::measure::{Measured, Meter, Rounds};
 use super::pulls::{self, Pulls};
+use super::refresh::Versions;
 use super::resources::ResourceMeter;
 use super::revisions::Ledger;
 use super::{graphs, notice, observe, renames, said};
@@ -32,7 +33,7 @@ use crate::plan::ps::{self, RoomView};
 use crate::plan::routes::RouteTable;
 use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, ResolvedWorkload};
 use crate::plan::{Action, ActionKey, Plan, World, plan};
-use crate::storage::{Cache, CachedModel};
+use crate::storage::{Cache, CachedModel, Checked};
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::PullSample;
@@ -104,6 +105,7 @@ pub struct DriverParts {
 enum Fact {
     Listed { asked: u64, result: Result<Vec<Container>, EngineError> },
     Model { uri: StorageUri, result: Result<CachedModel, Failure> },
+    Source { uri: StorageUri, result: Result<Checked, Failure> },
     ImageChecked { image: String, result: Result<bool, Failure> },
     ImagePulled { image: String, result: Result<(), (Failure, bool)> },
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
@@ -169,7 +171,7 @@ impl Driver {
         let machine = Machine { pending: true, ..Machine::default() };
         let world = World { instance, memory, machine, config: config.plan, ..World::default() };
         Self {
-            resolver: Resolver::new(config.workload),
+            resolver: Resolver::new(config.workload, Versions::load(&parts.home)),
             parts,
             world,
             sender,
@@ -301,6 +303,7 @@ impl Driver {
         }
         for service in self.world.services.values() {
             let written = snapshot.objects.get(&service.key.to_object_key()).map(|stored| &stored.object.raw);
+            let written = self.resolver.written(&service.key).or(written);
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 let component = &resolved.workload.component;
                 self.world.memory.want(component, &resolved.fingerprint, now);
@@ -395,8 +398,9 @@ impl Driver {
         }
         let older = self.world.older.values().flat_map(BTreeMap::values);
         wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
-        wanted.extend(self.world.kept.iter().map(|model| model.uri.clone()));
+        wanted.extend(self.world.kept.iter().map(|kept| kept.model.uri.clone()));
         self.world.models.retain(|uri, _| wanted.contains(uri));
+        self.resolver.versions().note_wanted(&mut self.world, wanted.iter());
         let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
         let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
         self.claims.want(&self.parts.cache, owner, wanted.clone(), tick, linger);
@@ -423,6 +427,7 @@ impl Driver {
         match fact {
             Fact::Listed { asked, result } => self.take_list(asked, result),
             Fact::Model { uri, result } => self.take_model(uri, result),
+            Fact::Source { uri, result } => self.take_source(&uri, result),
             Fact::ImageChecked { image, result } => self.take_image_check(image, result),
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
             Fact::Container { action, result } => self.take_container(&action, result),
@@ -556,6 +561,8 @@ impl Driver {
             Ok(model) => {
                 info!(model = uri.redacted(), bytes = model.size, files = model.files, "model is here");
                 self.model_failures.remove(&uri);
+                let now = self.parts.clock.now();
+                self.resolver.versions().fetched(&mut self.world, &self.parts.home, &uri, now);
                 ModelState::Present { size: model.size }
             }
             Err(failure) => {
@@ -570,6 +577,20 @@ impl Driver {
             }
         };
         self.world.models.insert(uri, state);
+        Urgency::Now
+    }
+
+    /// Another version of a model is another revision: everything is resolved again.
+    fn take_source(&mut self, uri: &StorageUri, result: Result<Checked, Failure>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Source(uri.unversioned().clone()));
+        let now = self.parts.clock.now();
+        let home = &self.parts.home;
+        if self.resolver.versions().take(&mut self.world, home, uri, result, now) {
+            self.resolver.forget(uri);
+            self.desired_version = None;
+            let snapshot = self.parts.store.snapshot();
+            self.take_desired(&snapshot);
+        }
         Urgency::Now
     }
 
@@ -828,6 +849,14 @@ impl Driver {
                 tasks.spawn("pull-model", async move {
                     let result = executor.pull_model(&uri, &access, progress, cancel).await;
                     done(Fact::Model { uri, result }).await;
+                });
+            }
+            Action::CheckModel { uri } => {
+                let cancel = tasks.token();
+                let access = access::of_model(&self.world, &uri);
+                tasks.spawn_droppable("check-model", async move {
+                    let result = executor.check_model(&uri, &access, cancel).await;
+                    done(Fact::Source { uri, result }).await;
                 });
             }
             Action::CheckImage { image } => {

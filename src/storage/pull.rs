@@ -40,6 +40,7 @@ use super::open::{Opening, open};
 use super::piece::blocking;
 use super::reach::ReachPolicy;
 use super::record::{ModelKey, Record, RecordedFile};
+use super::refresh::Listing;
 use super::room::{Need, RoomPolicy, own_blocks};
 use super::staging::Staging;
 use super::unpack::{self, ArchiveLimits, UnpackError};
@@ -130,6 +131,18 @@ impl Puller {
     #[must_use]
     pub fn with_images(self, images: Arc<dyn ImageFolders>) -> Self {
         Self { images: Some(images), ..self }
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(super) fn config(&self) -> &PullConfig {
+        &self.config
+    }
+
+    pub(super) fn environment(&self) -> Arc<BTreeMap<String, String>> {
+        Arc::clone(&self.environment)
     }
 
     /// Fetches a model unless it is there. Local URIs are checked and returned as they are.
@@ -363,15 +376,16 @@ impl Pull {
             }
             _ => None,
         };
+        let record = |files| Record { listing: Some(Listing::of(&manifest)), ..Record::new(key, files) };
         let Some((archive, kind)) = archive else {
-            return self.publish(staging, staging.fetched(), key, fetched).await;
+            return self.publish(staging, staging.fetched(), record(fetched)).await;
         };
         let unpacked = self.unpack(staging, archive, kind).await;
         if let Err(PullError::Archive { .. }) = &unpacked {
             let staging = staging.clone();
             self.blocking(move || staging.reset()).await?;
         }
-        self.publish(staging, staging.files(), key, unpacked?).await
+        self.publish(staging, staging.files(), record(unpacked?)).await
     }
 
     /// Links what is in the cache already. An archive is not kept, only what it holds.
@@ -463,11 +477,10 @@ impl Pull {
         &self,
         staging: &Arc<Staging>,
         from: Utf8PathBuf,
-        key: &ModelKey,
-        files: Vec<RecordedFile>,
+        record: Record,
     ) -> Outcome {
         self.phase("publishing");
-        let (staging, record) = (staging.clone(), Record::new(key, files));
+        let staging = staging.clone();
         self.blocking(move || staging.publish(&from, &record)).await
     }
 
@@ -494,7 +507,7 @@ impl Pull {
             }
             kind => self.unpack(&staging, vec![file], kind).await?,
         };
-        let model = self.publish(&staging, staging.files(), &key, files).await?;
+        let model = self.publish(&staging, staging.files(), Record::new(&key, files)).await?;
         Ok(self.present(model))
     }
 }

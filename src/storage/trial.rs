@@ -127,7 +127,9 @@ pub fn identity(
             "the logins of imagePullSecrets, else the user's own".to_owned()
         }
         StorageUri::Oci { .. } => "the user's own registry login, if there is one".to_owned(),
-        StorageUri::Local(_) | StorageUri::Pvc { .. } | StorageUri::At { .. } => "this user".to_owned(),
+        StorageUri::Local(_) | StorageUri::Pvc { .. } | StorageUri::At { .. } | StorageUri::Version { .. } => {
+            "this user".to_owned()
+        }
     })
 }
 

@@ -20,7 +20,7 @@ use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
     Access, ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload,
-    mounts, names, probes, process, resources, security,
+    Refresh, mounts, names, probes, process, refresh, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, ServiceKey, meta};
 use crate::scale;
@@ -101,6 +101,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     let mut warnings = pod.warnings.clone();
     warnings.extend(not_served(component, &path));
     refuse_impossible_replicas(component, &path)?;
+    Refresh::of(&pod.annotations)?;
     let limit = concurrency(component, &path)?;
     let amounts = amounts(pod.containers.iter().chain(&init), &scope.gpu_types(), &mut warnings)?;
     let requested = |of: fn(&Resources) -> Option<u64>| {
@@ -175,7 +176,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         entry,
         extras,
         model_name,
-        models: pod.models.models,
+        models: refresh::versioned(pod.models.models, &pod.annotations),
         labels: pod.labels,
         annotations: pod.annotations,
         protocol: pod.protocol,
