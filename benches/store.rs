@@ -5,7 +5,11 @@
 //! from the page cache to the socket without passing through here; signatures are not checked.
 //! `store floor ADDRESS PATH SIZE TARGET` reads one object over four raw sockets into a file: what no download is below.
 
-#![expect(clippy::print_stderr, clippy::disallowed_methods, reason = "a program for measuring, not a part of the daemon")]
+#![expect(
+    clippy::print_stderr,
+    clippy::format_push_string,
+    reason = "a program for measuring, not a part of the daemon"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -287,7 +291,8 @@ fn floor(address: &str, path: &str, size: u64, target: &Path) -> io::Result<()> 
 fn read_range(address: &str, path: &str, start: u64, end: u64, file: &File) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     let last = end - 1;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: store\r\nRange: bytes={start}-{last}\r\n\r\n").as_bytes())?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: store\r\nRange: bytes={start}-{last}\r\n\r\n").as_bytes())?;
     let mut buffer = Vec::new();
     if !read_head(&mut stream, &mut buffer)?.is_some_and(|head| head.starts_with("HTTP/1.1 206")) {
         return Err(io::Error::other("the range was refused"));

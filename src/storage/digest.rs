@@ -181,9 +181,11 @@ impl Composite {
     /// Makes it a digest that can be checked, from the size of the first part and of the whole, in bytes. None when they
     /// do not fit the number of parts: then the parts are of different sizes, and nothing is known.
     pub fn of_parts(self, part: u64, parts: Option<u64>, whole: u64) -> Option<StatedDigest> {
-        let count = self.parts.or(parts)?;
-        (part > 0 && whole.div_ceil(part).max(1) == count)
-            .then_some(StatedDigest { part: Some(part), ..self.digest })
+        let count = match (self.parts, parts) {
+            (Some(one), Some(other)) if one != other => return None,
+            (one, other) => one.or(other)?,
+        };
+        (part > 0 && whole.div_ceil(part).max(1) == count).then_some(StatedDigest { part: Some(part), ..self.digest })
     }
 }
 

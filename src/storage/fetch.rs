@@ -131,7 +131,7 @@ impl<'a> Download<'a> {
 
     /// Compares what came with what was stated.
     fn check(&self, remote: &RemoteFile, computed: &Computed, stated: &[StatedDigest]) -> Result<(), PullError> {
-        let differs = computed.contradicts(&remote.digests).or_else(|| computed.contradicts(stated));
+        let differs = computed.contradicts(stated);
         differs.map_or(Ok(()), |(stated, actual)| {
             Err(PullError::WrongDigest {
                 uri: self.fetch.uri.to_owned(),
@@ -183,17 +183,20 @@ impl<'a> Download<'a> {
         }
         let mut sink = self.sink(piece);
         let stated = self.fill(piece, &mut sink).await?;
-        let landed = sink.close().await.map_err(|error| self.disk_error(error))?;
-        if piece.whole
-            && let Err(wrong) = self.check(remote, &landed.computed, &stated)
-        {
+        let known: Vec<StatedDigest> = match piece.whole {
+            true => stated.iter().chain(&remote.digests).cloned().collect(),
+            false => Vec::new(),
+        };
+        let (log, against) = (self.log.clone(), known.clone());
+        // Recorded when it is known to be right: what is resumed was checked.
+        let record = move |landed: &Landed| match landed.computed.contradicts(&against) {
+            None => log.finished(piece.file, piece.index, landed.crc),
+            Some(_) => Ok(()),
+        };
+        let landed = sink.close(record).await.map_err(|error| self.disk_error(error))?;
+        if let Err(wrong) = self.check(remote, &landed.computed, &known) {
             self.retreat(landed.size);
             return Err(wrong);
-        }
-        // Recorded when it is known to be right: what is resumed was checked.
-        if self.log.finished(piece.file, piece.index, landed.crc, landed.size) {
-            let log = self.log.clone();
-            blocking(move || log.write()).await.map_err(|error| self.disk_error(error))?;
         }
         self.finished(piece, landed);
         Ok(())
@@ -329,7 +332,7 @@ impl<'a> Download<'a> {
                 .map_err(|error| self.disk_error(error))?;
             }
             let computed = digester.finish();
-            self.check(remote, &computed, &stated)?;
+            self.check(remote, &computed, &known)?;
             digests.insert(file, (computed, remote.size.unwrap_or_default()));
         }
         Ok(digests)

@@ -110,6 +110,31 @@ impl Sink {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
+        self.state = Some(self.append_with(Ok).await?);
+        Ok(())
+    }
+
+    /// Writes what is left, and returns the digests, the checksum and the length; `record` sees them before, on the same
+    /// thread.
+    pub(super) async fn close(
+        mut self,
+        record: impl FnOnce(&Landed) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Landed> {
+        let size = self.written();
+        let end = move |state: SinkState| {
+            let computed = state.digester.map(Digester::finish).unwrap_or_default();
+            let landed = Landed { computed, crc: state.crc.finalize() as u32, size };
+            record(&landed)?;
+            Ok(landed)
+        };
+        self.append_with(end).await
+    }
+
+    /// Writes what waits, and does something with the state on the same thread.
+    async fn append_with<T: Send + 'static>(
+        &mut self,
+        then: impl FnOnce(SinkState) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let blocks = std::mem::take(&mut self.waiting);
         let offset = self.next - self.waiting_bytes as u64;
         self.waiting_bytes = 0;
@@ -117,23 +142,12 @@ impl Sink {
         let path = self.path.clone();
         // Given back when the block is written, or when nobody waits for that any more.
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        let state = blocking(move || {
-            let _turn = turn;
+        let appended = blocking(move || {
             state.append(&path, offset, &blocks)?;
-            Ok(state)
+            drop(turn);
+            then(state)
         });
-        self.state = Some(state.await?);
-        Ok(())
-    }
-
-    /// Writes what is left, and returns the digests, the checksum and the length.
-    pub(super) async fn close(mut self) -> io::Result<Landed> {
-        self.flush().await?;
-        let (computed, crc) = match self.state.take() {
-            Some(state) => (state.digester.map(Digester::finish).unwrap_or_default(), state.crc.finalize() as u32),
-            None => (Computed::default(), 0),
-        };
-        Ok(Landed { computed, crc, size: self.written() })
+        appended.await
     }
 }
 
@@ -163,12 +177,7 @@ impl SinkState {
 }
 
 /// Reads a piece back.
-pub(super) fn read_piece(
-    path: &Utf8Path,
-    piece: Piece,
-    length: Option<u64>,
-    wanted: Vec<Way>,
-) -> io::Result<Landed> {
+pub(super) fn read_piece(path: &Utf8Path, piece: Piece, length: Option<u64>, wanted: Vec<Way>) -> io::Result<Landed> {
     let length = match length {
         Some(length) => length,
         None => std::fs::metadata(path)?.len(),

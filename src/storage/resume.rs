@@ -2,13 +2,12 @@
 //!
 //! One JSON line for what is fetched, then one short line per finished piece with a checksum of it. Lines are only
 //! appended, nothing is synced: after a power cut the checksums tell which pieces really arrived on disk, and a torn last
-//! line is ignored. Lines of small files wait for each other, so a crash costs at most [`WORTH`] bytes and the pieces
-//! under way. Pieces count only for a file whose key, size and strong ETag are unchanged, so versions never mix.
+//! line is ignored. Pieces count only for a file whose key, size and strong ETag are unchanged, so versions never mix.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
@@ -40,21 +39,10 @@ struct Line {
 /// Finished pieces by file and piece, with their checksums.
 pub(super) type Finished = BTreeMap<(usize, u64), u32>;
 
-/// Bytes that are worth a line on disk.
-const WORTH: u64 = 4 << 20;
-
 /// The record, open for more.
 #[derive(Debug)]
 pub(super) struct ResumeLog {
     out: Mutex<File>,
-    waiting: Mutex<Waiting>,
-}
-
-/// Lines that are not written yet, and the bytes they stand for.
-#[derive(Debug, Default)]
-struct Waiting {
-    lines: String,
-    bytes: u64,
 }
 
 impl ResumeLog {
@@ -70,29 +58,13 @@ impl ResumeLog {
         }
         let out = out.into_inner()?;
         std::fs::rename(&fresh, path)?;
-        Ok((Self { out: Mutex::new(out), waiting: Mutex::default() }, finished))
+        Ok((Self { out: Mutex::new(out) }, finished))
     }
 
-    /// Notes a finished piece of so many bytes. True when it is time to [`ResumeLog::write`].
-    pub(super) fn finished(&self, file: usize, piece: u64, crc: u32, bytes: u64) -> bool {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.lines += &format!("{{\"file\":{file},\"piece\":{piece},\"crc\":{crc}}}\n");
-        waiting.bytes += bytes;
-        waiting.bytes >= WORTH
-    }
-
-    /// Writes what was noted. Blocking, one small write.
-    pub(super) fn write(&self) -> io::Result<()> {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        if waiting.lines.is_empty() { Ok(()) } else { out.write_all(waiting.lines.as_bytes()) }
-    }
-}
-
-impl Drop for ResumeLog {
-    fn drop(&mut self) {
-        // A pull that is given up: what cannot be noted now is fetched again.
-        let _ = self.write();
+    /// Records a finished piece. Blocking, one small write.
+    pub(super) fn finished(&self, file: usize, piece: u64, crc: u32) -> io::Result<()> {
+        let line = format!("{}\n", serde_json::to_string(&Line { file, piece, crc })?);
+        self.out.lock().unwrap_or_else(std::sync::PoisonError::into_inner).write_all(line.as_bytes())
     }
 }
 
@@ -139,9 +111,8 @@ mod tests {
         let (log, finished) = ResumeLog::open(&path, &before, 10).unwrap();
         assert!(finished.is_empty());
         for (file, piece) in [(0, 0), (0, 9), (1, 3), (2, 0)] {
-            log.finished(file, piece, 7, 10);
+            log.finished(file, piece, 7).unwrap();
         }
-        drop(log);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, format!("{text}{{\"file\":0,\"pie")).unwrap();
 
