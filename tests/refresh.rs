@@ -82,18 +82,22 @@ async fn a_changed_model_becomes_a_revision_where_that_was_asked_for_and_nowhere
     origin.faults("/bucket/model.joblib", 0, 1000, Fault::Status(503, "busy"));
     daemon.kill();
     daemon.restart();
-    let problem = eventually_or("the failed check is told", || daemon.log(), || {
-        note(&daemon, "fresh", "kserve-local/model-check-failed")
-    });
+    let problem = eventually_or(
+        "the failed check is told",
+        || daemon.log(),
+        || note(&daemon, "fresh", "kserve-local/model-check-failed"),
+    );
     assert!(problem.contains("503"), "{problem}");
     daemon.wait_ready("fresh");
     assert!(revision(&daemon, "fresh").ends_with("00002"), "{}", revision(&daemon, "fresh"));
 
     // Without the annotation the service stays with what it has.
     daemon.drop_file("fresh.json", &service("fresh", &uri, None));
-    eventually_or("the service is not asked about any more", || daemon.log(), || {
-        note(&daemon, "fresh", "kserve-local/model-checked").is_none().then_some(())
-    });
+    eventually_or(
+        "the service is not asked about any more",
+        || daemon.log(),
+        || note(&daemon, "fresh", "kserve-local/model-checked").is_none().then_some(()),
+    );
     assert!(revision(&daemon, "fresh").ends_with("00002"), "{}", revision(&daemon, "fresh"));
 }
 

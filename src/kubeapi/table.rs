@@ -130,9 +130,7 @@ fn columns(resource: Resource) -> &'static [Column] {
             const { &[NAME, column("Status", "string", "Phase"), column("Volume", "string", "Volume it names"), AGE] }
         }
         Resource::Object(
-            Kind::ClusterStorageContainer
-            | Kind::LocalModelNodeGroup
-            | Kind::LlmInferenceServiceConfig,
+            Kind::ClusterStorageContainer | Kind::LocalModelNodeGroup | Kind::LlmInferenceServiceConfig,
         ) => const { &[NAME, AGE] },
         Resource::Object(Kind::Secret) => {
             const {

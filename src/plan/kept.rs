@@ -34,6 +34,7 @@ fn users(world: &World, key: &ObjectKey, uri: &StorageUri) -> Vec<NamespacedName
         let resolved = service.resolution.as_deref().unwrap_or_default().iter();
         resolved.flat_map(|one| &one.workload.models).any(|model| model.uri.unversioned() == uri)
     });
-    let name = |key: &crate::api::ServiceKey| NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
+    let name =
+        |key: &crate::api::ServiceKey| NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
     using.map(|service| name(&service.key)).collect()
 }

@@ -67,9 +67,10 @@ pub(super) fn order(draft: &mut Draft<'_>) {
 
 /// Every model of a service that wants it refreshed.
 fn refreshed(world: &World) -> impl Iterator<Item = (Refresh, &StorageUri)> {
-    let services = world.services.values().filter(|service| {
-        service.meta.annotation(meta::STOP).is_none_or(|value| !value.eq_ignore_ascii_case("true"))
-    });
+    let services = world
+        .services
+        .values()
+        .filter(|service| service.meta.annotation(meta::STOP).is_none_or(|value| !value.eq_ignore_ascii_case("true")));
     services.flat_map(|service| service.resolution.as_deref().unwrap_or_default()).flat_map(|resolved| {
         let refresh = of(&resolved.workload);
         let models = resolved.workload.models.iter().filter(move |_| refresh != Refresh::Never);
@@ -85,8 +86,7 @@ fn of(workload: &Workload) -> Refresh {
 /// Says in a status when the sources of its models were last asked, and what is wrong with that.
 pub(super) fn say(status: &mut InferenceServiceStatus, world: &World, workloads: &[&Workload]) {
     let models = workloads.iter().filter(|workload| of(workload) != Refresh::Never).flat_map(|one| &one.models);
-    let notes: Vec<&SourceNote> =
-        models.filter_map(|model| world.sources.get(model.uri.unversioned())).collect();
+    let notes: Vec<&SourceNote> = models.filter_map(|model| world.sources.get(model.uri.unversioned())).collect();
     if let Some(asked) = notes.iter().filter_map(|note| note.asked).min() {
         let asked = asked.round(jiff::Unit::Second).unwrap_or(asked);
         status.annotations.insert(meta::MODEL_CHECKED.to_owned(), asked.to_string());

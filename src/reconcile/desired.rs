@@ -9,9 +9,7 @@ use crate::manifest;
 use crate::plan::world::{DesiredService, KeptModel, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
-use crate::workload::{
-    Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, local_model, resolve,
-};
+use crate::workload::{Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, local_model, resolve};
 
 /// Resolutions that still hold.
 #[derive(Debug, Default)]

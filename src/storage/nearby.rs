@@ -50,8 +50,8 @@ mod tests {
 
     use camino::Utf8PathBuf;
 
-    use super::super::{DigestKind, StatedDigest};
     use super::super::piece::{Ranges, pieces_of};
+    use super::super::{DigestKind, StatedDigest};
     use super::*;
 
     fn remote(nearby: Nearby, size: u64, sha256: Option<&str>) -> RemoteFile {

@@ -473,12 +473,7 @@ impl Pull {
         })
     }
 
-    async fn publish(
-        &self,
-        staging: &Arc<Staging>,
-        from: Utf8PathBuf,
-        record: Record,
-    ) -> Outcome {
+    async fn publish(&self, staging: &Arc<Staging>, from: Utf8PathBuf, record: Record) -> Outcome {
         self.phase("publishing");
         let staging = staging.clone();
         self.blocking(move || staging.publish(&from, &record)).await

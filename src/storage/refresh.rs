@@ -171,7 +171,8 @@ impl Cache {
 
     /// Returns what is written down of a model that is here.
     fn record_of(&self, id: &str) -> Option<Record> {
-        super::record::read_marker(Utf8Path::new(&self.folder_of(id).join(super::record::MARKER))).map(|(record, _)| record)
+        super::record::read_marker(Utf8Path::new(&self.folder_of(id).join(super::record::MARKER)))
+            .map(|(record, _)| record)
     }
 }
 

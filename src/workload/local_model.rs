@@ -2,8 +2,8 @@
 
 use super::resolve::Scope;
 use super::{Access, Companions, ModelRef, ResolveError, WorkloadConfig, credentials, model_source, storage_spec};
-use crate::api::model_spec::StorageSpec;
 use crate::api::meta::DISABLE_LOCAL_MODEL;
+use crate::api::model_spec::StorageSpec;
 use crate::api::storage_kinds::LocalModelCacheSpec;
 use crate::api::{ComponentSpec, InferenceServiceSpec, Object, ServiceKey, Typed};
 use crate::runtimes::Catalog;

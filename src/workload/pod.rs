@@ -19,8 +19,8 @@ use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    Access, ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload,
-    Refresh, mounts, names, probes, process, refresh, resources, security,
+    Access, ComponentKey, ContainerSpec, Mount, Port, PullPolicy, Refresh, ResolveError, Resources, RunAs, RuntimeRef,
+    Workload, mounts, names, probes, process, refresh, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, ServiceKey, meta};
 use crate::scale;

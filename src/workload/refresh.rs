@@ -74,7 +74,10 @@ mod tests {
         assert_eq!(of("1h30m"), Ok(Refresh::Every(Duration::from_secs(5400))));
         for wrong in ["", "always", "1", "-1h", "0", "1s", "On-Start"] {
             let error = of(wrong).unwrap_err();
-            assert!(matches!(&error, ResolveError::Invalid { field, .. } if field.contains(REFRESH)), "{wrong}: {error}");
+            assert!(
+                matches!(&error, ResolveError::Invalid { field, .. } if field.contains(REFRESH)),
+                "{wrong}: {error}"
+            );
         }
     }
 

@@ -30,10 +30,8 @@ fn of(header: &str, bytes: &[u8]) -> Vec<u8> {
 
 /// An object whose checksum is of `stated`, which may be other bytes than it has.
 fn whole(header: &'static str, body: &[u8], stated: &[u8]) -> Object {
-    let checksums = vec![
-        (header, STANDARD.encode(of(header, stated))),
-        ("x-amz-checksum-type", "FULL_OBJECT".to_owned()),
-    ];
+    let checksums =
+        vec![(header, STANDARD.encode(of(header, stated))), ("x-amz-checksum-type", "FULL_OBJECT".to_owned())];
     Object { checksums, ..Object::new(body.to_vec()) }
 }
 
@@ -66,7 +64,9 @@ async fn a_store_is_asked_for_checksums_and_what_it_states_is_checked() {
                 let case = format!("{header}, {size} bytes, {name}");
                 match (is_right, &pulled) {
                     (true, Ok(model)) => assert_eq!(tree(&model.path)[name], body, "{case}"),
-                    (false, Err(error)) => assert!(told(error).contains("where the source stated"), "{case}: {error:?}"),
+                    (false, Err(error)) => {
+                        assert!(told(error).contains("where the source stated"), "{case}: {error:?}")
+                    }
                     (_, other) => panic!("{case}: {other:?}"),
                 }
                 bench.assert_nothing_left();
