@@ -402,6 +402,7 @@ mod tests {
             origin: Origin::Implied,
             resource_version: 0,
             status: None,
+            kept: None,
         });
         for version in 1..=3 {
             history.push(Change { version, kind: ChangeKind::Modified, stored: Arc::clone(&stored) });
