@@ -106,8 +106,7 @@ fn check_deletable(current: &Stored) -> Result<(), Failure> {
 
 /// Refuses to delete a kept model that services use, in KServe's words.
 fn check_unused(current: &Stored) -> Result<(), Failure> {
-    let users = current.kept.iter().flat_map(|status| &status.inference_services);
-    let Some(user) = users.into_iter().next() else { return Ok(()) };
+    let Some(user) = current.kept.iter().flat_map(|status| &status.inference_services).next() else { return Ok(()) };
     let ObjectKey { kind, name, .. } = &current.object.key;
     Err(Failure::forbidden(format!("{kind} {name} is being used by InferenceService {}", user.name)))
 }

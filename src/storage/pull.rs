@@ -376,7 +376,7 @@ impl Pull {
             }
             _ => None,
         };
-        let record = |files| Record { listing: Some(Listing::of(&manifest)), ..Record::new(key, files) };
+        let record = |files| Record::new(key, files).with_listing(Listing::of(&manifest));
         let Some((archive, kind)) = archive else {
             return self.publish(staging, staging.fetched(), record(fetched)).await;
         };

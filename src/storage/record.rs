@@ -84,6 +84,11 @@ impl Record {
         Self { version: 1, uri: key.uri.clone(), key: key.digest.clone(), size, files, listing: None }
     }
 
+    /// Adds what the source listed.
+    pub(super) fn with_listing(self, listing: Listing) -> Self {
+        Self { listing: Some(listing), ..self }
+    }
+
     /// Whether this version can read it.
     pub(super) fn is_readable(&self) -> bool {
         self.version == 1
