@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::time::SystemTime;
 
-use camino::Utf8Path;
+use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use super::cache::Cache;
 use super::open::{Opening, open};
 use super::piece::blocking;
 use super::pull::Puller;
-use super::record::{ModelKey, Record};
+use super::record::{MARKER, ModelKey, Record, read_marker};
 use super::scratch::Scratch;
 use super::{PullError, RemoteFile, RemoteManifest, SourceError};
 use crate::api::StorageUri;
@@ -165,14 +165,13 @@ impl Cache {
         }
     }
 
-    fn check_file(&self, id: &str) -> camino::Utf8PathBuf {
+    fn check_file(&self, id: &str) -> Utf8PathBuf {
         self.folder_of(id).join("checked")
     }
 
     /// Returns what is written down of a model that is here.
     fn record_of(&self, id: &str) -> Option<Record> {
-        super::record::read_marker(Utf8Path::new(&self.folder_of(id).join(super::record::MARKER)))
-            .map(|(record, _)| record)
+        read_marker(&self.folder_of(id).join(MARKER)).map(|(record, _)| record)
     }
 }
 
