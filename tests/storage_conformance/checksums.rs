@@ -65,7 +65,7 @@ async fn a_store_is_asked_for_checksums_and_what_it_states_is_checked() {
                 match (is_right, &pulled) {
                     (true, Ok(model)) => assert_eq!(tree(&model.path)[name], body, "{case}"),
                     (false, Err(error)) => {
-                        assert!(told(error).contains("where the source stated"), "{case}: {error:?}")
+                        assert!(told(error).contains("where the source stated"), "{case}: {error:?}");
                     }
                     (_, other) => panic!("{case}: {other:?}"),
                 }
