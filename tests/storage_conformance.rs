@@ -13,11 +13,8 @@ mod tree;
 
 #[path = "storage_conformance/checksums.rs"]
 mod checksums;
-<<<<<<< HEAD
 #[path = "storage_conformance/refresh.rs"]
 mod refresh;
-=======
->>>>>>> pullspeed-1
 
 use std::collections::BTreeMap;
 use std::path::Path;
