@@ -325,6 +325,7 @@ async fn peak(bench: &Bench, name: &str, size: usize) -> u64 {
     })
     .await
     .expect("the pull ends");
+    assert!(child.wait().unwrap().success());
     peak
 }
 

@@ -82,7 +82,6 @@ pub struct LocalModelCopies {
     pub failed: i64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero(number: &i64) -> bool {
     *number == 0
 }

@@ -38,3 +38,36 @@ fn users(world: &World, key: &ObjectKey, uri: &StorageUri) -> Vec<NamespacedName
         |key: &crate::api::ServiceKey| NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
     using.map(|service| name(&service.key)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::api::Kind;
+    use crate::plan::world::PullNote;
+    use crate::workload::ModelRef;
+
+    #[test]
+    fn a_kept_model_is_told_in_kserves_words() {
+        let key = ObjectKey { kind: Kind::LocalModelCache, namespace: String::new(), name: "iris".to_owned() };
+        let uri = StorageUri::parse("gs://bucket/iris").unwrap();
+        let model = ModelRef { uri: uri.clone(), written: uri.to_string(), access: crate::workload::Access::default() };
+        let failed = ModelState::Failed { message: String::new(), transient: true, failures: 1, at: Duration::ZERO };
+        let table = [
+            (None, "NodeDownloadPending", (0, 0)),
+            (Some(ModelState::Absent), "NodeDownloadPending", (0, 0)),
+            (Some(ModelState::Pulling(PullNote::default())), "NodeDownloading", (0, 0)),
+            (Some(ModelState::Present { size: 5 }), "NodeDownloaded", (1, 0)),
+            (Some(failed), "NodeDownloadError", (0, 1)),
+        ];
+        for (state, word, (available, failed)) in table {
+            let mut world =
+                World { kept: vec![KeptModel { key: key.clone(), model: model.clone() }], ..World::default() };
+            world.models.extend(state.map(|state| (uri.clone(), state)));
+            let (_, status) = statuses(&world).remove(0);
+            assert_eq!(status.node_status.values().collect::<Vec<_>>(), [word]);
+            assert_eq!(status.copies, LocalModelCopies { available, total: 1, failed });
+        }
+    }
+}

@@ -28,7 +28,7 @@ pub struct Resolver {
 
 impl Resolver {
     /// Makes a resolver.
-    pub fn new(config: WorkloadConfig, versions: Versions) -> Self {
+    pub(super) fn new(config: WorkloadConfig, versions: Versions) -> Self {
         Self { config, versions, ..Self::default() }
     }
 

@@ -92,6 +92,7 @@ impl Puller {
         let looked = blocking(move || Ok(cache.record_of(key.id()))).await.map_err(failed)?;
         let Some(record) = looked else { return Ok(Checked::NotHere) };
         let checked = tokio::select! {
+            // What is lost is asked again.
             checked = self.compare(uri, access, &record) => checked?,
             // What was asked is not needed any more.
             () = cancel.cancelled() => return Err(PullError::Cancelled),
