@@ -99,6 +99,11 @@ impl Home {
         self.state().join("model-versions.json")
     }
 
+    /// Room granted to what is being started.
+    pub fn grants(&self) -> Utf8PathBuf {
+        self.state().join("granted.json")
+    }
+
     /// Returns the folder of payload logs: `<namespace>/<service>.jsonl`.
     pub fn payloads(&self) -> Utf8PathBuf {
         self.state().join("payloads")

@@ -71,6 +71,15 @@ pub enum StorageUri {
         /// How it is fetched.
         mode: OciMode,
     },
+    /// Whatever a `ClusterStorageContainer` of the user's fetches; the scheme is its own affair.
+    By {
+        /// Name of the `ClusterStorageContainer`.
+        container: String,
+        /// Tells one way of fetching from another: a container with another image or other arguments makes another model.
+        version: String,
+        /// The URI as written.
+        uri: String,
+    },
     /// Any of these at a place that a Secret or a `storage` block names: another endpoint is another model.
     At {
         /// Endpoint or name node, without credentials.
@@ -83,6 +92,15 @@ pub enum StorageUri {
         /// Tells it from others.
         version: String,
         /// The URI.
+        uri: Box<StorageUri>,
+    },
+    /// Some of the files of any of these (`STORAGE_ALLOW_PATTERNS`, `STORAGE_IGNORE_PATTERNS`): another model again.
+    Part {
+        /// Patterns of which a file's path matches one; none allows all.
+        allow: Vec<String>,
+        /// Patterns of which a file's path matches none.
+        ignore: Vec<String>,
+        /// What it is a part of.
         uri: Box<StorageUri>,
     },
 }
@@ -117,6 +135,9 @@ pub enum StorageUriError {
 }
 
 impl StorageUri {
+    /// Every scheme that is taken, sorted. Git repositories and Azure are told from other `https://` by their form.
+    pub const SCHEMES: [&str; 16] = forms::SCHEMES;
+
     /// Parses a storage URI by upstream's gate (§3.1).
     ///
     /// # Errors
@@ -154,15 +175,18 @@ impl StorageUri {
             },
             Self::At { place, uri } => format!("{} at {place}", uri.redacted()),
             Self::Version { version, uri } => format!("{} version {version}", uri.redacted()),
+            Self::By { container, uri, .. } => format!("{} by {container}", redact(uri)),
+            Self::Part { allow, ignore, uri } => format!("{}{}", uri.redacted(), chosen(allow, ignore)),
             other => redact(&other.to_string()),
         }
     }
 
-    /// Returns the URI itself, without the place a Secret or a `storage` block names, and without a version.
+    /// Returns the URI itself, without the place a Secret or a `storage` block names whatever part of it is wanted, and
+    /// whatever version is used.
     #[must_use]
     pub fn bare(&self) -> &Self {
         match self {
-            Self::At { uri, .. } | Self::Version { uri, .. } => uri.bare(),
+            Self::At { uri, .. } | Self::Part { uri, .. } | Self::Version { uri, .. } => uri.bare(),
             other => other,
         }
     }
@@ -195,7 +219,7 @@ impl StorageUri {
 
     /// Whether its source can be asked cheaply for something new under the same name.
     pub fn can_be_refreshed(&self) -> bool {
-        !matches!(self.bare(), Self::Local(_) | Self::Pvc { .. } | Self::Git(_) | Self::Oci { .. })
+        !matches!(self.bare(), Self::Local(_) | Self::Pvc { .. } | Self::Git(_) | Self::Oci { .. } | Self::By { .. })
     }
 }
 
@@ -219,8 +243,19 @@ impl fmt::Display for StorageUri {
             Self::Oci { reference, mode: OciMode::Fetch } => write!(f, "oci+fetch://{reference}"),
             Self::At { place, uri } => write!(f, "{uri} at {place}"),
             Self::Version { version, uri } => write!(f, "{uri} version {version}"),
+            Self::By { container, version, uri } => write!(f, "{uri} by {container}@{version}"),
+            Self::Part { allow, ignore, uri } => write!(f, "{uri}{}", chosen(allow, ignore)),
         }
     }
+}
+
+/// Says which files are wanted.
+fn chosen(allow: &[String], ignore: &[String]) -> String {
+    let list = |word: &str, patterns: &[String]| match patterns {
+        [] => String::new(),
+        patterns => format!(" {word} {}", patterns.join(", ")),
+    };
+    list("only", allow) + &list("without", ignore)
 }
 
 /// Takes user names, passwords, query strings and fragments out of `http(s)` URLs; leaves everything else.

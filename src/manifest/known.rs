@@ -50,7 +50,7 @@ const REQUIRED: [(&str, &[&str]); 41] = [
     ("StorageContainerSpec", &["container", "supportedUriFormats"]),
     ("LocalModelCacheSpec", &["modelSize", "nodeGroups", "sourceModelUri"]),
     ("LocalModelNodeGroupSpec", &["persistentVolumeClaimSpec", "persistentVolumeSpec", "storageLimit"]),
-    ("CanarySpec", &["predictor"]),
+    ("CanarySpec", &["predictor", "trafficPercent"]),
     ("ServingRuntimeSpec", &["containers"]),
     ("SupportedModelFormat", &["name"]),
     ("StorageUriEntry", &["uri"]),

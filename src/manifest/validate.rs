@@ -14,6 +14,7 @@ mod names;
 mod runtime;
 mod service;
 mod storage;
+mod storage_container;
 mod update;
 
 use serde_json::Value;
@@ -42,6 +43,7 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value,
             runtime::check(kind, &metadata.name, spec, report);
             ignored::check_runtime(raw, report);
         }
+        Typed::StorageContainer(container) => storage_container::check(container, report),
         _ => {}
     }
 }

@@ -44,6 +44,7 @@ pub mod scale;
 pub mod sleep;
 pub mod split;
 pub mod status;
+pub mod vanish;
 pub mod world;
 
 pub use action::{Action, ActionKey};

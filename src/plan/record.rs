@@ -32,6 +32,12 @@ pub struct ReplicaRecord {
     /// Whether a container of its own holds the network, and all others join it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sandbox: bool,
+    /// Memory it was given, in bytes; known also when nobody knows any more what it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Name of the canary it was made as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
 }
 
 /// What must be known of one container.
@@ -67,6 +73,8 @@ impl ReplicaRecord {
             init: workload.init_containers.iter().map(|spec| spec.name.clone()).collect(),
             models: workload.models.iter().map(|model| model.uri.redacted()).collect(),
             sandbox: false,
+            memory: None,
+            canary: workload.canary.clone(),
         }
     }
 
@@ -83,6 +91,12 @@ impl ReplicaRecord {
     #[must_use]
     pub fn with_sandbox(self, sandbox: bool) -> Self {
         Self { sandbox, ..self }
+    }
+
+    /// Says how much memory it was given.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        Self { memory: (bytes > 0).then_some(bytes), ..self }
     }
 
     /// Returns the record of one container.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::refresh::Versions;
 use crate::api::{Kind, ObjectKey, ServiceKey, StorageUri};
 use crate::manifest;
-use crate::plan::world::{DesiredService, KeptModel, ResolvedWorkload};
+use crate::plan::world::{DesiredCanary, DesiredService, KeptModel, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
-use crate::workload::{Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, local_model, resolve};
+use crate::workload::{
+    Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, local_model, resolve, resolve_canaries,
+};
 
 /// Resolutions that still hold.
 #[derive(Debug, Default)]
@@ -89,12 +91,19 @@ impl Resolver {
             let mut resolved = resolve(object, &catalog, &references, &self.config);
             let versioned = resolved.as_deref().ok().and_then(|all| self.versions.written_into(object, all));
             self.written.remove(&key);
-            if let Some(versioned) = versioned {
-                resolved = resolve(&versioned, &catalog, &references, &self.config);
-                self.written.insert(key.clone(), versioned.raw);
+            if let Some(versioned) = &versioned {
+                resolved = resolve(versioned, &catalog, &references, &self.config);
+                self.written.insert(key.clone(), versioned.raw.clone());
             }
             let resolution = resolved.map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
-            let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution };
+            let canaries = resolve_canaries(versioned.as_ref().unwrap_or(object), &catalog, &references, &self.config);
+            let canaries = canaries.into_iter().map(|canary| DesiredCanary {
+                resolution: canary.workload.map(with_fingerprint),
+                name: canary.name,
+                percent: canary.percent,
+            });
+            let canaries = canaries.collect();
+            let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution, canaries };
             self.sources.insert(key.clone(), object.raw.clone());
             anew.push(key.clone());
             services.insert(key, Arc::new(service));

@@ -23,7 +23,10 @@ use object_store::{
 use url::Url;
 
 use super::credentials::{self, GcsIdentity, S3Identity, S3Settings};
+use super::credentials_aws::AwsKeys;
+use super::object_aws::{AwsProvider, NoKeys};
 use super::object_client::{Connector, NotRanged, OtherRegion, Stated};
+use super::object_gcp::GcloudProvider;
 use super::pull::PullConfig;
 use super::reach::{self, Unreachable};
 use super::{ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, StatedDigest, Unpack, http, unpack};
@@ -58,11 +61,11 @@ impl ObjectSource {
             Some(path) => Some(http::read_authorities(path).map_err(SourceError::Invalid)?),
             None => http::authorities(environment).map_err(SourceError::Invalid)?,
         };
-        let connector =
-            Connector::new(&url, settings.verify_tls, authorities, config, environment)?.for_s3(&settings.region);
+        let region = settings.region;
+        let connector = Connector::new(&url, settings.verify_tls, authorities, config, environment)?.for_s3(&region);
         let builder = AmazonS3Builder::new()
             .with_bucket_name(bucket)
-            .with_region(settings.region)
+            .with_region(region.clone())
             .with_endpoint(endpoint)
             .with_virtual_hosted_style_request(settings.virtual_hosted || settings.accelerate)
             .with_allow_http(true)
@@ -70,17 +73,19 @@ impl ObjectSource {
             .with_http_connector(connector.clone());
         let builder = match settings.identity {
             S3Identity::Anonymous => builder.with_skip_signature(true),
-            S3Identity::Keys { id, secret, token } => {
+            S3Identity::Keys(AwsKeys { id, secret, token }) => {
                 let builder = builder.with_access_key_id(id).with_secret_access_key(secret.0);
                 token.into_iter().fold(builder, |builder, token| builder.with_token(token.0))
             }
-            S3Identity::WebIdentity { role, token_file, session, sts_endpoint } => {
-                use object_store::aws::AmazonS3ConfigKey as Key;
-                let builder =
-                    builder.with_config(Key::RoleArn, role).with_config(Key::WebIdentityTokenFile, token_file);
-                let builder = session.into_iter().fold(builder, |b, name| b.with_config(Key::RoleSessionName, name));
-                sts_endpoint.into_iter().fold(builder, |builder, url| builder.with_config(Key::StsEndpoint, url))
-            }
+            S3Identity::Source(source) => builder.with_credentials(Arc::new(AwsProvider {
+                source,
+                connector: keys_connector(settings.sts.as_deref(), config, environment)?,
+                region: region.clone(),
+                sts: settings.sts,
+                sign_on: settings.sign_on,
+                environment: environment.clone(),
+                kept: tokio::sync::Mutex::default(),
+            })),
         };
         let built = builder.build().inspect(|store| connector.sign_as(store.credentials()));
         Self::new(built, "S3", bucket, path, format!("s3://{bucket}/{path}"))
@@ -111,6 +116,12 @@ impl ObjectSource {
                 .with_skip_signature(true)
                 .with_credentials(Arc::new(StaticCredentialProvider::new(GcpCredential { bearer: String::new() }))),
             GcsIdentity::File(file) => builder.with_application_credentials(file.as_str()),
+            GcsIdentity::Exchanged { file, kind } => builder.with_credentials(Arc::new(GcloudProvider {
+                file,
+                kind,
+                environment: environment.clone(),
+                kept: tokio::sync::Mutex::default(),
+            })),
         };
         Self::new(builder.build(), "GCS", bucket, path, format!("gs://{bucket}/{path}"))
     }
@@ -195,6 +206,9 @@ impl ObjectSource {
         if let Some(refused) = reach::cause::<Unreachable>(&error) {
             return SourceError::Denied(refused.to_string());
         }
+        if let Some(NoKeys(problem)) = reach::cause::<NoKeys>(&error) {
+            return problem.clone();
+        }
         if let Some(elsewhere) = reach::cause::<OtherRegion>(&error) {
             return SourceError::Invalid(format!("{protocol} bucket '{}' {elsewhere}", self.bucket));
         }
@@ -249,6 +263,9 @@ impl ObjectSource {
             | "TokenRefreshRequired" => {
                 Some(SourceError::Denied(format!("Invalid AWS credentials. {protocol} said {code}.")))
             }
+            "RequestTimeTooSkewed" => Some(SourceError::Denied(format!(
+                "{protocol} authentication failed. {protocol} said {code}: the clock of this machine is wrong."
+            ))),
             "AuthenticationFailed" | "InvalidAuthenticationInfo" => {
                 Some(SourceError::Denied(format!("{protocol} authentication failed. It said {code}.")))
             }
@@ -366,6 +383,16 @@ fn s3_endpoint(settings: &S3Settings, bucket: &str) -> String {
         Some(endpoint) if settings.virtual_hosted => endpoint.replacen("://", &format!("://{bucket}."), 1),
         Some(endpoint) => endpoint.clone(),
     }
+}
+
+/// Makes the client that asks for keys: of AWS, not of the store, whose certificates may be its own.
+fn keys_connector(
+    sts: Option<&str>,
+    config: &PullConfig,
+    environment: &BTreeMap<String, String>,
+) -> Result<Connector, SourceError> {
+    let authorities = http::authorities(environment).map_err(SourceError::Invalid)?;
+    Connector::new(&parse(sts.unwrap_or("https://sts.amazonaws.com"))?, true, authorities, config, environment)
 }
 
 pub(super) fn no_retries() -> RetryConfig {

@@ -11,12 +11,13 @@ use std::time::SystemTime;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Cache;
 use super::open::{Opening, open};
 use super::piece::blocking;
-use super::pull::Puller;
+use super::pull::{Puller, wanted};
 use super::record::{MARKER, ModelKey, Record, read_marker};
 use super::scratch::Scratch;
 use super::{PullError, RemoteFile, RemoteManifest, SourceError};
@@ -119,6 +120,8 @@ impl Puller {
                 access: &access,
                 scratch: scratch.path(),
                 images: None,
+                containers: None,
+                progress: &watch::Sender::default(),
             }))
         });
         let source = opened.await.map_err(disk)?.map_err(failed)?;
@@ -128,6 +131,7 @@ impl Puller {
             None => source.manifest().await.map(Some),
         };
         let Some(manifest) = asked.map_err(failed)? else { return Ok(Checked::Same) };
+        let manifest = wanted(uri, manifest).map_err(failed)?;
         let listing = Listing::of(&manifest);
         let same = match known {
             Some(known) => known.digest == listing.digest,

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 
 use super::pod::{self, Pod};
-use super::{Workload, component, predictor};
+use super::{Patterns, Workload, component, predictor};
 use crate::api::storage_kinds::LocalModelCacheSpec;
-use crate::api::{ComponentKind, ComponentSpec, InferenceServiceSpec, Metadata, Object, ServiceKey, Typed, meta};
+use crate::api::{
+    ComponentKind, ComponentSpec, InferenceServiceSpec, Metadata, Object, ServiceKey, StorageContainer, Typed, meta,
+};
 use crate::runtimes::{Catalog, NoRuntime};
 
 /// Objects an InferenceService may refer to, by `(namespace, name)`.
@@ -21,6 +23,8 @@ pub struct Companions<'o> {
     pub service_accounts: BTreeMap<(&'o str, &'o str), &'o ServiceAccount>,
     /// Models that are kept, with the namespace they are for; empty for all.
     pub local_models: Vec<(&'o str, &'o LocalModelCacheSpec)>,
+    /// Containers that fetch models, by name.
+    pub storage_containers: BTreeMap<&'o str, &'o StorageContainer>,
 }
 
 impl<'o> Companions<'o> {
@@ -33,6 +37,7 @@ impl<'o> Companions<'o> {
                 Typed::Secret(secret) => drop(companions.secrets.insert(key, secret)),
                 Typed::ConfigMap(map) => drop(companions.config_maps.insert(key, map)),
                 Typed::LocalModelCache(spec) => companions.local_models.push((key.0, spec)),
+                Typed::StorageContainer(container) => drop(companions.storage_containers.insert(key.1, container)),
                 Typed::ServiceAccount(account) => drop(companions.service_accounts.insert(key, account)),
                 _ => {}
             }
@@ -48,6 +53,10 @@ pub struct WorkloadConfig {
     pub allowed_host_paths: Vec<String>,
     /// What the engine makes of a container.
     pub run_as: RunAs,
+    /// Which files of models are wanted, when nobody says otherwise.
+    pub patterns: Patterns,
+    /// ConfigMap with certificate authorities for every download.
+    pub ca_bundle: Option<String>,
 }
 
 /// What the engine makes of a container.
@@ -120,7 +129,8 @@ impl Scope<'_> {
     }
 }
 
-/// Resolves every component of an InferenceService, predictor first. The object has its defaults applied and its legacy
+/// Resolves every component of an InferenceService, predictor first; its named canaries are resolved by
+/// [`resolve_canaries`](super::resolve_canaries). The object has its defaults applied and its legacy
 /// forms folded into `model` (`manifest::defaults`).
 ///
 /// # Errors
@@ -136,17 +146,11 @@ pub fn resolve(
     };
     let key = ServiceKey::new(&object.key.namespace, &object.key.name);
     let scope = Scope { key, meta: &object.meta, spec, catalog, companions, config };
-    let mut workloads: Vec<Workload> = spec
-        .components()
-        .map(|(kind, component)| resolve_component(kind, component, &scope))
-        .collect::<Result<_, _>>()?;
-    if let (Some(predictor), false) = (workloads.first_mut(), spec.canary.is_empty()) {
-        predictor.warnings.push("spec.canary: named canaries are not served yet; all traffic stays here".to_owned());
-    }
-    Ok(workloads)
+    spec.components().map(|(kind, component)| resolve_component(kind, component, &scope)).collect()
 }
 
-fn resolve_component(
+/// Resolves one component.
+pub(super) fn resolve_component(
     kind: ComponentKind,
     component: &ComponentSpec,
     scope: &Scope<'_>,
@@ -172,12 +176,6 @@ fn refuse_unserved(predictor: &ComponentSpec) -> Result<(), ResolveError> {
     if predictor.worker_spec.is_some() {
         return Err(ResolveError::invalid("spec.predictor.workerSpec", "one machine has no second node to work on")
             .with_help("leave workerSpec out; several GPUs of this machine are asked for with a nvidia.com/gpu limit and the server's own arguments"));
-    }
-    if predictor.storage_container_name.is_some() {
-        return Err(ResolveError::invalid(
-            "spec.predictor.storageContainerName",
-            "storage containers are not run: models are pulled by kserve-local itself",
-        ));
     }
     Ok(())
 }
