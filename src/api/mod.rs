@@ -26,6 +26,8 @@ pub use model_spec::{ModelFormat, ModelSpec, ProtocolVersion};
 pub use object::{Kind, Object, ObjectKey, ServiceKey, Typed};
 pub use serving_runtime::{ServingRuntimeSpec, SupportedModelFormat};
 pub use status::InferenceServiceStatus;
-pub use storage_kinds::{LocalModelCacheSpec, LocalModelNodeGroupSpec, StorageContainer, StorageContainerSpec};
+pub use storage_kinds::{
+    LocalModelCacheSpec, LocalModelCacheStatus, LocalModelNodeGroupSpec, StorageContainer, StorageContainerSpec,
+};
 pub use storage_uri::StorageUri;
 pub use trained_model::TrainedModelSpec;

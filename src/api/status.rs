@@ -14,6 +14,9 @@ pub struct InferenceServiceStatus {
     pub observed_generation: i64,
     /// Sorted by type.
     pub conditions: Vec<Condition>,
+    /// More that is known of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// Address from outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,

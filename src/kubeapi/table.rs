@@ -9,7 +9,7 @@ use super::age::age;
 use super::pods::STATUS_ANNOTATION;
 use super::query::IncludeObject;
 use super::resource::Resource;
-use crate::api::{InferenceServiceStatus, Kind};
+use crate::api::{InferenceServiceStatus, Kind, meta};
 use crate::diagnosis::{Evidence, Subject, diagnose};
 
 /// Returns whether the caller prefers a Table, from its `Accept` header.
@@ -118,15 +118,21 @@ fn columns(resource: Resource) -> &'static [Column] {
         Resource::Object(Kind::InferenceGraph | Kind::TrainedModel | Kind::LlmInferenceService) => {
             const { &[NAME, column("URL", "string", "Address"), column("Ready", "string", "Whether it answers"), AGE] }
         }
+        Resource::Object(Kind::LocalModelCache | Kind::LocalModelNamespaceCache) => {
+            const {
+                &[
+                    NAME,
+                    column("Model", "string", "Where it comes from"),
+                    column("Status", "string", "Whether it is here"),
+                    AGE,
+                ]
+            }
+        }
         Resource::Object(Kind::PersistentVolumeClaim) => {
             const { &[NAME, column("Status", "string", "Phase"), column("Volume", "string", "Volume it names"), AGE] }
         }
         Resource::Object(
-            Kind::ClusterStorageContainer
-            | Kind::LocalModelCache
-            | Kind::LocalModelNamespaceCache
-            | Kind::LocalModelNodeGroup
-            | Kind::LlmInferenceServiceConfig,
+            Kind::ClusterStorageContainer | Kind::LocalModelNodeGroup | Kind::LlmInferenceServiceConfig,
         ) => const { &[NAME, AGE] },
         Resource::Object(Kind::Secret) => {
             const {
@@ -236,6 +242,10 @@ fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
         Resource::Object(Kind::Namespace) => vec![name, object["status"]["phase"].clone(), age],
         Resource::Object(Kind::InferenceGraph | Kind::TrainedModel | Kind::LlmInferenceService) => {
             vec![name, object["status"]["url"].clone(), condition(object, "Ready"), age]
+        }
+        Resource::Object(Kind::LocalModelCache | Kind::LocalModelNamespaceCache) => {
+            let state = object["status"]["nodeStatus"][meta::NODE].as_str().unwrap_or_default();
+            vec![name, object["spec"]["sourceModelUri"].clone(), json!(state.trim_start_matches("Node")), age]
         }
         Resource::Object(Kind::PersistentVolumeClaim) => {
             vec![name, object["status"]["phase"].clone(), object["spec"]["volumeName"].clone(), age]

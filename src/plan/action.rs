@@ -20,6 +20,8 @@ pub enum ActionKey {
     Limit(String),
     /// A model.
     Model(StorageUri),
+    /// The source of a model.
+    Source(StorageUri),
     /// An image.
     Image(String),
 }
@@ -43,6 +45,11 @@ pub enum Action {
     /// Fetch a model into the cache.
     PullModel {
         /// The model.
+        uri: StorageUri,
+    },
+    /// Ask a model's source whether it has something new.
+    CheckModel {
+        /// The model as it is used.
         uri: StorageUri,
     },
     /// Find out whether an image is on this machine.
@@ -184,6 +191,7 @@ impl Action {
     pub fn key(&self) -> ActionKey {
         match self {
             Self::PullModel { uri } => ActionKey::Model(uri.clone()),
+            Self::CheckModel { uri } => ActionKey::Source(uri.unversioned().clone()),
             Self::CheckImage { image } | Self::PullImage { image } => ActionKey::Image(image.clone()),
             Self::Create(order) => ActionKey::Container(order.name.clone()),
             Self::Start { name, .. } | Self::Stop { name, .. } | Self::Remove { name, .. } => {
@@ -198,7 +206,7 @@ impl Action {
     /// Whether the action can only be done by the engine.
     pub fn needs_engine(&self) -> bool {
         match self {
-            Self::PullModel { .. } => false,
+            Self::PullModel { .. } | Self::CheckModel { .. } => false,
             Self::Probe(order) => matches!(order.what, ProbeWhat::Check(Check::Exec { .. })),
             _ => true,
         }
@@ -214,6 +222,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PullModel { uri } => write!(f, "pull model {}", uri.redacted()),
+            Self::CheckModel { uri } => write!(f, "ask the source of model {}", uri.redacted()),
             Self::CheckImage { image } => write!(f, "look for image {image}"),
             Self::PullImage { image } => write!(f, "pull image {image}"),
             Self::Create(order) => write!(f, "create {}", order.name),

@@ -349,7 +349,8 @@ impl Memory {
                 let stuck = self.stuck.entry(name).or_default();
                 *stuck = Refusal { message, permanent, failures: stuck.failures.saturating_add(1), at: now.tick };
             }
-            Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {}
+            Action::PullModel { .. } | Action::CheckModel { .. } | Action::Probe(_) => {}
+            Action::CheckImage { .. } | Action::PullImage { .. } => {}
             Action::LimitCpu { .. } => {}
         }
     }

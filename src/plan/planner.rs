@@ -17,8 +17,8 @@ use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::stages::StageNote;
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, graphs, preload, prepare, retire, rollout, status};
-use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
+use super::{admission, graphs, kept, preload, prepare, refresh, retire, rollout, status};
+use crate::api::{ComponentKind, InferenceServiceStatus, LocalModelCacheStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
 /// What is to be done, shown and waited for.
@@ -32,6 +32,8 @@ pub struct Plan {
     pub statuses: Vec<(ServiceKey, InferenceServiceStatus)>,
     /// Statuses of other objects.
     pub other_statuses: Vec<(ObjectKey, InferenceServiceStatus)>,
+    /// Statuses of objects that keep models.
+    pub kept: Vec<(ObjectKey, LocalModelCacheStatus)>,
     /// What runs, for people.
     pub pods: Vec<PodView>,
     /// Revisions that have all traffic from now on.
@@ -182,6 +184,8 @@ pub fn plan(world: &World, now: Now) -> Plan {
         }
     }
     prepare::fetch_kept(&mut draft);
+    draft.plan.kept = kept::statuses(world);
+    refresh::order(&mut draft);
     sandbox::collect(&mut draft);
     (draft.plan.machine, draft.plan.rows) = ps::view(&draft, &rests);
     draft.plan

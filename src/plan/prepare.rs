@@ -47,9 +47,9 @@ pub(super) fn without_engine(draft: &Draft<'_>) -> Option<Phase> {
 
 /// Orders the models that are fetched before anyone needs them.
 pub(super) fn fetch_kept(draft: &mut Draft<'_>) {
-    for model in &draft.world.kept {
+    for kept in &draft.world.kept {
         // What it waits for is nobody's condition.
-        let _ = need_model(draft, &model.uri);
+        let _ = need_model(draft, &kept.model.uri);
     }
 }
 

@@ -14,6 +14,7 @@ mod canaries;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::refresh;
 use super::replica::Phase;
 use super::rollout::ComponentReport;
 use super::routes::{Hold, RouteState, ServiceRoute};
@@ -95,6 +96,8 @@ pub(super) fn of_service(
         return status;
     }
     conditions(&mut status, service, reports);
+    let workloads = service.resolution.as_deref().unwrap_or_default();
+    refresh::say(&mut status, world, &workloads.iter().map(|resolved| &*resolved.workload).collect::<Vec<_>>());
     if let Some(predictor) = predictor {
         name_runtime(&mut status, predictor);
         status.model_status = Some(model_status(service, predictor));

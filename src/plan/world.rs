@@ -12,8 +12,9 @@ use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
 use super::record::ReplicaRecord;
+use super::refresh::SourceNote;
 use super::{Action, ActionKey, routes::ReplicaName};
-use crate::api::{Metadata, ServiceKey, StorageUri};
+use crate::api::{Metadata, ObjectKey, ServiceKey, StorageUri};
 use crate::graph::{CompileError, Graph};
 use crate::workload::{ComponentKey, Fingerprint, ModelRef, ResolveError, Workload, names};
 
@@ -54,8 +55,10 @@ pub struct World {
     pub engine: EngineState,
     /// Models that were asked for.
     pub models: HashMap<StorageUri, ModelState>,
+    /// Sources of models that are refreshed, without versions.
+    pub sources: HashMap<StorageUri, SourceNote>,
     /// Models that are fetched before anyone needs them.
-    pub kept: Vec<ModelRef>,
+    pub kept: Vec<KeptModel>,
     /// Images that were asked for.
     pub images: HashMap<String, ImageState>,
     /// Whether the engine can limit the processor of a container that runs.
@@ -196,6 +199,15 @@ impl Default for PlanConfig {
             memory: MemoryConfig::default(),
         }
     }
+}
+
+/// A model that an object wants fetched and kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeptModel {
+    /// The object.
+    pub key: ObjectKey,
+    /// What it names.
+    pub model: ModelRef,
 }
 
 /// One InferenceService as wanted.

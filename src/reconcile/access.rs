@@ -8,7 +8,8 @@ use crate::workload::{Access, Workload};
 
 /// Returns what a model is fetched with: what the first service, or object that keeps it, gives that gives anything.
 pub(super) fn of_model(world: &World, uri: &StorageUri) -> Access {
-    let models = workloads(world).flat_map(|workload| &workload.models).chain(&world.kept);
+    let models =
+        workloads(world).flat_map(|workload| &workload.models).chain(world.kept.iter().map(|kept| &kept.model));
     let models = models.filter(|model| model.uri == *uri);
     models.map(|model| &model.access).find(|access| !access.is_empty()).cloned().unwrap_or_default()
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::api::{Kind, ObjectKey, ServiceKey};
+use super::refresh::Versions;
+use crate::api::{Kind, ObjectKey, ServiceKey, StorageUri};
 use crate::manifest;
-use crate::plan::world::{DesiredCanary, DesiredService, ResolvedWorkload};
+use crate::plan::world::{DesiredCanary, DesiredService, KeptModel, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
 use crate::workload::{
-    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, resolve, resolve_canaries,
+    Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, local_model, resolve, resolve_canaries,
 };
 
 /// Resolutions that still hold.
@@ -19,19 +20,41 @@ pub struct Resolver {
     companions: Vec<Arc<Stored>>,
     services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     sources: BTreeMap<ServiceKey, serde_json::Value>,
+    /// What services of which a model has a version are made from.
+    written: BTreeMap<ServiceKey, serde_json::Value>,
+    /// Versions of models in use.
+    versions: Versions,
     /// Earlier revisions, as long as what they refer to is the same.
     revived: HashMap<(ComponentKey, u32), Option<ResolvedWorkload>>,
 }
 
 impl Resolver {
     /// Makes a resolver.
-    pub fn new(config: WorkloadConfig) -> Self {
-        Self { config, ..Self::default() }
+    pub(super) fn new(config: WorkloadConfig, versions: Versions) -> Self {
+        Self { config, versions, ..Self::default() }
     }
 
     /// Resolves by other settings from now on.
     pub fn reconfigure(&mut self, config: WorkloadConfig) {
-        *self = Self::new(config);
+        *self = Self::new(config, std::mem::take(&mut self.versions));
+    }
+
+    /// Returns the versions of models. When another one is in use, [`Resolver::forget`] what was resolved.
+    pub(super) fn versions(&mut self) -> &mut Versions {
+        &mut self.versions
+    }
+
+    /// Resolves services with a model anew the next time.
+    pub(super) fn forget(&mut self, model: &StorageUri) {
+        let has = |resolved: &ResolvedWorkload| {
+            resolved.workload.models.iter().any(|one| one.uri.unversioned() == model.unversioned())
+        };
+        self.services.retain(|_, service| !service.resolution.as_deref().unwrap_or_default().iter().any(has));
+    }
+
+    /// Returns what a service was made from, when that is not what the user wrote alone.
+    pub(super) fn written(&self, key: &ServiceKey) -> Option<&serde_json::Value> {
+        self.written.get(key)
     }
 
     /// Resolves every InferenceService of a snapshot. Returns them and the keys of those that were resolved anew.
@@ -65,9 +88,15 @@ impl Resolver {
                 services.insert(key, Arc::clone(known));
                 continue;
             }
-            let resolution = resolve(object, &catalog, &references, &self.config)
-                .map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
-            let canaries = resolve_canaries(object, &catalog, &references, &self.config);
+            let mut resolved = resolve(object, &catalog, &references, &self.config);
+            let versioned = resolved.as_deref().ok().and_then(|all| self.versions.written_into(object, all));
+            self.written.remove(&key);
+            if let Some(versioned) = &versioned {
+                resolved = resolve(versioned, &catalog, &references, &self.config);
+                self.written.insert(key.clone(), versioned.raw.clone());
+            }
+            let resolution = resolved.map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
+            let canaries = resolve_canaries(versioned.as_ref().unwrap_or(object), &catalog, &references, &self.config);
             let canaries = canaries.into_iter().map(|canary| DesiredCanary {
                 resolution: canary.workload.map(with_fingerprint),
                 name: canary.name,
@@ -80,18 +109,19 @@ impl Resolver {
             services.insert(key, Arc::new(service));
         }
         self.sources.retain(|key, _| services.contains_key(key));
+        self.written.retain(|key, _| services.contains_key(key));
         self.revived.retain(|(component, _), _| services.contains_key(&component.service));
         self.services.clone_from(&services);
         (services, anew)
     }
 
     /// Resolves the models that objects want kept, and what is wrong with the others. Call it after [`Resolver::resolve`].
-    pub fn kept(&self) -> (Vec<ModelRef>, Vec<(ObjectKey, String)>) {
+    pub fn kept(&self) -> (Vec<KeptModel>, Vec<(ObjectKey, String)>) {
         let (_, references) = surroundings(&self.companions);
         let (mut kept, mut wrong) = (Vec::new(), Vec::new());
         for stored in &self.companions {
             match local_model(&stored.object, &references, &self.config) {
-                Ok(model) => kept.extend(model),
+                Ok(model) => kept.extend(model.map(|model| KeptModel { key: stored.object.key.clone(), model })),
                 Err(error) => wrong.push((stored.object.key.clone(), error.to_string())),
             }
         }

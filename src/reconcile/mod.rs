@@ -21,6 +21,7 @@ pub mod mounts;
 mod notice;
 pub mod observe;
 mod pulls;
+mod refresh;
 mod renames;
 mod resources;
 pub mod revisions;

@@ -19,8 +19,8 @@ use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    Access, ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload,
-    mounts, names, probes, process, resources, security,
+    Access, ComponentKey, ContainerSpec, Mount, Port, PullPolicy, Refresh, ResolveError, Resources, RunAs, RuntimeRef,
+    Workload, mounts, names, probes, process, refresh, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, ServiceKey, meta};
 use crate::scale;
@@ -101,6 +101,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     let mut warnings = pod.warnings.clone();
     warnings.extend(not_served(component, &path));
     refuse_impossible_replicas(component, &path)?;
+    Refresh::of(&pod.annotations)?;
     let limit = concurrency(component, &path)?;
     let amounts = amounts(pod.containers.iter().chain(&init), &scope.gpu_types(), &mut warnings)?;
     let requested = |of: fn(&Resources) -> Option<u64>| {
@@ -176,7 +177,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         entry,
         extras,
         model_name,
-        models: pod.models.models,
+        models: refresh::versioned(pod.models.models, &pod.annotations),
         labels: pod.labels,
         annotations: pod.annotations,
         protocol: pod.protocol,

@@ -31,6 +31,14 @@ impl Driver {
                     done(Fact::Model { uri, result }).await;
                 });
             }
+            Action::CheckModel { uri } => {
+                let cancel = tasks.token();
+                let access = access::of_model(&self.world, &uri);
+                tasks.spawn_droppable("check-model", async move {
+                    let result = executor.check_model(&uri, &access, cancel).await;
+                    done(Fact::Source { uri, result }).await;
+                });
+            }
             Action::CheckImage { image } => {
                 tasks.spawn_droppable("check-image", async move {
                     let result = executor.engine.image_present(&image).await.map_err(Failure::from);

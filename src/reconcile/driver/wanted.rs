@@ -37,6 +37,7 @@ impl Driver {
             let component = ComponentKey { service: service.key.clone(), component: ComponentKind::Predictor };
             self.world.memory.release_canaries(&component, &service.canaries);
             let written = snapshot.objects.get(&service.key.to_object_key()).map(|stored| &stored.object.raw);
+            let written = self.resolver.written(&service.key).or(written);
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 let component = &resolved.workload.component;
                 self.world.memory.want(component, &resolved.fingerprint, now);
@@ -133,8 +134,9 @@ impl Driver {
         }
         let older = self.world.older.values().flat_map(BTreeMap::values);
         wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
-        wanted.extend(self.world.kept.iter().map(|model| model.uri.clone()));
+        wanted.extend(self.world.kept.iter().map(|kept| kept.model.uri.clone()));
         self.world.models.retain(|uri, _| wanted.contains(uri));
+        self.resolver.versions().note_wanted(&mut self.world, wanted.iter());
         let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
         let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
         self.claims.want(&self.parts.cache, owner, wanted.clone(), tick, linger);
