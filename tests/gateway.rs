@@ -74,6 +74,7 @@ fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
         key: key.clone(),
         components: BTreeMap::from([(ComponentKind::Predictor, component)]),
         model_names: vec!["iris".into()],
+        trained: BTreeMap::new(),
     };
     RouteTable {
         domains: vec!["example.com".into(), "localhost".into()],

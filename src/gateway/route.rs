@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::api::{ComponentKind, ServiceKey};
-use crate::plan::routes::{Backend, ComponentRoute, GraphRoute, RouteTable, ServiceRoute};
+use crate::plan::routes::{Backend, ComponentRoute, GraphRoute, RouteState, RouteTable, ServiceRoute};
 use crate::workload::Extras;
 
 use super::address::{self, Place};
@@ -57,9 +57,24 @@ pub(crate) struct Target {
     pub(crate) number: usize,
     /// Only this one of the component's revisions.
     pub(crate) tag: Option<Tag>,
+    /// The service's TrainedModel that is asked for.
+    pub(crate) model: Option<Arc<str>>,
 }
 
 impl Target {
+    /// Names the model that is asked for, if it is one of the service's TrainedModels.
+    fn asking_for(self, model: &str) -> Self {
+        match self.service.trained.contains_key(model) {
+            true => Self { model: Some(model.into()), ..self },
+            false => self,
+        }
+    }
+
+    /// Returns what may be done with the request, as `service` has it.
+    pub(crate) fn state<'s>(&self, service: &'s ServiceRoute) -> Option<&'s RouteState> {
+        service.state(self.component, self.model.as_deref())
+    }
+
     /// Returns what the proxy does for the component besides forwarding.
     pub(crate) fn extras(&self) -> Option<&Extras> {
         self.service.components.get(&self.component).map(|route| &route.extras)
@@ -127,6 +142,8 @@ pub(crate) enum OwnAnswer {
     V2Models,
     /// `/openai/v1/models`.
     OpenAiModels,
+    /// `/v2/repository/index`.
+    RepositoryIndex,
     /// `/v2/health/live`, `ServerLive`.
     Live,
     /// `/v2/health/ready`, `ServerReady`.
@@ -261,7 +278,10 @@ impl RouteIndex {
     pub(crate) fn by_model(&self, model: &str, path: &str) -> Route {
         match self.models.get(model).map(Vec::as_slice) {
             None | Some([]) => Route::Miss(Miss::new(MissReason::UnknownModel, model)),
-            Some([service]) => select_component(service, None, path, 0),
+            Some([service]) => match select_component(service, None, path, 0) {
+                Route::To(target) => Route::To(target.asking_for(model)),
+                route => route,
+            },
             Some(services) => Route::Miss(Miss {
                 reason: MissReason::AmbiguousModel,
                 wanted: model.to_owned(),
@@ -335,6 +355,7 @@ impl RouteIndex {
             "/v1/models" if reads => return Route::Own(OwnAnswer::V1Models),
             "/v2/models" if reads => return Route::Own(OwnAnswer::V2Models),
             "/openai/v1/models" if reads => return Route::Own(OwnAnswer::OpenAiModels),
+            "/v2/repository/index" if head.method == Method::POST => return Route::Own(OwnAnswer::RepositoryIndex),
             "/v2/health/live" if reads => return Route::Own(OwnAnswer::Live),
             "/v2/health/ready" if reads => return Route::Own(OwnAnswer::Ready),
             _ => {}
@@ -424,7 +445,12 @@ pub(crate) fn select_component(service: &Numbered, named: Option<ComponentKind>,
     });
     match component {
         Some(component) => {
-            Route::To(Target { service: Arc::clone(route), component, strip, number: *number, tag: None })
+            let target =
+                Target { service: Arc::clone(route), component, strip, number: *number, tag: None, model: None };
+            Route::To(match named_model(route, path) {
+                Some(model) => target.asking_for(model),
+                None => target,
+            })
         }
         None => Route::Miss(Miss {
             reason: MissReason::NoComponent,
@@ -432,6 +458,16 @@ pub(crate) fn select_component(service: &Numbered, named: Option<ComponentKind>,
             candidates: vec![route.key.clone()],
         }),
     }
+}
+
+/// The model a path names, where that matters: at services with TrainedModels.
+fn named_model<'p>(service: &ServiceRoute, path: &'p str) -> Option<&'p str> {
+    if service.trained.is_empty() {
+        return None;
+    }
+    let rest =
+        ["/v1/models/", "/v2/models/", "/openai/v1/models/"].iter().find_map(|prefix| path.strip_prefix(prefix))?;
+    rest.split(['/', ':']).next()
 }
 
 /// `^/v1/models/[\w-]+:explain$`

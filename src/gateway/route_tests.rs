@@ -25,6 +25,7 @@ fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]
         key: ServiceKey::new(namespace, name),
         components: kinds.iter().map(component).collect(),
         model_names: models.iter().map(|model| (*model).to_owned()).collect(),
+        trained: BTreeMap::new(),
     })
 }
 

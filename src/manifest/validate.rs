@@ -14,6 +14,7 @@ mod names;
 mod runtime;
 mod service;
 mod storage;
+mod trained;
 mod update;
 
 use serde_json::Value;
@@ -38,6 +39,7 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value,
             graph::check(&metadata.name, spec, report);
             ignored::check_graph(raw, report);
         }
+        Typed::TrainedModel(spec) => trained::check(metadata, spec, report),
         Typed::ServingRuntime(spec) => {
             runtime::check(kind, &metadata.name, spec, report);
             ignored::check_runtime(raw, report);

@@ -15,6 +15,7 @@ use super::planner::Plan;
 use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
+use super::trained::Loaded;
 use super::world::{ExitFact, Now};
 use crate::api::ServiceKey;
 use crate::workload::{ComponentKey, Fingerprint, Probe};
@@ -30,6 +31,8 @@ pub struct Memory {
     pub history_limit: Option<usize>,
     /// The InferenceService as it was written for each revision, to make it again from.
     pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
+    /// What is loaded in servers that load models while they run, per container name.
+    pub repositories: HashMap<String, Loaded>,
     /// Attempts to make or start a container that failed, per container name.
     pub refusals: HashMap<String, Refusal>,
     /// Attempts to stop or remove a container that failed, per container name.
@@ -419,7 +422,7 @@ impl Memory {
                 *stuck = Refusal { message, permanent, failures: stuck.failures.saturating_add(1), at: now.tick };
             }
             Action::PullModel { .. } | Action::CheckImage { .. } | Action::PullImage { .. } | Action::Probe(_) => {}
-            Action::LimitCpu { .. } => {}
+            Action::LimitCpu { .. } | Action::Repository(_) => {}
         }
     }
 
@@ -432,6 +435,7 @@ impl Memory {
             self.draining.entry(name.to_string()).or_insert(now.tick);
         }
         self.note_rests(plan, now);
+        self.note_repositories(plan, now);
         self.note_room(plan);
         self.scales.note(&plan.standings, now);
         self.preloaded.extend(plan.preloaded.iter().cloned());

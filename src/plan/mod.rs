@@ -42,6 +42,7 @@ pub mod scale;
 pub mod sleep;
 pub mod split;
 pub mod status;
+pub mod trained;
 pub mod world;
 
 pub use action::{Action, ActionKey};

@@ -16,7 +16,7 @@ use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, graphs, preload, prepare, retire, rollout, status};
+use super::{admission, graphs, preload, prepare, retire, rollout, status, trained};
 use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
@@ -63,6 +63,8 @@ pub struct Plan {
     pub given_up: Vec<(ComponentKey, GivenUp)>,
     /// Services that are put to sleep to make room.
     pub evicted: Vec<Eviction>,
+    /// Servers of several models that have all of them, or are to be started anew, by the name of their container.
+    pub repositories: Vec<(String, trained::Note)>,
     /// What there is.
     pub machine: MachineLine,
     /// Who holds what, for people.
@@ -168,6 +170,8 @@ pub fn plan(world: &World, now: Now) -> Plan {
     for (key, service) in &world.services {
         plan_service(&mut draft, service, rests.get(key).copied().flatten(), &facts);
     }
+    trained::fetch(&mut draft);
+    trained::show(&mut draft.plan, world);
     graphs::add(&mut draft.plan, world);
     for (component, facts) in &facts.0 {
         if !world.services.contains_key(&component.service) {
@@ -222,6 +226,7 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         key: service.key.clone(),
         components: reports.iter().map(|report| (report.key.component, report.route.clone())).collect(),
         model_names: rollout::model_names(service, &reports),
+        trained: BTreeMap::new(),
     };
     let route = status::close_when_empty(route, service, stopped);
     draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));

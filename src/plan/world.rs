@@ -12,6 +12,7 @@ use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
 use super::record::ReplicaRecord;
+use super::trained::TrainedModel;
 use super::{Action, ActionKey, routes::ReplicaName};
 use crate::api::{Metadata, ServiceKey, StorageUri};
 use crate::graph::{CompileError, Graph};
@@ -43,6 +44,8 @@ pub struct World {
     pub services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     /// Graphs that are wanted.
     pub graphs: BTreeMap<ServiceKey, Arc<DesiredGraph>>,
+    /// Models that servers are to load, by the InferenceService they name; the oldest first.
+    pub trained: BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>>,
     /// False until the folder was read once: nothing is removed before.
     pub desired_known: bool,
     /// What earlier revisions were made from, as far as that is still known: those that keep a share of traffic are made
@@ -99,6 +102,7 @@ impl World {
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
+        memory.repositories.retain(|name, _| exists(name));
         memory.removing.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
         memory.tidy_dozing(containers);

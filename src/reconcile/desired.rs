@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::api::{Kind, ObjectKey, ServiceKey};
+use crate::api::{Kind, ObjectKey, ServiceKey, Typed, quantity};
 use crate::manifest;
+use crate::plan::trained::TrainedModel;
 use crate::plan::world::{DesiredService, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
 use crate::workload::{
-    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, resolve,
+    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, mark, resolve,
+    trained_model,
 };
 
 /// Resolutions that still hold.
@@ -40,7 +42,8 @@ impl Resolver {
             .objects
             .values()
             .filter(|stored| {
-                !matches!(stored.object.key.kind, Kind::InferenceService | Kind::InferenceGraph | Kind::Namespace)
+                let kind = stored.object.key.kind;
+                !matches!(kind, Kind::InferenceService | Kind::InferenceGraph | Kind::TrainedModel | Kind::Namespace)
             })
             .cloned()
             .collect();
@@ -89,6 +92,35 @@ impl Resolver {
             }
         }
         (kept, wrong)
+    }
+
+    /// Resolves the TrainedModels of a snapshot, by the InferenceService they name, the oldest first. Call it after
+    /// [`Resolver::resolve`].
+    pub fn trained(&self, snapshot: &Snapshot) -> BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>> {
+        let (_, references) = surroundings(&self.companions);
+        let mut all: BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>> = BTreeMap::new();
+        for stored in snapshot.list(Kind::TrainedModel, None) {
+            let Typed::TrainedModel(spec) = &stored.object.typed else { continue };
+            let key = ServiceKey::new(&stored.object.key.namespace, &stored.object.key.name);
+            let service = ServiceKey::new(&key.namespace, &spec.inference_service);
+            let server = snapshot.objects.get(&service.to_object_key());
+            let server = server.and_then(|stored| stored.object.as_inference_service());
+            let model = trained_model(&stored.object, spec, server, &references, &self.config);
+            let trained = TrainedModel {
+                key,
+                meta: stored.object.meta.clone(),
+                service: service.clone(),
+                framework: spec.model.framework.clone(),
+                memory: quantity::parse_whole(&spec.model.memory.0).unwrap_or_default(),
+                mark: model.as_ref().map(|model| mark(model, &spec.model.framework)).unwrap_or_default(),
+                model,
+            };
+            all.entry(service).or_default().push(Arc::new(trained));
+        }
+        for models in all.values_mut() {
+            models.sort_by(|a, b| (a.meta.creation_timestamp, &a.key).cmp(&(b.meta.creation_timestamp, &b.key)));
+        }
+        all
     }
 
     /// Resolves a revision of a component as it was written once; none when that means nothing any more.

@@ -19,7 +19,7 @@ use super::measure::{Measured, Meter, Rounds};
 use super::pulls::{self, Pulls};
 use super::resources::ResourceMeter;
 use super::revisions::Ledger;
-use super::{graphs, notice, observe, renames, said};
+use super::{graphs, notice, observe, renames, said, trained};
 use crate::api::{ServiceKey, StorageUri};
 use crate::engine::{Container, ContainerId, EngineError, Usage};
 use crate::home::Home;
@@ -30,6 +30,7 @@ use crate::plan::memory::{Memory, Revisions};
 use crate::plan::pods::PodView;
 use crate::plan::ps::{self, RoomView};
 use crate::plan::routes::RouteTable;
+use crate::plan::trained::{Held, RepositoryOrder};
 use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PlanConfig, ResolvedWorkload};
 use crate::plan::{Action, ActionKey, Plan, World, plan};
 use crate::storage::{Cache, CachedModel};
@@ -112,6 +113,7 @@ enum Fact {
     Used(Option<HashMap<ContainerId, Usage>>),
     Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
     Measured(Measured),
+    Repository { order: Box<RepositoryOrder>, result: Result<BTreeMap<String, Held>, Failure> },
 }
 
 /// Owns the world.
@@ -294,6 +296,7 @@ impl Driver {
         let (services, anew) = self.resolver.resolve(snapshot);
         self.world.services = services;
         self.world.graphs = graphs::desired(snapshot, &self.world.graphs);
+        self.take_trained(snapshot);
         self.world.desired_known = true;
         for key in &anew {
             self.forgive(key);
@@ -396,6 +399,7 @@ impl Driver {
         let older = self.world.older.values().flat_map(BTreeMap::values);
         wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
         wanted.extend(self.world.kept.iter().map(|model| model.uri.clone()));
+        wanted.extend(trained::references(&self.world).map(|model| model.uri.clone()));
         self.world.models.retain(|uri, _| wanted.contains(uri));
         let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
         let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
@@ -444,6 +448,7 @@ impl Driver {
                 self.world.memory.note_limit(&name, run, result.is_ok(), self.parts.clock.now());
                 Urgency::Gather
             }
+            Fact::Repository { order, result } => self.take_repository(&order, result),
             Fact::LastWords { name, lines } => {
                 if let Some(memory) = self.world.memory.containers.get_mut(&name) {
                     memory.last_words = lines;
@@ -685,6 +690,30 @@ impl Driver {
         }
     }
 
+    fn take_repository(&mut self, order: &RepositoryOrder, result: Result<BTreeMap<String, Held>, Failure>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Repository(order.name.clone()));
+        let result = result.map_err(|failure| {
+            self.learn(&failure);
+            failure.message
+        });
+        let now = self.parts.clock.now();
+        trained::say(&self.parts.events, &self.world, order, &result, now);
+        self.world.memory.note_repository(order, result, now);
+        Urgency::Now
+    }
+
+    /// Takes up the TrainedModels that are desired. One that was changed gets a fresh try at once.
+    fn take_trained(&mut self, snapshot: &crate::store::Snapshot) {
+        let next = self.resolver.trained(snapshot);
+        for uri in trained::changed(&self.world.trained, &next) {
+            if let Some(state @ ModelState::Failed { .. }) = self.world.models.get_mut(&uri) {
+                *state = ModelState::Absent;
+            }
+            self.model_failures.remove(&uri);
+        }
+        self.world.trained = next;
+    }
+
     /// A backend refused a connection: every readiness check is due. Not more often than makes sense: whoever calls a
     /// dead backend again and again rings each time.
     fn check_again(&mut self) -> Urgency {
@@ -848,6 +877,13 @@ impl Driver {
                 tasks.spawn_droppable("limit", async move {
                     let result = executor.engine.limit_cpu(&ContainerId(id), milli).await;
                     done(Fact::Limited { name, run, result }).await;
+                });
+            }
+            Action::Repository(order) => {
+                // What it was doing is found half done, and is done anew.
+                tasks.spawn_droppable("repository", async move {
+                    let result = executor.repository(&order).await;
+                    done(Fact::Repository { order, result }).await;
                 });
             }
             Action::Probe(order) => {

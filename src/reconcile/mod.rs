@@ -19,9 +19,11 @@ mod notice;
 pub mod observe;
 mod pulls;
 mod renames;
+mod repository;
 mod resources;
 pub mod revisions;
 pub mod said;
+mod trained;
 
 pub use clock::Clock;
 pub use driver::{Driver, DriverConfig, DriverParts};

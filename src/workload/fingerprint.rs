@@ -70,7 +70,8 @@ fn files(mount: &Mount) -> Value {
     Value::from(hex(&digest.finalize()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Returns bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -190,6 +191,7 @@ mod tests {
             image_access: crate::workload::Access::default(),
             service_account: "default".to_owned(),
             runtime: None,
+            model_server: None,
             memory_is_declared: true,
             priority_class: None,
             warnings: Vec::new(),

@@ -53,7 +53,7 @@ fn service(name: &str, state: RouteState) -> (ServiceKey, Arc<ServiceRoute>) {
         extras,
     };
     let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
-    (key.clone(), Arc::new(ServiceRoute { key, components, model_names: vec![name.into()] }))
+    (key.clone(), Arc::new(ServiceRoute { key, components, model_names: vec![name.into()], trained: [].into() }))
 }
 
 fn graph(name: &str, spec: &Value) -> (ServiceKey, Arc<GraphRoute>) {

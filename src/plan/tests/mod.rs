@@ -19,3 +19,4 @@ mod scale;
 mod sim;
 mod sleep;
 mod status;
+mod trained;

@@ -73,6 +73,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         image_access: Access::default(),
         service_account: "default".to_owned(),
         runtime: Some(RuntimeRef { name: "kserve-sklearnserver".to_owned(), cluster: true, server_type: None }),
+        model_server: None,
         memory_is_declared: true,
         priority_class: None,
         warnings: Vec::new(),

@@ -16,6 +16,7 @@ use crate::plan::record::ReplicaRecord;
 use crate::plan::routes::{Backend, RouteState};
 use crate::plan::scale::{Load, MEASURE_EVERY};
 use crate::plan::sleep::Rest;
+use crate::plan::trained::{Held, RepositoryOrder, RepositoryWork};
 use crate::plan::world::{
     ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
     ResolvedWorkload,
@@ -61,6 +62,10 @@ pub(super) struct Sim {
     clock: Duration,
     measured: Duration,
     boot: Duration,
+    /// Models a replica's folder shows.
+    shown: HashMap<String, BTreeMap<String, Held>>,
+    /// Models a container has loaded, and in which of its runs.
+    loaded: HashMap<String, BTreeMap<String, Duration>>,
     wall_offset: SignedDuration,
     runs: HashMap<String, Duration>,
     pending: Vec<Pending>,
@@ -145,6 +150,8 @@ impl Sim {
             clock: Duration::from_secs(1),
             measured: Duration::ZERO,
             boot: Duration::ZERO,
+            shown: HashMap::new(),
+            loaded: HashMap::new(),
             wall_offset: SignedDuration::ZERO,
             runs: HashMap::new(),
             pending: Vec::new(),
@@ -408,6 +415,10 @@ impl Sim {
                 self.world.images.insert(image.clone(), state);
             }
             Action::LimitCpu { name, run, .. } => self.world.memory.note_limit(name, *run, true, now),
+            Action::Repository(order) => {
+                let result = self.repository(order);
+                self.world.memory.note_repository(order, result, now);
+            }
             _ => {
                 let turn = self.made;
                 self.made += 1;
@@ -424,6 +435,35 @@ impl Sim {
                 }
             }
         }
+    }
+
+    /// What a server of several models does: it forgets them when it ends, and fails those whose files are `bad`.
+    fn repository(&mut self, order: &RepositoryOrder) -> Result<BTreeMap<String, Held>, String> {
+        let begun = self.runs.get(&order.name).copied();
+        let shown = self.shown.entry(order.replica.to_string()).or_default();
+        let ready = self.loaded.entry(order.name.clone()).or_default();
+        ready.retain(|_, since| Some(*since) == begun);
+        match &order.work {
+            RepositoryWork::Look => {
+                let look = |(name, held): (&String, &Held)| {
+                    (name.clone(), Held { ready: ready.contains_key(name), ..held.clone() })
+                };
+                return Ok(shown.iter().map(look).collect());
+            }
+            RepositoryWork::Load { uri, .. } if uri.to_string().contains("bad") => {
+                return Err("HTTP 500 from load: no model there".to_owned());
+            }
+            RepositoryWork::Load { model, mark, memory, .. } => {
+                let held = Held { mark: mark.clone(), memory: *memory, ready: false };
+                shown.insert(model.clone(), held);
+                ready.insert(model.clone(), begun.unwrap_or_default());
+            }
+            RepositoryWork::Unload { model } => {
+                shown.remove(model);
+                ready.remove(model);
+            }
+        }
+        Ok(BTreeMap::new())
     }
 
     fn model_failure(&self, uri: &crate::api::StorageUri) -> ModelState {
