@@ -53,7 +53,10 @@ impl Executor {
     ///
     /// # Errors
     /// The files cannot be shown, or the server does not do it; in its own words.
-    pub(super) async fn repository(&self, order: &RepositoryOrder) -> Result<BTreeMap<String, Held>, Failure> {
+    pub(in crate::reconcile) async fn repository(
+        &self,
+        order: &RepositoryOrder,
+    ) -> Result<BTreeMap<String, Held>, Failure> {
         let scratch = self.mounts.scratch(&order.replica);
         let folders =
             Folders { shown: scratch.join(MODELS_VOLUME), beside: scratch.join(format!("{MODELS_VOLUME}.beside")) };

@@ -12,12 +12,12 @@ use crate::telemetry::{EventLog, EventType};
 use crate::workload::ModelRef;
 
 /// Returns the files of every TrainedModel.
-pub(super) fn references(world: &World) -> impl Iterator<Item = &ModelRef> {
+pub(in crate::reconcile) fn references(world: &World) -> impl Iterator<Item = &ModelRef> {
     world.trained.values().flatten().filter_map(|model| model.model.as_ref().ok())
 }
 
 /// Returns the files of those that are new or were changed.
-pub(super) fn changed(
+pub(in crate::reconcile) fn changed(
     before: &BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>>,
     after: &BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>>,
 ) -> Vec<StorageUri> {
@@ -27,7 +27,7 @@ pub(super) fn changed(
 }
 
 /// Logs what came of an order, and records it with the model.
-pub(super) fn say(
+pub(in crate::reconcile) fn say(
     events: &EventLog,
     world: &World,
     order: &RepositoryOrder,

@@ -1,0 +1,186 @@
+//! Containers: the list of the engine, what became of actions on them, and what is noted of each.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tracing::{debug, info, warn};
+
+use super::facts::Fact;
+use super::{Driver, RELIST, RELIST_DOWN, Urgency};
+use crate::engine::{Container, EngineError};
+use crate::plan::world::{ContainerFact, EngineState, FactState, ModelState};
+use crate::plan::{Action, ActionKey};
+use crate::reconcile::execute::{self, Failure, Lesson};
+use crate::reconcile::{observe, renames};
+
+impl Driver {
+    /// Asks the engine for its containers, once at a time.
+    pub(super) fn ask_for_list(&mut self) {
+        let tick = self.parts.clock.now().tick;
+        let rest = if self.world.engine == EngineState::Up { RELIST } else { RELIST_DOWN };
+        let due = match self.world.engine {
+            EngineState::Down { .. } => tick >= self.last_list + RELIST_DOWN,
+            _ => self.list_again || tick >= self.last_list + rest,
+        };
+        if self.listing || !due {
+            return;
+        }
+        self.listing = true;
+        self.asked_at = tick;
+        self.list_again = false;
+        let (engine, sender, asked) = (Arc::clone(&self.parts.executor.engine), self.sender.clone(), self.serial);
+        self.parts.tasks.spawn_droppable("list", async move {
+            let result = engine.list().await;
+            // The driver is gone: nobody needs the list.
+            let _ = sender.send(Fact::Listed { asked, result }).await;
+        });
+    }
+
+    pub(super) fn take_list(&mut self, asked: u64, result: Result<Vec<Container>, EngineError>) -> Urgency {
+        self.listing = false;
+        self.last_list = self.parts.clock.now().tick;
+        let containers = match result {
+            Ok(containers) => containers,
+            Err(error) => {
+                let message = execute::chain(&error);
+                if self.world.engine != (EngineState::Down { message: message.clone() }) {
+                    warn!(error = message, "the container engine does not answer; what runs keeps serving");
+                    self.world.engine = EngineState::Down { message };
+                    return Urgency::Now;
+                }
+                return Urgency::Never;
+            }
+        };
+        if matches!(self.world.engine, EngineState::Down { .. }) {
+            info!("the container engine answers again");
+            // Refusals while it was away say nothing about now.
+            self.world.memory.refusals.clear();
+        }
+        let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
+        self.world.engine = EngineState::Up;
+        self.world.limits_later = self.parts.executor.engine.limits_later();
+        self.world.holds_networks = self.parts.executor.engine.holds_networks();
+        renames::follow(&mut self.world, &containers);
+        self.world.listed_at = Some(self.asked_at);
+        let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
+        let mut listed = HashSet::new();
+        let mut fresh = Vec::new();
+        for container in &containers {
+            listed.insert(container.name.clone());
+            if newer(&container.name) {
+                self.list_again = true;
+                continue;
+            }
+            match observe::fact(container) {
+                Some(fact) => fresh.push(fact),
+                None => debug!(container = container.name, "a container of ours has labels of another version"),
+            }
+        }
+        let gone: Vec<String> =
+            self.world.containers.keys().filter(|name| !listed.contains(*name) && !newer(name)).cloned().collect();
+        self.touched.retain(|_, serial| *serial > asked);
+        for name in gone {
+            self.world.containers.remove(&name);
+            self.world.memory.forget_container(&name);
+            urgency = Urgency::Now;
+        }
+        for fact in fresh {
+            urgency = urgency.max(self.take_fact(fact));
+        }
+        urgency
+    }
+
+    /// Takes over what is known of one container now.
+    pub(super) fn take_fact(&mut self, mut fact: ContainerFact) -> Urgency {
+        let now = self.parts.clock.now();
+        let known = self.world.containers.get(&fact.name);
+        // A list tells less than a look: what it leaves out is kept.
+        if let (Some(old), FactState::Running { started_at: started @ None }) = (known, &mut fact.state)
+            && let FactState::Running { started_at } = &old.state
+        {
+            *started = *started_at;
+        }
+        if known == Some(&fact) {
+            return Urgency::Never;
+        }
+        self.world.memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now);
+        match &fact.state {
+            FactState::Running { .. } if known.is_none_or(|old| !old.is_running()) => {
+                self.world.memory.note_running(&fact.name, now);
+            }
+            FactState::Removing => self.world.memory.note_removing(&fact.name, now),
+            FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
+                if exit.out_of_memory {
+                    let used = self.world.used.get(&fact.name).map_or(0, |used| used.peak);
+                    self.world.memory.note_memory_death(&fact, used);
+                }
+                self.fetch_last_words(&fact);
+            }
+            _ => {}
+        }
+        self.world.containers.insert(fact.name.clone(), fact);
+        Urgency::Now
+    }
+
+    pub(super) fn fetch_last_words(&self, fact: &ContainerFact) {
+        let (executor, sender) = (self.parts.executor.clone(), self.sender.clone());
+        let (id, name) = (fact.id.clone(), fact.name.clone());
+        self.parts.tasks.spawn_droppable("last-words", async move {
+            let lines = executor.last_words(&id).await;
+            // The driver is gone: nobody needs the words.
+            let _ = sender.send(Fact::LastWords { name, lines }).await;
+        });
+    }
+
+    pub(super) fn take_container(&mut self, action: &Action, result: Result<Option<Container>, Failure>) -> Urgency {
+        let key = action.key();
+        self.world.in_flight.remove(&key);
+        self.world.note_ended(action, self.parts.clock.now());
+        let ActionKey::Container(name) = key else { return Urgency::Never };
+        self.serial += 1;
+        self.touched.insert(name.clone(), self.serial);
+        match result {
+            Ok(Some(container)) => {
+                if let Action::Rouse(order) = action {
+                    self.world.memory.note_roused(order);
+                }
+                // An action ended well: whatever the engine refused before is over.
+                self.world.memory.refusals.remove(&name);
+                if let Some(fact) = observe::fact(&container) {
+                    self.take_fact(fact);
+                }
+            }
+            Ok(None) => {
+                self.world.containers.remove(&name);
+                self.world.memory.forget_container(&name);
+            }
+            Err(failure) => {
+                self.learn(&failure);
+                self.list_again = true;
+                let known = self.world.memory.refusals.get(&name).or(self.world.memory.stuck.get(&name));
+                if known.is_none_or(|known| known.message != failure.message) {
+                    warn!(container = name, error = failure.message, "the engine did not do it");
+                }
+                let now = self.parts.clock.now();
+                if failure.lesson == Lesson::None {
+                    self.world.memory.note_failure(action, failure.message, failure.permanent, now);
+                }
+            }
+        }
+        Urgency::Now
+    }
+
+    pub(super) fn learn(&mut self, failure: &Failure) {
+        match &failure.lesson {
+            Lesson::None => {}
+            Lesson::EngineDown => self.list_again = true,
+            Lesson::ImageGone(image) => {
+                self.world.images.remove(image);
+            }
+            Lesson::ModelGone => {
+                self.world.models.retain(|_, state| !matches!(state, ModelState::Present { .. }));
+                self.look_up_models();
+            }
+        }
+    }
+}

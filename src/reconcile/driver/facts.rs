@@ -1,0 +1,183 @@
+//! What comes back from effects, and what each means for the world.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::{Driver, Urgency};
+use crate::api::StorageUri;
+use crate::engine::{Container, ContainerId, EngineError, Usage};
+use crate::plan::action::{ProbeKind, ProbeOrder};
+use crate::plan::trained::{Held, RepositoryOrder};
+use crate::plan::world::{ImageState, ModelState};
+use crate::plan::{Action, ActionKey};
+use crate::reconcile::execute::{self, Failure};
+use crate::reconcile::measure::Measured;
+use crate::storage::CachedModel;
+
+/// A refused connection makes every check due at most this often.
+const CHECK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What comes back from an effect.
+pub(super) enum Fact {
+    Listed { asked: u64, result: Result<Vec<Container>, EngineError> },
+    Model { uri: StorageUri, result: Result<CachedModel, Failure> },
+    ImageChecked { image: String, result: Result<bool, Failure> },
+    ImagePulled { image: String, result: Result<(), (Failure, bool)> },
+    Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
+    Probed { order: Box<ProbeOrder>, result: Result<(), String> },
+    LastWords { name: String, lines: Vec<String> },
+    Used(Option<HashMap<ContainerId, Usage>>),
+    Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
+    Measured(Measured),
+    Repository { order: Box<RepositoryOrder>, result: Result<BTreeMap<String, Held>, Failure> },
+}
+
+impl Driver {
+    pub(super) fn take_facts(&mut self, first: Fact) -> Urgency {
+        let mut urgency = self.take(first);
+        while let Ok(fact) = self.facts.try_recv() {
+            urgency = urgency.max(self.take(fact));
+        }
+        urgency
+    }
+
+    pub(super) fn take(&mut self, fact: Fact) -> Urgency {
+        match fact {
+            Fact::Listed { asked, result } => self.take_list(asked, result),
+            Fact::Model { uri, result } => self.take_model(uri, result),
+            Fact::ImageChecked { image, result } => self.take_image_check(image, result),
+            Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
+            Fact::Container { action, result } => self.take_container(&action, result),
+            Fact::Probed { order, result } => self.take_probe(&order, result),
+            Fact::Repository { order, result } => self.take_repository(&order, result),
+            Fact::Measured(measured) => match self.rounds.end(&mut self.world, measured) {
+                true => Urgency::Now,
+                false => Urgency::Never,
+            },
+            Fact::Used(usage) => {
+                let tick = self.parts.clock.now().tick;
+                self.resources.take(&self.world, usage, tick);
+                Urgency::Never
+            }
+            Fact::Limited { name, run, result } => {
+                self.world.in_flight.remove(&ActionKey::Limit(name.clone()));
+                if let Err(error) = &result {
+                    warn!(container = name, error = execute::chain(error), "could not limit its processor");
+                }
+                self.world.memory.note_limit(&name, run, result.is_ok(), self.parts.clock.now());
+                Urgency::Gather
+            }
+            Fact::LastWords { name, lines } => {
+                if let Some(memory) = self.world.memory.containers.get_mut(&name) {
+                    memory.last_words = lines;
+                }
+                Urgency::Now
+            }
+        }
+    }
+
+    pub(super) fn take_model(&mut self, uri: StorageUri, result: Result<CachedModel, Failure>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Model(uri.clone()));
+        self.pulls.model_ended(&uri);
+        let state = match result {
+            Ok(model) => {
+                info!(model = uri.redacted(), bytes = model.size, files = model.files, "model is here");
+                self.model_failures.remove(&uri);
+                ModelState::Present { size: model.size }
+            }
+            Err(failure) => {
+                let failures = self.model_failures.entry(uri.clone()).or_default();
+                *failures += 1;
+                ModelState::Failed {
+                    message: failure.message,
+                    transient: !failure.permanent,
+                    failures: *failures,
+                    at: self.parts.clock.now().tick,
+                }
+            }
+        };
+        self.world.models.insert(uri, state);
+        Urgency::Now
+    }
+
+    pub(super) fn take_image_check(&mut self, image: String, result: Result<bool, Failure>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Image(image.clone()));
+        match result {
+            Ok(true) => self.world.images.insert(image, ImageState::Present { pulled_at: None }),
+            Ok(false) => self.world.images.insert(image, ImageState::Absent { at: self.parts.clock.now().tick }),
+            Err(failure) => {
+                self.learn(&failure);
+                self.world.images.remove(&image)
+            }
+        };
+        Urgency::Now
+    }
+
+    pub(super) fn take_image_pull(&mut self, image: String, result: Result<(), (Failure, bool)>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Image(image.clone()));
+        self.pulls.image_ended(&image);
+        let tick = self.parts.clock.now().tick;
+        let state = match result {
+            Ok(()) => {
+                info!(image, "image is here");
+                self.image_failures.remove(&image);
+                ImageState::Present { pulled_at: Some(tick) }
+            }
+            Err((failure, present)) => {
+                self.learn(&failure);
+                if present {
+                    warn!(
+                        image,
+                        error = failure.message,
+                        "the image could not be pulled; the copy on this machine is used"
+                    );
+                }
+                let failures = self.image_failures.entry(image.clone()).or_default();
+                *failures += 1;
+                ImageState::Failed {
+                    message: failure.message,
+                    transient: !failure.permanent,
+                    failures: *failures,
+                    at: tick,
+                    present,
+                }
+            }
+        };
+        self.world.images.insert(image, state);
+        Urgency::Now
+    }
+
+    pub(super) fn take_probe(&mut self, order: &ProbeOrder, result: Result<(), String>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Probe(order.name.clone(), order.kind));
+        let failed = result.is_err();
+        let now = self.parts.clock.now();
+        let changed = self.world.memory.note_check(order, result, now);
+        match (changed, failed) {
+            (true, _) => Urgency::Now,
+            // Still loading: the next look is due in milliseconds, and so are those at others.
+            (false, true) => Urgency::Soon,
+            (false, false) => Urgency::Gather,
+        }
+    }
+
+    /// A backend refused a connection: every readiness check is due. Not more often than makes sense: whoever calls a
+    /// dead backend again and again rings each time.
+    pub(super) fn check_again(&mut self) -> Urgency {
+        let tick = self.parts.clock.now().tick;
+        if tick < self.last_check_again + CHECK_AGAIN {
+            return Urgency::Never;
+        }
+        self.last_check_again = tick;
+        self.list_again = true;
+        for memory in self.world.memory.containers.values_mut() {
+            for kind in [ProbeKind::Readiness, ProbeKind::Model] {
+                if let Some(probe) = memory.probes.get_mut(&kind) {
+                    probe.last = None;
+                }
+            }
+        }
+        Urgency::Now
+    }
+}

@@ -1,0 +1,149 @@
+//! What is wanted: services resolved anew when they change, the revisions before them, and the models they need.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tracing::info;
+
+use super::{Driver, Urgency};
+use crate::api::ServiceKey;
+use crate::plan::Now;
+use crate::plan::world::{ImageState, ModelState, ResolvedWorkload};
+use crate::reconcile::{graphs, trained};
+use crate::store::Snapshot;
+use crate::telemetry::EventType;
+use crate::workload::ComponentKey;
+
+/// Containers may still read a model this long after the time requests have to drain.
+const LINGER: Duration = Duration::from_secs(60);
+
+impl Driver {
+    /// Resolves what is desired when it changed.
+    pub(super) fn take_desired(&mut self, snapshot: &Snapshot) -> Urgency {
+        if self.desired_version == Some(snapshot.desired_version) || snapshot.desired_version == 0 {
+            return Urgency::Never;
+        }
+        self.desired_version = Some(snapshot.desired_version);
+        let now = self.parts.clock.now();
+        let (services, anew) = self.resolver.resolve(snapshot);
+        self.world.services = services;
+        self.world.graphs = graphs::desired(snapshot, &self.world.graphs);
+        self.take_trained(snapshot);
+        self.world.desired_known = true;
+        for key in &anew {
+            self.forgive(key);
+            self.warn_about(key, now);
+        }
+        for service in self.world.services.values() {
+            let written = snapshot.objects.get(&service.key.to_object_key()).map(|stored| &stored.object.raw);
+            for resolved in service.resolution.as_deref().unwrap_or_default() {
+                let component = &resolved.workload.component;
+                self.world.memory.want(component, &resolved.fingerprint, now);
+                if let Some(written) = written {
+                    self.sources_changed |= self.world.memory.note_source(component, written);
+                }
+                resolved.workload.containers.iter().for_each(|spec| self.parts.executor.engine.learn(spec));
+            }
+        }
+        let (kept, wrong) = self.resolver.kept();
+        self.world.kept = kept;
+        for (key, problem) in wrong {
+            self.parts.events.record(&key, EventType::Warning, "ModelNotFetched", &problem, now.wall);
+        }
+        self.revive_older();
+        self.look_up_models();
+        Urgency::Now
+    }
+
+    /// Resolves the revisions again that had all traffic once and may have to be made again.
+    pub(super) fn revive_older(&mut self) {
+        let Self { world, resolver, .. } = self;
+        let mut older: BTreeMap<ComponentKey, BTreeMap<u32, ResolvedWorkload>> = BTreeMap::new();
+        for (component, history) in &world.memory.revisions {
+            let Some(sources) = world.memory.sources.get(component) else { continue };
+            let kept = [history.rolled_out, history.previous].into_iter().flatten();
+            for revision in kept.filter(|revision| *revision != history.target) {
+                let wanted = history.known.get(&revision).map(|note| note.fingerprint.as_str());
+                let revived = sources.get(&revision).and_then(|source| resolver.revive(component, revision, source));
+                // What it would be now must be what it was: a runtime or a Secret may have changed since.
+                if let Some(revived) = revived.filter(|revived| Some(revived.fingerprint.0.as_str()) == wanted) {
+                    older.entry(component.clone()).or_default().insert(revision, revived);
+                }
+            }
+        }
+        world.older = older;
+    }
+
+    /// Says what in a changed service means nothing here, or something else than its author may think.
+    pub(super) fn warn_about(&self, key: &ServiceKey, now: Now) {
+        let Some(service) = self.world.services.get(key) else { return };
+        for resolved in service.resolution.as_deref().unwrap_or_default() {
+            for warning in &resolved.workload.warnings {
+                let object = key.to_object_key();
+                if self.parts.events.record(&object, EventType::Warning, "ManifestWarning", warning, now.wall) {
+                    info!(service = %key, "{warning}");
+                }
+            }
+        }
+    }
+
+    /// A changed service gets a fresh try at once.
+    pub(super) fn forgive(&mut self, key: &ServiceKey) {
+        let Some(service) = self.world.services.get(key) else { return };
+        for resolved in service.resolution.as_deref().unwrap_or_default() {
+            for model in &resolved.workload.models {
+                if let Some(state @ ModelState::Failed { .. }) = self.world.models.get_mut(&model.uri) {
+                    *state = ModelState::Absent;
+                }
+                self.model_failures.remove(&model.uri);
+            }
+            for spec in resolved.workload.containers.iter().chain(&resolved.workload.init_containers) {
+                if matches!(
+                    self.world.images.get(&spec.image),
+                    Some(ImageState::Failed { .. } | ImageState::Absent { .. })
+                ) {
+                    self.world.images.remove(&spec.image);
+                }
+                self.image_failures.remove(&spec.image);
+            }
+        }
+        let own: Vec<String> = self
+            .world
+            .memory
+            .refusals
+            .keys()
+            .filter(|name| name.contains(&format!(".{}-", key.name)) && name.contains(&format!(".{}", key.namespace)))
+            .cloned()
+            .collect();
+        for name in own {
+            self.world.memory.refusals.remove(&name);
+        }
+    }
+
+    /// Looks up the models that are wanted, and forgets those that are not.
+    pub(super) fn look_up_models(&mut self) {
+        let mut wanted = BTreeSet::new();
+        for service in self.world.services.values() {
+            for resolved in service.resolution.as_deref().unwrap_or_default() {
+                wanted.extend(resolved.workload.models.iter().map(|model| model.uri.clone()));
+            }
+        }
+        let older = self.world.older.values().flat_map(BTreeMap::values);
+        wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
+        wanted.extend(self.world.kept.iter().map(|model| model.uri.clone()));
+        wanted.extend(trained::references(&self.world).map(|model| model.uri.clone()));
+        self.world.models.retain(|uri, _| wanted.contains(uri));
+        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
+        let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
+        self.claims.want(&self.parts.cache, owner, wanted.clone(), tick, linger);
+        for uri in wanted {
+            if matches!(self.world.models.get(&uri), None | Some(ModelState::Absent)) {
+                let state = match self.parts.cache.lookup(&uri) {
+                    Some(model) => ModelState::Present { size: model.size },
+                    None => ModelState::Absent,
+                };
+                self.world.models.insert(uri, state);
+            }
+        }
+    }
+}
