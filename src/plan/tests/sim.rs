@@ -16,7 +16,7 @@ use crate::plan::record::ReplicaRecord;
 use crate::plan::routes::{Backend, RouteState};
 use crate::plan::scale::{Load, MEASURE_EVERY};
 use crate::plan::sleep::Rest;
-use crate::plan::trained::{Held, RepositoryOrder, RepositoryWork};
+use crate::plan::trained::{Held, Note, RepositoryOrder, RepositoryWork};
 use crate::plan::world::{
     ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
     ResolvedWorkload,
@@ -350,6 +350,8 @@ impl Sim {
     fn dispatch(&mut self, action: Action) {
         match &action {
             Action::Probe(order) => self.checks.push((self.now().tick, order.clone())),
+            // A look is a check, too.
+            Action::Repository(order) if order.work == RepositoryWork::Look => {}
             other => self.log.push(other.to_string()),
         }
         if matches!(action, Action::Stop { .. }) {
@@ -812,6 +814,10 @@ impl Sim {
             }
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
+                let anew = |name: &String| next.repositories.contains(&(name.clone(), Note::Leaving));
+                if facts.iter().any(|fact| anew(&fact.name)) {
+                    continue;
+                }
                 let own: Vec<_> = facts.iter().filter(|f| f.container != "prepare" && !f.is_sandbox()).collect();
                 let is_whole = own.first().is_some_and(|fact| fact.record.containers.len() == own.len());
                 let well = is_whole && own.into_iter().all(|fact| self.is_well(fact));

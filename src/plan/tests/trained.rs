@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::sample::{self, at_least, key, model, predicting, service};
-use super::sim::Sim;
+use super::sim::{Ledger, Orders, Sim};
 use crate::api::{InferenceServiceStatus, Kind, Metadata};
 use crate::plan::Plan;
 use crate::plan::ledger::Used;
@@ -100,8 +100,8 @@ fn models_are_fetched_loaded_and_called_under_their_own_names() {
         [
             "pull model s3://models/rose",
             "pull model s3://models/iris",
-            "load model rose in kl.test.shelf-predictor-00001-0.default.kserve-container",
-            "load model iris in kl.test.shelf-predictor-00001-0.default.kserve-container",
+            "load model rose in kserve-local.test.shelf-predictor-00001-0.default",
+            "load model iris in kserve-local.test.shelf-predictor-00001-0.default",
         ]
     );
     sim.assert_quiet(9.0);
@@ -155,8 +155,8 @@ fn models_are_loaded_again_after_an_end_of_their_server_and_found_after_one_of_t
     sim.run(5.0);
     assert_eq!((done(&sim, "load model rose"), ready(&sim, "rose")), (2, so("True", "")));
     // All that a new daemon knows is what the server says.
-    sim.world.memory.repositories.clear();
-    sim.run(1.0);
+    sim.restart_daemon(Orders::Dropped, Ledger::Kept);
+    sim.run(3.0);
     assert_eq!((done(&sim, "load model rose"), ready(&sim, "rose")), (2, so("True", "")));
 }
 

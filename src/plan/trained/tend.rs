@@ -145,7 +145,8 @@ fn start_anew(
     let is_whole = |other: &ContainerFact| {
         world.memory.loaded(&other.name).is_some_and(|loaded| loaded.complete && loaded.leaving.is_none())
     };
-    if loaded.leaving.is_none() && !elsewhere.into_iter().all(is_whole) {
+    let follows = |other: &ContainerFact| draft.plan.repositories.contains(&(other.name.clone(), Note::Leaving));
+    if loaded.leaving.is_none() && !elsewhere.into_iter().all(|other| is_whole(other) && !follows(other)) {
         return None;
     }
     let name = &model.key.name;
