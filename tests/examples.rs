@@ -9,7 +9,7 @@ use kserve_local::runtimes::Catalog;
 use kserve_local::workload::{Companions, Workload, WorkloadConfig, resolve};
 
 /// File, and a piece of each warning that it is meant to give.
-const EXPECTED_WARNINGS: &[(&str, &[&str])] = &[];
+const EXPECTED_WARNINGS: &[(&str, &[&str])] = &[("multi-model.yaml", &["no storageUri"])];
 
 fn yaml_files(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);

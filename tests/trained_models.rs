@@ -131,7 +131,7 @@ async fn three_models_in_one_mlserver_come_change_go_and_survive() {
     let (_, index) = ask(&daemon, "/v2/repository/index").await;
     let states: Vec<_> = index.as_array().expect("a list").iter().map(|item| (&item["name"], &item["state"])).collect();
     let state = json!("READY");
-    assert_eq!(states, [(&json!("one"), &state), (&json!("two"), &state), (&json!("three"), &state)]);
+    assert_eq!(states, [(&json!("one"), &state), (&json!("three"), &state), (&json!("two"), &state)]);
 
     // One is changed, and answers all the time; a change that fails leaves what was there.
     daemon.drop_file("two.json", &trained("two", &folder(4), "100Mi"));
