@@ -104,6 +104,7 @@ fn service(name: &str, http: SocketAddr, grpc: SocketAddr) -> ServiceRoute {
         components: BTreeMap::from([(ComponentKind::Predictor, predictor)]),
         model_names: vec![name.into()],
         trained: BTreeMap::new(),
+        by_path: false,
     }
 }
 

@@ -43,7 +43,8 @@ fn objects(path: &Path) -> Vec<Object> {
 fn workloads(path: &Path) -> Vec<Workload> {
     let objects = objects(path);
     let (catalog, companions) = (Catalog::new(&objects), Companions::new(&objects));
-    let services = objects.iter().filter(|object| object.key.kind == Kind::InferenceService);
+    let is_service = |object: &&Object| matches!(object.key.kind, Kind::InferenceService | Kind::LlmInferenceService);
+    let services = objects.iter().filter(is_service);
     let resolved = services.map(|service| {
         resolve(service, &catalog, &companions, &WorkloadConfig::default())
             .unwrap_or_else(|error| panic!("{}: {error}", name(path)))

@@ -423,12 +423,12 @@ fn a_runtime_without_a_serving_container_or_with_a_bad_placeholder_is_refused_in
 #[test]
 fn a_model_without_storage_waits_for_trained_models() {
     let workload = predictor(&service(
-        "predictor:\n  model:\n    modelFormat:\n      name: sklearn\n    protocolVersion: v2\n    resources:\n      limits: {memory: 1Gi}",
+        "predictor:\n  model:\n    modelFormat:\n      name: sklearn\n    protocolVersion: v2\n    resources:\n      limits: {memory: 3Gi}",
     ));
     assert_eq!(workload.models, []);
     let server = workload.model_server.expect("it loads models while it runs");
     assert_eq!(server.repository, Repository { port: 8080, layout: Layout::MlServer, read_only: true });
-    assert_eq!((server.memory_limit, server.frameworks.contains(&"xgboost".to_owned())), (Some(1 << 30), true));
+    assert_eq!((server.memory_limit, server.frameworks.contains(&"xgboost".to_owned())), (Some(3 << 30), true));
     let mount = workload.containers[0].mounts.iter().find(|mount| mount.path == "/mnt/models").expect("a folder");
     assert!(mount.read_only && matches!(mount.source, MountSource::EmptyDir { .. }));
     let own = predictor(&service(

@@ -23,6 +23,7 @@ pub fn route(input: &str) {
             components: [].into(),
             model_names: vec![name.into()],
             trained: [].into(),
+            by_path: false,
         };
         (key, Arc::new(route))
     };

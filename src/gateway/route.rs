@@ -370,6 +370,9 @@ impl RouteIndex {
         if by_body && head.method == Method::POST {
             return Route::Ask(Question::JsonModel);
         }
+        if let Some(route) = self.find_by_path(head.path) {
+            return route;
+        }
         Route::Miss(Miss::new(MissReason::UnknownPath, head.path))
     }
 
@@ -381,6 +384,17 @@ impl RouteIndex {
         let count = ends.iter().position(|end| *end == rest.len()).unwrap_or(MAX_MODEL_SEPARATORS);
         let known = ends[..=count].iter().rev().map(|end| &rest[..*end]).find(|name| self.models.contains_key(*name));
         self.by_model(known.unwrap_or(&rest[..ends[0]]), path)
+    }
+
+    /// `/<namespace>/<name>/…` leads to an LLMInferenceService.
+    fn find_by_path(&self, path: &str) -> Option<Route> {
+        let rest = path.strip_prefix('/')?;
+        let (namespace, after) = rest.split_once('/')?;
+        let name = after.split('/').next()?;
+        let named = &rest[..namespace.len() + 1 + name.len()];
+        let service = self.paths.get(named).filter(|service| service.route.by_path)?;
+        let strip = 1 + named.len();
+        Some(select_component(service, None, &path[strip..], strip))
     }
 
     /// `rest` is `<namespace>/<name>…`.

@@ -10,6 +10,7 @@ mod graph;
 mod ignored;
 mod kept;
 mod limits;
+mod llm;
 mod names;
 mod runtime;
 mod service;
@@ -40,6 +41,10 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value,
             ignored::check_graph(raw, report);
         }
         Typed::TrainedModel(spec) => trained::check(metadata, spec, report),
+        Typed::LlmInferenceService(spec) => {
+            llm::check(kind, metadata, spec, raw, report);
+            ignored::check_llm(raw, report);
+        }
         Typed::ServingRuntime(spec) => {
             runtime::check(kind, &metadata.name, spec, report);
             ignored::check_runtime(raw, report);

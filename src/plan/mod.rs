@@ -23,6 +23,7 @@ mod holders;
 mod learn;
 pub mod ledger;
 pub mod lift;
+mod llm;
 pub mod memory;
 pub mod pace;
 pub mod planner;

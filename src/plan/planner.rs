@@ -16,8 +16,8 @@ use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, graphs, preload, prepare, retire, rollout, status, trained};
-use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
+use super::{admission, graphs, llm, preload, prepare, retire, rollout, status, trained};
+use crate::api::{ComponentKind, InferenceServiceStatus, Kind, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
 /// What is to be done, shown and waited for.
@@ -171,6 +171,7 @@ pub fn plan(world: &World, now: Now) -> Plan {
         plan_service(&mut draft, service, rests.get(key).copied().flatten(), &facts);
     }
     trained::fetch(&mut draft);
+    llm::add_shadowed(&mut draft.plan, world);
     trained::show(&mut draft.plan, world);
     graphs::add(&mut draft.plan, world);
     for (component, facts) in &facts.0 {
@@ -227,11 +228,18 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         components: reports.iter().map(|report| (report.key.component, report.route.clone())).collect(),
         model_names: rollout::model_names(service, &reports),
         trained: BTreeMap::new(),
+        by_path: service.kind == Kind::LlmInferenceService,
     };
     let route = status::close_when_empty(route, service, stopped);
     draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));
     let status = status::of_service(draft.world, service, &reports, stopped);
-    draft.plan.statuses.push((service.key.clone(), status));
+    match service.kind {
+        Kind::LlmInferenceService => {
+            let status = llm::status(draft.world, service, status);
+            draft.plan.other_statuses.push((service.object_key(), status));
+        }
+        _ => draft.plan.statuses.push((service.key.clone(), status)),
+    }
     draft.plan.routes.scrapes.extend(reports.iter().flat_map(|report| report.scrapes.iter().cloned()));
     draft.plan.pods.extend(reports.into_iter().flat_map(|report| report.pods));
 }

@@ -45,6 +45,8 @@ pub struct ServiceRoute {
     pub components: BTreeMap<ComponentKind, ComponentRoute>,
     /// Names under which the service's models are called on the bare address (`localhost:8080`).
     pub model_names: Vec<String>,
+    /// Whether `/{namespace}/{name}/` on the bare address leads to it, as to LLMInferenceServices.
+    pub by_path: bool,
     /// Its TrainedModels, and what may be done with a request for each: replicas have loaded it, or why none has.
     pub trained: BTreeMap<String, RouteState>,
 }

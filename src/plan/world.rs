@@ -14,7 +14,7 @@ use super::memory::Memory;
 use super::record::ReplicaRecord;
 use super::trained::TrainedModel;
 use super::{Action, ActionKey, routes::ReplicaName};
-use crate::api::{Metadata, ServiceKey, StorageUri};
+use crate::api::{Kind, Metadata, ObjectKey, ServiceKey, StorageUri};
 use crate::graph::{CompileError, Graph};
 use crate::workload::{ComponentKey, Fingerprint, ModelRef, ResolveError, Workload, names};
 
@@ -44,6 +44,8 @@ pub struct World {
     pub services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     /// Graphs that are wanted.
     pub graphs: BTreeMap<ServiceKey, Arc<DesiredGraph>>,
+    /// LLMInferenceServices whose name an InferenceService has, too: they are not served.
+    pub shadowed: Vec<(ServiceKey, i64)>,
     /// Models that servers are to load, by the InferenceService they name; the oldest first.
     pub trained: BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>>,
     /// False until the folder was read once: nothing is removed before.
@@ -195,15 +197,24 @@ impl Default for PlanConfig {
     }
 }
 
-/// One InferenceService as wanted.
+/// One InferenceService or LLMInferenceService as wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredService {
     /// Its name.
     pub key: ServiceKey,
+    /// Which of the two it is.
+    pub kind: Kind,
     /// Its metadata.
     pub meta: Metadata,
     /// Its components, or why they cannot be.
     pub resolution: Result<Vec<ResolvedWorkload>, ResolveError>,
+}
+
+impl DesiredService {
+    /// Returns the key of the object it is of.
+    pub fn object_key(&self) -> ObjectKey {
+        self.key.to_key_of(self.kind)
+    }
 }
 
 /// One InferenceGraph as wanted.

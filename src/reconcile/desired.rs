@@ -43,7 +43,14 @@ impl Resolver {
             .values()
             .filter(|stored| {
                 let kind = stored.object.key.kind;
-                !matches!(kind, Kind::InferenceService | Kind::InferenceGraph | Kind::TrainedModel | Kind::Namespace)
+                !matches!(
+                    kind,
+                    Kind::InferenceService
+                        | Kind::LlmInferenceService
+                        | Kind::InferenceGraph
+                        | Kind::TrainedModel
+                        | Kind::Namespace
+                )
             })
             .cloned()
             .collect();
@@ -60,17 +67,24 @@ impl Resolver {
         let (catalog, references) = surroundings(&self.companions);
         let mut services = BTreeMap::new();
         let mut anew = Vec::new();
-        for stored in snapshot.list(Kind::InferenceService, None) {
+        let kinds = [Kind::InferenceService, Kind::LlmInferenceService];
+        for stored in kinds.into_iter().flat_map(|kind| snapshot.list(kind, None)) {
             let object = &stored.object;
             let key = ServiceKey::new(object.key.namespace.clone(), object.key.name.clone());
-            let known = self.services.get(&key).filter(|known| known.meta == object.meta);
+            if services.contains_key(&key) {
+                // An InferenceService has the name; both would have one address.
+                continue;
+            }
+            let same = |known: &&Arc<DesiredService>| known.kind == object.key.kind && known.meta == object.meta;
+            let known = self.services.get(&key).filter(same);
             if let Some(known) = known.filter(|_| self.sources.get(&key) == Some(&object.raw)) {
                 services.insert(key, Arc::clone(known));
                 continue;
             }
             let resolution = resolve(object, &catalog, &references, &self.config)
                 .map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
-            let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution };
+            let service =
+                DesiredService { key: key.clone(), kind: object.key.kind, meta: object.meta.clone(), resolution };
             self.sources.insert(key.clone(), object.raw.clone());
             anew.push(key.clone());
             services.insert(key, Arc::new(service));
@@ -92,6 +106,15 @@ impl Resolver {
             }
         }
         (kept, wrong)
+    }
+
+    /// Returns the LLMInferenceServices whose name an InferenceService has, and the generation of each.
+    pub fn shadowed(snapshot: &Snapshot) -> Vec<(ServiceKey, i64)> {
+        let all = snapshot.list(Kind::LlmInferenceService, None).map(|stored| {
+            let object = &stored.object;
+            (ServiceKey::new(object.key.namespace.clone(), object.key.name.clone()), object.meta.generation)
+        });
+        all.filter(|(key, _)| snapshot.objects.contains_key(&key.to_object_key())).collect()
     }
 
     /// Resolves the TrainedModels of a snapshot, by the InferenceService they name, the oldest first. Call it after

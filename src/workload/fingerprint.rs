@@ -70,6 +70,11 @@ fn files(mount: &Mount) -> Value {
     Value::from(hex(&digest.finalize()))
 }
 
+/// Returns eight digits that tell a text from others.
+pub(super) fn digest(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes())[..4])
+}
+
 /// Returns bytes as hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -192,6 +197,7 @@ mod tests {
             service_account: "default".to_owned(),
             runtime: None,
             model_server: None,
+            aliases: Vec::new(),
             memory_is_declared: true,
             priority_class: None,
             warnings: Vec::new(),

@@ -180,6 +180,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         entry,
         extras,
         model_name,
+        aliases: Vec::new(),
         models: pod.models.models,
         labels: pod.labels,
         annotations: pod.annotations,

@@ -52,6 +52,8 @@ pub struct Workload {
     pub protocol: String,
     /// Name under which the server knows the model; the service's name unless arguments or environment say otherwise.
     pub model_name: String,
+    /// Other names its models are called by.
+    pub aliases: Vec<String>,
     /// What the proxy does for it besides forwarding.
     pub extras: Extras,
     /// What proves that the component answers.

@@ -17,9 +17,6 @@ fn instead(kind: Kind) -> Option<&'static str> {
     Some(match kind {
         Kind::ClusterStorageContainer => "the schemes KServe knows are fetched without one",
         Kind::LocalModelNodeGroup => "there is one node, and the model cache is its store",
-        Kind::LlmInferenceService | Kind::LlmInferenceServiceConfig => {
-            "write an InferenceService with `modelFormat.name: huggingface`"
-        }
         _ => return None,
     })
 }

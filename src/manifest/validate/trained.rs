@@ -72,3 +72,37 @@ fn check_uri(name: &str, uri: &str, path: &FieldPath, report: &mut Report<'_>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::manifest::{Diagnostic, decode};
+
+    fn told(name: &str, model: &str) -> (Vec<String>, usize) {
+        let text = format!(
+            "apiVersion: serving.kserve.io/v1alpha1\nkind: TrainedModel\nmetadata: {{name: {name}}}\nspec: {{inferenceService: shelf, model: {model}}}\n"
+        );
+        let decoded = decode("f.yaml", &text);
+        let errors = decoded.diagnostics.iter().filter(|found| found.is_error());
+        let errors: Vec<String> = errors.map(|found| found.message.clone()).collect();
+        let warnings = decoded.diagnostics.iter().filter(|found: &&Diagnostic| !found.is_error()).count();
+        (errors, warnings)
+    }
+
+    #[test]
+    fn names_places_and_amounts_are_checked_in_upstreams_words() {
+        let model = |uri: &str, memory: &str| format!("{{storageUri: '{uri}', framework: sklearn, memory: {memory}}}");
+        assert_eq!(told("one", &model("s3://b/m", "1Gi")), (Vec::new(), 0));
+        assert_eq!(told("one", &model("file:///srv/m", "1Gi")), (Vec::new(), 1), "here, but not on a cluster");
+        let prefix = "the Trained Model \"one\" storageUri field is invalid. The storage uri must start with one of the \
+                      prefixes: s3://, gs://, https://, http://. (the storage uri given is";
+        for uri in ["foo://x", "pvc://claim/m"] {
+            let (errors, _) = told("one", &model(uri, "1Gi"));
+            assert_eq!(errors, [format!("{prefix} \"{uri}\")")]);
+        }
+        let (errors, _) = told("a.b", &model("s3://b/m", "1Gi"));
+        assert!(errors[0].starts_with("the Trained Model \"a.b\" is invalid: a Trained Model name must consist of"));
+        assert_eq!(told("one", &model("s3://b/m", "0")).0, ["the model would take no memory"]);
+        assert_eq!(told("one", &model("s3://b/m", "much")).0.len(), 1);
+        assert_eq!(told("one", "{storageUri: 's3://b/m', framework: '', memory: 1Gi}").0.len(), 1);
+    }
+}

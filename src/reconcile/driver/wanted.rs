@@ -9,6 +9,7 @@ use super::{Driver, Urgency};
 use crate::api::ServiceKey;
 use crate::plan::Now;
 use crate::plan::world::{ImageState, ModelState, ResolvedWorkload};
+use crate::reconcile::desired::Resolver;
 use crate::reconcile::{graphs, trained};
 use crate::store::Snapshot;
 use crate::telemetry::EventType;
@@ -28,6 +29,7 @@ impl Driver {
         let (services, anew) = self.resolver.resolve(snapshot);
         self.world.services = services;
         self.world.graphs = graphs::desired(snapshot, &self.world.graphs);
+        self.world.shadowed = Resolver::shadowed(snapshot);
         self.take_trained(snapshot);
         self.world.desired_known = true;
         for key in &anew {
@@ -35,7 +37,7 @@ impl Driver {
             self.warn_about(key, now);
         }
         for service in self.world.services.values() {
-            let written = snapshot.objects.get(&service.key.to_object_key()).map(|stored| &stored.object.raw);
+            let written = snapshot.objects.get(&service.object_key()).map(|stored| &stored.object.raw);
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 let component = &resolved.workload.component;
                 self.world.memory.want(component, &resolved.fingerprint, now);
@@ -79,7 +81,7 @@ impl Driver {
         let Some(service) = self.world.services.get(key) else { return };
         for resolved in service.resolution.as_deref().unwrap_or_default() {
             for warning in &resolved.workload.warnings {
-                let object = key.to_object_key();
+                let object = service.object_key();
                 if self.parts.events.record(&object, EventType::Warning, "ManifestWarning", warning, now.wall) {
                     info!(service = %key, "{warning}");
                 }
