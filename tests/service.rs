@@ -104,6 +104,28 @@ fn a_request_made_while_the_daemon_restarts_is_answered_by_the_next_one() {
 }
 
 #[test]
+fn a_request_made_before_the_folder_is_read_waits_until_it_is_known_what_is_served() {
+    let manager = Manager::new();
+    let data = manager.data.local_addr().unwrap();
+    let services = manager.home.path().join("services");
+    fs::create_dir(&services).unwrap();
+    let service = |number| {
+        format!(
+            "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris-{number}\n  annotations:\n    \
+             serving.kserve.io/stop: \"true\"\nspec:\n  predictor:\n    containers:\n    - name: kserve-container\n      image: server:1\n"
+        )
+    };
+    for number in 0..200 {
+        fs::write(services.join(format!("{number}.yaml")), service(number)).unwrap();
+    }
+    let waiting = std::thread::spawn(move || get(data, "/v1/models/iris-199:predict"));
+    let mut daemon = manager.start();
+    let answer = waiting.join().unwrap();
+    end(&mut daemon, rustix::process::Signal::TERM);
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("iris-199"), "known, and stopped: {answer}");
+}
+
+#[test]
 fn the_manager_hears_that_we_live_and_that_settings_were_read_again() {
     let manager = Manager::new();
     let mut daemon = manager.start();

@@ -164,7 +164,6 @@ impl Daemon {
         let (engine, docker, run_as) = (Arc::clone(&chosen.engine), chosen.docker.clone(), chosen.run_as);
         let cache = Cache::open(settings.cache_dir.clone()).map_err(in_home)?;
         let board = TrafficBoard::default();
-        let mut tables = board.tables();
         let routes = Arc::new(ArcSwap::default());
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
@@ -220,18 +219,19 @@ impl Daemon {
         let gateway_end = CancellationToken::new();
         let gateway_done = tasks.spawn("gateway", {
             let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), gateway_end.clone());
-            async move { gateway.serve(data, &tasks, end).await }
+            let first_table = first_table(board.tables(), gateway_end.clone());
+            async move {
+                first_table.await;
+                gateway.serve(data, &tasks, end).await
+            }
         });
         if docker.is_some() {
             match Gate::open(&home.gate()) {
                 Ok(gate) => {
                     let (calls, group, end) = (gateway.inside(), tasks.clone(), gateway_end.clone());
+                    let first_table = first_table(board.tables(), gateway_end.clone());
                     drop(tasks.spawn("gate", async move {
-                        tokio::select! {
-                            // Before the first table nobody is found; calls wait in their backlogs.
-                            _ = tables.changed() => {}
-                            () = end.cancelled() => return,
-                        }
+                        first_table.await;
                         gate.keep(calls, group, end).await;
                     }));
                 }
@@ -474,3 +474,16 @@ fn grace(container: &Container) -> Duration {
     let record = container.labels.get(RECORD_LABEL).and_then(|text| serde_json::from_str::<ReplicaRecord>(text).ok());
     record.map_or(Duration::from_secs(10), |record| record.grace)
 }
+
+/// Waits until it is known what is served, or until the end: before that nobody would be found, and a client would be told so. Connections
+/// wait in the listener's backlog meanwhile. A folder that cannot be read does not keep them there for long.
+async fn first_table(mut tables: watch::Receiver<()>, end: CancellationToken) {
+    tokio::select! {
+        // There is nothing to lose in either.
+        _ = tokio::time::timeout(FIRST_TABLE, tables.changed()) => {}
+        () = end.cancelled() => {}
+    }
+}
+
+/// Longest wait for the first route table.
+const FIRST_TABLE: Duration = Duration::from_secs(5);

@@ -1,9 +1,9 @@
 //! The data path: one port for every protocol, one table that says where each request goes.
 //!
 //! A request's way: `listener` accepts the connection, `guard` checks HTTP/1 framing more strictly than hyper does,
-//! `worker` walks the request through `route` (pure) and, where the body names the model, `peek` (pure); `forward`
-//! waits in `hold` for a service that sleeps, takes a place from `balance` and a connection from `upstream`, and relays
-//! the answer piece by piece as a `body`;
+//! `walk` takes the request through `route` (pure) and, where the body names the model, `peek` (pure); `forward` waits in
+//! `hold` for a service that sleeps, gets a `place` from `balance`, makes an `attempt` on a connection from `upstream`, and
+//! has the answer passed on by `relay`, piece by piece as a `body`;
 //! `tunnel` takes over after an upgrade. Replicas that call their own service come in by the `gate` and are looked up
 //! `inside` it. Whatever we answer ourselves is a `refusal` or comes from `index`.
 //!
@@ -13,6 +13,7 @@
 
 mod access_log;
 mod address;
+mod attempt;
 mod balance;
 mod batch;
 mod batcher;
@@ -41,6 +42,7 @@ mod inside;
 mod line;
 mod listener;
 mod metrics;
+mod name_ahead;
 mod outside;
 mod payload;
 mod payload_file;
@@ -48,13 +50,16 @@ mod payload_log;
 mod payload_object;
 mod payload_post;
 mod peek;
+mod place;
 mod refusal;
+mod relay;
 mod route;
 mod service_extras;
 mod tap;
 mod tunnel;
 mod upload;
 mod upstream;
+mod walk;
 mod whole;
 mod worker;
 

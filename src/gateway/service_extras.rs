@@ -151,7 +151,7 @@ pub(crate) async fn run(
     match batched(exchange.worker, &client, (&exchange.target, &exchange.desk), &extras, form, &head, &body).await? {
         Some(response) => {
             let flight = exchange.flight.take();
-            flight.map(|flight| own(response, flight)).ok_or_else(super::worker::no_flight)
+            flight.map(|flight| own(response, flight)).ok_or_else(super::walk::no_flight)
         }
         None => {
             exchange.taps = taps(exchange.worker, &client, &exchange.target, &extras, &head);

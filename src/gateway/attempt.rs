@@ -1,0 +1,209 @@
+//! One try at one backend: the request in the form its protocol wants, an answer in time, and what is said when there is
+//! none.
+
+use std::error::Error as _;
+use std::pin::pin;
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::plan::routes::Backend;
+use crate::workload::UpstreamProtocol;
+
+use super::balance::NoPlace;
+use super::body::{BodyError, Progress, RequestBody};
+use super::forward::{Exchange, Refused, chain};
+use super::metrics::UpstreamError;
+use super::place::no_place;
+use super::refusal::Refusal;
+use super::upstream::{ConnectError, Sender};
+use super::worker::RETRY_SOON;
+
+/// Times a request that was not sent is offered to the same backend on another connection.
+const MAX_RESENDS: usize = 3;
+
+/// Where and how a backend is spoken to for this request.
+#[derive(Clone, Copy)]
+pub(super) struct Endpoint {
+    address: std::net::SocketAddr,
+    protocol: UpstreamProtocol,
+}
+
+/// What came of one try.
+pub(super) enum Attempt {
+    Answered(Response<Incoming>, Sender),
+    /// Nothing was sent; the request is as it was.
+    Unsent(Request<RequestBody>, Box<Refusal>),
+}
+
+impl Exchange<'_> {
+    pub(super) fn endpoint(&self, backend: &Backend) -> Refused<Endpoint> {
+        match (self.grpc, backend.grpc_address, backend.protocol) {
+            (true, Some(address), _) => Ok(Endpoint { address, protocol: UpstreamProtocol::H2c }),
+            (true, None, UpstreamProtocol::Http1) => {
+                let message = format!("InferenceService `{}` has no gRPC port", self.target.service.key);
+                Err(Box::new(Refusal::new(StatusCode::NOT_IMPLEMENTED, "NoGrpcPort", message)))
+            }
+            (_, _, protocol) => Ok(Endpoint { address: backend.address, protocol }),
+        }
+    }
+
+    /// Puts the request into the form the protocol wants.
+    fn address(&self, request: &mut Request<RequestBody>, endpoint: Endpoint, path: &PathAndQuery) -> Refused<()> {
+        let host = match &self.host {
+            Some(host) if !host.is_empty() => host.clone(),
+            _ => HeaderValue::try_from(endpoint.address.to_string()).unwrap_or(HeaderValue::from_static("localhost")),
+        };
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = Some(path.clone());
+        match endpoint.protocol {
+            UpstreamProtocol::Http1 => {
+                *request.version_mut() = Version::HTTP_11;
+                if request.headers().contains_key(header::TE) && !request.headers().contains_key(header::CONNECTION) {
+                    request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
+                }
+                request.headers_mut().insert(header::HOST, host);
+            }
+            UpstreamProtocol::H2c => {
+                *request.version_mut() = Version::HTTP_2;
+                request.headers_mut().remove(header::CONNECTION);
+                request.headers_mut().remove(header::UPGRADE);
+                request.headers_mut().remove(header::HOST);
+                uri.scheme = Some(Scheme::HTTP);
+                uri.authority = Authority::try_from(host.as_bytes()).ok();
+            }
+        }
+        *request.uri_mut() = Uri::from_parts(uri)
+            .map_err(|_| Box::new(Refusal::bad_request("BadPath", "the path cannot be forwarded")))?;
+        Ok(())
+    }
+
+    pub(super) async fn attempt(
+        &mut self,
+        endpoint: Endpoint,
+        path: &PathAndQuery,
+        mut request: Request<RequestBody>,
+        progress: Option<&Progress>,
+    ) -> Refused<Attempt> {
+        self.address(&mut request, endpoint, path)?;
+        let mut why = None;
+        for _ in 0..MAX_RESENDS {
+            let Endpoint { address, protocol } = endpoint;
+            let mut sender = match self.worker.pool.ready(address, protocol) {
+                Some(sender) => sender,
+                None => match Box::pin(self.worker.pool.connect(address, protocol)).await {
+                    Ok(sender) => sender,
+                    Err(error) => return Ok(Attempt::Unsent(request, self.no_connection(&error))),
+                },
+            };
+            let limits = self.limits();
+            match in_time(sender.send(request), limits, progress).await {
+                Some(Ok(response)) => return Ok(Attempt::Answered(response, sender)),
+                Some(Err(mut error)) => match error.take_message() {
+                    Some(unsent) => {
+                        request = unsent;
+                        why = Some(self.broken(error.error()));
+                    }
+                    None => return Err(self.broken(error.error())),
+                },
+                None => return Err(self.too_late(limits.answer)),
+            }
+        }
+        let why = why.unwrap_or_else(|| Box::new(no_place(NoPlace::Nobody, &self.key())));
+        Ok(Attempt::Unsent(request, why))
+    }
+
+    fn limits(&self) -> Limits {
+        let config = &self.worker.config;
+        let route = self.target.service.components.get(&self.target.component);
+        let answer = route.and_then(|route| route.timeout).or(config.default_request_timeout);
+        Limits { answer, stall: config.stall_timeout }
+    }
+
+    fn no_connection(&self, error: &ConnectError) -> Box<Refusal> {
+        self.count(UpstreamError::Connect);
+        self.worker.backend_refused.notify_one();
+        tracing::debug!(service = %self.target.service.key, error = %chain(error), "no connection to backend");
+        let message = format!("{} does not accept connections; it is being checked", self.key());
+        Box::new(Refusal::unavailable("BackendRefused", message, RETRY_SOON))
+    }
+
+    fn broken(&self, error: &hyper::Error) -> Box<Refusal> {
+        self.count(UpstreamError::Broken);
+        tracing::debug!(service = %self.target.service.key, error = %chain(error), "backend did not answer");
+        // Of what goes wrong while a request is sent, only a body that could not be read is the client's doing.
+        if error.is_user() {
+            let cause = error.source().and_then(|cause| cause.downcast_ref());
+            if let Some(BodyError::TooSlow) = cause {
+                let message = "the request's body came too slowly";
+                return Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing());
+            }
+            return Box::new(Refusal::bad_request("BrokenBody", "the request's body could not be read").closing());
+        }
+        let message = format!("{} ended the connection before it answered", self.key());
+        Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "BackendBroke", message))
+    }
+
+    fn too_late(&self, limit: Option<Duration>) -> Box<Refusal> {
+        self.count(UpstreamError::Timeout);
+        let seconds = limit.map_or(0.0, |limit| limit.as_secs_f64());
+        let message = format!("{} did not begin to answer within {seconds} s", self.key());
+        Box::new(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message))
+    }
+
+    fn count(&self, error: UpstreamError) {
+        if let Some(flight) = self.flight.as_ref() {
+            flight.metrics().upstream_error(error);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    /// From the request's last byte to the answer's first.
+    answer: Option<Duration>,
+    /// Longest time in which nothing of the request's body moves.
+    stall: Duration,
+}
+
+/// Waits for an answer: as long as the body moves, and then for the limit.
+async fn in_time<F: Future>(answer: F, limits: Limits, progress: Option<&Progress>) -> Option<F::Output> {
+    let Some(limit) = limits.answer else { return Some(answer.await) };
+    let mut answer = pin!(answer);
+    let mut timer = pin!(tokio::time::sleep(limit.max(limits.stall)));
+    let mut pieces = 0;
+    let mut follow = progress.filter(|progress| progress.finished().is_none());
+    if follow.is_none() {
+        timer.as_mut().reset(Instant::now() + limit);
+    }
+    loop {
+        let finishing = async {
+            match follow {
+                Some(progress) => progress.finishing().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // Losing the wait for the body loses nothing, it can be asked again; the timer goes on.
+            output = &mut answer => return Some(output),
+            () = finishing => {}
+            () = &mut timer => {
+                let now = follow.map_or(0, Progress::pieces);
+                if now == pieces {
+                    return None;
+                }
+                pieces = now;
+                timer.as_mut().reset(Instant::now() + limit.max(limits.stall));
+            }
+        }
+        if let Some(finished) = follow.and_then(Progress::finished) {
+            follow = None;
+            pieces = 0;
+            timer.as_mut().reset(finished + limit);
+        }
+    }
+}
