@@ -15,15 +15,20 @@ pub(super) fn status(world: &World, service: &DesiredService, of: InferenceServi
     };
     let mut conditions: Vec<Condition> = of.conditions.iter().filter(|one| one.kind == "Stopped").cloned().collect();
     conditions.extend(as_kind("Ready", "Ready"));
-    conditions.push(match &service.resolution {
-        Ok(_) => Condition::new("PresetsCombined", ConditionStatus::True, "", ""),
-        Err(error) => Condition::new("PresetsCombined", ConditionStatus::False, "CombineBaseError", error.to_string()),
-    });
     if service.resolution.is_ok() {
+        conditions.push(Condition::new("PresetsCombined", ConditionStatus::True, "", ""));
         conditions.extend(as_kind("PredictorReady", "MainWorkloadReady"));
         conditions.extend(as_kind("PredictorReady", "WorkloadsReady"));
-        conditions.extend(as_kind("IngressReady", "HTTPRoutesReady"));
-        conditions.extend(as_kind("IngressReady", "RouterReady"));
+        let routes = of.condition("IngressReady").map_or(ConditionStatus::Unknown, |routes| routes.status);
+        let (reason, message) = match routes {
+            ConditionStatus::True => ("", ""),
+            _ => ("HTTPRoutesNotReady", "the server does not answer"),
+        };
+        conditions.push(Condition::new("HTTPRoutesReady", routes, reason, message));
+        conditions.push(Condition::new("RouterReady", routes, reason, message));
+    } else {
+        let combined = as_kind("PredictorReady", "PresetsCombined");
+        conditions.extend(combined.map(|combined| Condition { reason: "CombineBaseError".to_owned(), ..combined }));
     }
     conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
     let url = of.url.as_ref().map(|_| path_url(world, service));
