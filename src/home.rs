@@ -94,6 +94,11 @@ impl Home {
         self.state().join("revisions.json")
     }
 
+    /// Room granted to what is being started.
+    pub fn grants(&self) -> Utf8PathBuf {
+        self.state().join("granted.json")
+    }
+
     /// Returns the folder of payload logs: `<namespace>/<service>.jsonl`.
     pub fn payloads(&self) -> Utf8PathBuf {
         self.state().join("payloads")

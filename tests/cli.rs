@@ -358,17 +358,57 @@ async fn describe_begins_with_the_reason_and_names_the_broken_file() {
     assert_eq!(
         lines,
         [
-            "InferenceService default/iris is not ready yet",
-            "  because: it was not looked at yet",
-            "  next:    kserve-local events --for isvc/iris",
+            "InferenceService default/iris is not ready yet: it was not looked at yet",
+            "  because: the daemon has it, and gets to it at its next pass",
+            "  next:    wait; kserve-local events -w --for inferenceservice/iris",
         ]
     );
     let file = api.home.services().join("new.yaml");
     std::fs::write(&file, BAD).unwrap();
     api.loader.load().await;
-    let missing = run(&home, "describe isvc bad").await;
-    assert_eq!(missing.code, 1);
-    assert!(missing.err.contains(&format!("{file}:6:5: unknown field `minReplica`")), "{}", missing.err);
+    for words in ["describe isvc bad", "events --for isvc/bad"] {
+        let missing = run(&home, words).await;
+        let lines: Vec<&str> = missing.out.lines().take(3).collect();
+        assert_eq!(lines[0], "InferenceService default/bad is not there: its manifest has an error", "{missing:?}");
+        assert!(lines[1].starts_with(&format!("  because: {file}:6:5: unknown field `minReplica`")), "{missing:?}");
+        assert!(lines[2].starts_with("  next:    correct the file and save it;"), "{missing:?}");
+    }
+    let waited = run(&home, "wait isvc/iris --timeout 1s").await;
+    let wanted = "/iris\nInferenceService default/iris is not ready yet: it was not looked at yet\n  because: ";
+    assert!(waited.code == 1 && waited.err.contains(wanted), "{waited:?}");
+    let wide = run(&home, "get isvc -o wide").await;
+    assert!(wide.out.contains("WHY") && wide.out.contains("it was not looked at yet"), "{wide:?}");
+}
+
+// ── documents ──
+
+/// Holds a part of a document, between two comments, against what the code says. `INSTA_UPDATE=always` writes it.
+fn hold_document(path: &str, part: &str, wanted: &str) {
+    let path = format!("{}/docs/{path}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = (format!("<!-- {part}: written from the code -->\n"), format!("\n<!-- {part}: end -->"));
+    let (head, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("{path} has no `{begin}`"));
+    let (_, tail) = rest.split_once(&end).unwrap_or_else(|| panic!("{path} has no `{end}`"));
+    let whole = format!("{head}{begin}{}{end}{tail}", wanted.trim_end());
+    if text != whole && std::env::var("INSTA_UPDATE").is_ok_and(|update| update == "always") {
+        std::fs::write(&path, &whole).unwrap();
+        return;
+    }
+    assert!(text == whole, "{path} is stale: run this test with INSTA_UPDATE=always");
+}
+
+#[test]
+fn every_known_failure_is_in_the_documents() {
+    let mut text = "| reason | what it means | what to do |\n|---|---|---|\n".to_owned();
+    for cause in kserve_local::diagnosis::known() {
+        let step = ["{isvc}", "{quoted}", "{namespace}", "{scope}", "{0}", "{1}"]
+            .into_iter()
+            .zip(["NAME", "IMAGE", "NAMESPACE", "", "…", "…"])
+            .fold(cause.step.to_owned(), |step, (hole, word)| step.replace(hole, word));
+        let what = cause.what.replace("{0}", "…");
+        writeln!(text, "| `{}` | {what} | {step} |", cause.reasons[0]).unwrap();
+    }
+    hold_document("why-not-ready.md", "failures", &text);
 }
 
 #[tokio::test]

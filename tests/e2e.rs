@@ -2,8 +2,22 @@
 
 #![expect(clippy::disallowed_methods, reason = "other processes are looked at from outside, on the wall clock")]
 
+#[path = "e2e/bad_sources.rs"]
+mod bad_sources;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "e2e/extras.rs"]
+mod extras;
+#[path = "e2e/folder.rs"]
+mod folder;
+#[path = "e2e/load.rs"]
+mod load;
+#[path = "e2e/scaling.rs"]
+mod scaling;
+#[path = "e2e/storage_containers.rs"]
+mod storage_containers;
+#[path = "e2e/supervision.rs"]
+mod supervision;
 #[path = "e2e/transformers.rs"]
 mod transformers;
 

@@ -7,6 +7,9 @@
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod daemon;
 
+#[path = "lifecycle/canaries.rs"]
+mod canaries;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

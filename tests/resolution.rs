@@ -6,8 +6,8 @@ use kserve_local::api::{ComponentKind, Kind, Object};
 use kserve_local::manifest;
 use kserve_local::runtimes::Catalog;
 use kserve_local::workload::{
-    Companions, ContainerSpec, Layout, MountSource, Program, PullPolicy, Readiness, Repository, ResolveError, RunAs,
-    UpstreamProtocol, Workload, WorkloadConfig, fingerprint, resolve,
+    Canary, Companions, ContainerSpec, Layout, MountSource, Program, PullPolicy, Readiness, Repository, ResolveError,
+    RunAs, UpstreamProtocol, Workload, WorkloadConfig, fingerprint, resolve, resolve_canaries,
 };
 use serde_json::{Value, json};
 
@@ -659,4 +659,80 @@ fn a_wrong_recipe_is_refused_at_the_runtimes_annotation() {
     let Err(ResolveError::Invalid { field, message, .. }) = as_process(&yaml) else { panic!("it is wrong") };
     assert_eq!(field, "ClusterServingRuntime mine metadata.annotations[kserve-local/process]");
     assert!(message.contains("one of `arg` and `env`"), "{message}");
+}
+
+/// Resolves the named canaries of a manifest.
+fn canaries(yaml: &str) -> Vec<Canary> {
+    let decoded = manifest::decode("f.yaml", yaml);
+    assert_eq!(decoded.failed, [], "{:?}", decoded.diagnostics);
+    let objects: Vec<Object> = decoded.objects.into_iter().map(|one| one.object).collect();
+    let object = objects.iter().find(|object| object.as_inference_service().is_some()).unwrap();
+    resolve_canaries(object, &Catalog::new(&objects), &Companions::new(&objects), &WorkloadConfig::default())
+}
+
+fn with_canary(stable: &str, canary: &str) -> String {
+    format!(
+        "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n  annotations: {{serving.kserve.io/deploymentMode: Standard}}\nspec:\n  predictor: {stable}\n  canary: [{{trafficPercent: 30, predictor: {canary}}}]\n"
+    )
+}
+
+#[test]
+fn a_canary_is_the_stable_predictor_with_its_own_fields_over_it() {
+    let yaml = with_canary(
+        "{minReplicas: 4, timeout: 7, canaryTrafficPercent: 50, model: {modelFormat: {name: sklearn}, storageUri: 's3://b/m', args: [--a], env: [{name: A, value: '1'}], resources: {limits: {memory: 1Gi, cpu: '2'}}}}",
+        "{name: green, model: {modelFormat: {name: sklearn}, storageUri: 's3://b/next', env: [{name: B, value: '2'}], resources: {limits: {memory: 2Gi}}}}",
+    );
+    let [canary] = canaries(&yaml).try_into().unwrap();
+    let workload = canary.workload.unwrap();
+    assert_eq!((canary.name.as_str(), canary.percent), ("green", 30));
+    assert_eq!(workload.service_name, "iris-green-predictor");
+    assert_eq!((workload.canary.as_deref(), workload.canary_percent), (Some("green"), None));
+    assert_eq!(workload.models[0].written, "s3://b/next");
+    assert_eq!(
+        workload.timeout,
+        Some(std::time::Duration::from_secs(7)),
+        "what it does not say is as in the stable one"
+    );
+    let container = workload.serving_container();
+    assert!(container.args.contains(&"--a".to_owned()), "{:?}", container.args);
+    assert!(container.env.iter().any(|(name, _)| name == "B") && !container.env.iter().any(|(name, _)| name == "A"));
+    assert_eq!((container.resources.memory_limit, container.resources.cpu_limit_milli), (Some(2 << 30), Some(2000)));
+    // Thirty percent of four, rounded up; and nothing changes that.
+    assert_eq!((workload.scaling.least(), workload.scaling.max, workload.scaling.follows_load()), (2, None, false));
+}
+
+#[test]
+fn a_canary_is_not_bound_to_what_was_chosen_for_the_stable_predictor() {
+    let of = |stable: &str, canary: &str| {
+        let [canary] = canaries(&with_canary(stable, canary)).try_into().unwrap();
+        canary.workload
+    };
+    let runtime = |workload: &Workload| workload.runtime.as_ref().unwrap().name.clone();
+    let stable =
+        "{model: {modelFormat: {name: sklearn, version: '1'}, runtime: kserve-sklearnserver, storageUri: 's3://b/m'}}";
+    let other = of(stable, "{name: green, model: {modelFormat: {name: xgboost}, storageUri: 's3://b/x'}}").unwrap();
+    assert_eq!(runtime(&other), "kserve-xgbserver");
+    let same = of(stable, "{name: green, model: {modelFormat: {name: sklearn}, storageUri: 's3://b/x'}}").unwrap();
+    assert_eq!(runtime(&same), "kserve-sklearnserver");
+    // Its artifacts are its own, however either names them.
+    let several = "{storageUris: [{uri: 's3://b/one'}], model: {modelFormat: {name: sklearn}}}";
+    let one = of(several, "{name: green, model: {modelFormat: {name: sklearn}, storageUri: 's3://b/x'}}").unwrap();
+    assert_eq!(one.models.iter().map(|model| model.written.as_str()).collect::<Vec<_>>(), ["s3://b/x"]);
+    let listed = of(stable, "{name: green, storageUris: [{uri: 's3://b/one'}], model: {modelFormat: {name: sklearn}}}");
+    assert_eq!(listed.unwrap().models[0].written, "s3://b/one");
+    let inherited = of(several, "{name: green, model: {modelFormat: {name: sklearn}, args: [--b]}}").unwrap();
+    assert_eq!(inherited.models[0].written, "s3://b/one");
+    let own = of(stable, "{name: green, containers: [{name: kserve-container, image: 'mine:1'}]}").unwrap();
+    assert_eq!((own.serving_container().image.as_str(), own.models.len()), ("mine:1", 0));
+}
+
+#[test]
+fn what_is_wrong_with_a_canary_is_said_of_its_own_fields_and_leaves_the_others() {
+    let yaml = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n  annotations: {serving.kserve.io/deploymentMode: Standard}\nspec:\n  predictor: {model: {modelFormat: {name: sklearn}, storageUri: 's3://b/m'}}\n  canary:\n  - {trafficPercent: 10, predictor: {name: a, model: {modelFormat: {name: sklearn}, storageUri: 's3://b/x'}, hostNetwork: true}}\n  - {trafficPercent: 0, predictor: {name: b, model: {modelFormat: {name: sklearn}, storageUri: 's3://b/y'}}}\n";
+    let [a, b] = canaries(yaml).try_into().unwrap();
+    match a.workload {
+        Err(ResolveError::Invalid { field, .. }) => assert_eq!(field, "spec.canary[0].predictor.hostNetwork"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(b.workload.unwrap().scaling.least(), 1, "one that gets no traffic runs all the same");
 }

@@ -91,6 +91,11 @@ fn a_service_that_will_never_be_ready_ends_the_run_and_is_reported() {
     let json: serde_json::Value =
         serde_json::from_slice(&fs::read(case.folder.path().join("report.json")).unwrap()).unwrap();
     assert_eq!(json["services"][0]["outcome"], "Failed", "{json}");
+    assert_eq!(json["services"][0]["cause"], "model-local-missing", "{json}");
+    assert!(
+        junit.contains("<failure type=\"model-local-missing\"") && junit.contains("  next:    put it at"),
+        "{junit}"
+    );
     assert_eq!(case.left_over(), [""; 0]);
 }
 
@@ -114,4 +119,66 @@ fn a_command_that_is_not_there_is_named_and_everything_is_cleaned_up() {
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("could not start `no-such-program --flag`"), "{}", text(&output.stderr));
     assert_eq!(case.left_over(), [""; 0]);
+}
+
+impl Case {
+    /// Starts a run whose command says that it has begun, and waits for that.
+    fn begin(&self) -> std::process::Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kserve-local"));
+        command.args(["run", "-f", "iris.yaml", "--engine", "memory", "--wait", "--", "sh", "-c"]);
+        command.arg("touch begun; exec sleep 20").stderr(std::process::Stdio::null());
+        command.current_dir(&self.folder).env("HOME", self.folder.path()).env("TMPDIR", self.folder.path());
+        let mut child = command.env_remove("KSERVE_LOCAL_HOME").spawn().unwrap();
+        let begun = self.folder.path().join("begun");
+        let in_time = (0..6000).any(|_| {
+            pause();
+            begun.exists()
+        });
+        if !in_time {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("the command did not begin within a minute");
+        }
+        child
+    }
+
+    fn home(&self) -> kserve_local::home::Home {
+        let name = self.left_over().pop().unwrap();
+        kserve_local::home::Home::new(self.folder.path().join(name).to_str().unwrap())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "another process is looked at from outside")]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(10));
+}
+
+fn send(child: &std::process::Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_the_run_in_order() {
+    let case = Case::new(SERVICE);
+    let mut child = case.begin();
+    let holder = kserve_local::daemon::holder(&case.home()).unwrap();
+    assert_eq!(holder, Some(child.id().to_string()), "who serves a home can be seen without locking it");
+    send(&child, rustix::process::Signal::HUP);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(case.left_over().is_empty(), "{:?}", case.left_over());
+}
+
+#[test]
+fn what_a_killed_run_left_is_removed_by_the_next() {
+    let case = Case::new(SERVICE);
+    let mut child = case.begin();
+    send(&child, rustix::process::Signal::KILL);
+    child.wait().unwrap();
+    let left = case.left_over();
+    assert_eq!((left.len(), kserve_local::daemon::holder(&case.home()).unwrap()), (1, None));
+    let next = case.run(&["--wait", "--", "true"]);
+    assert!(next.status.success(), "{next:?}");
+    assert!(text(&next.stderr).contains("removed what a process that was killed left"), "{next:?}");
+    assert!(case.left_over().is_empty(), "{:?}", case.left_over());
 }

@@ -11,6 +11,9 @@ mod origin;
 #[path = "support/tree.rs"]
 mod tree;
 
+#[path = "storage_conformance/checksums.rs"]
+mod checksums;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

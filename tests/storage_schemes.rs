@@ -10,6 +10,10 @@ mod stores;
 #[path = "support/tree.rs"]
 mod tree;
 
+#[path = "storage_schemes/aws.rs"]
+mod aws;
+#[path = "storage_schemes/containers.rs"]
+mod containers;
 #[path = "storage_schemes/credentials.rs"]
 mod credentials;
 #[path = "storage_schemes/emulators.rs"]
@@ -22,6 +26,8 @@ mod hub;
 mod hubs_and_shares;
 #[path = "storage_schemes/oci.rs"]
 mod oci;
+#[path = "storage_schemes/samples.rs"]
+mod samples;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,7 +35,7 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use kserve_local::api::StorageUri;
 use kserve_local::storage::{Cache, CachedModel, PullConfig, PullError, Puller};
-use kserve_local::workload::Access;
+use kserve_local::workload::{Access, ModelRef};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tree::tree;
@@ -67,6 +73,12 @@ impl Bench {
     pub(crate) async fn pull_with(&self, uri: &str, access: &Access) -> Result<CachedModel, PullError> {
         let uri = StorageUri::parse(uri).unwrap();
         self.puller.pull_with(&uri, access, watch::Sender::default(), CancellationToken::new()).await
+    }
+
+    /// Pulls a model as a service wants it.
+    pub(crate) async fn pull_model(&self, model: &ModelRef) -> Result<CachedModel, PullError> {
+        let told = watch::Sender::default();
+        self.puller.pull_with(&model.uri, &model.access, told, CancellationToken::new()).await
     }
 
     /// Pulls what must be there and returns its files.

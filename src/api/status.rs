@@ -29,6 +29,9 @@ pub struct InferenceServiceStatus {
     /// State of the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_status: Option<ModelStatus>,
+    /// Named canaries, in the order they are written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub canary_statuses: Vec<CanaryStatus>,
     /// `Standard` or `Knative`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub deployment_mode: String,
@@ -38,6 +41,21 @@ pub struct InferenceServiceStatus {
     /// Resolved cluster runtime.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cluster_serving_runtime_name: String,
+}
+
+/// State of one named canary (§5.2).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CanaryStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether a replica of it answers; only then it has its share of the traffic.
+    pub ready: bool,
+    /// Percent of the traffic that is asked for it.
+    pub traffic_percent: i64,
+    /// State of its model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_status: Option<ModelStatus>,
 }
 
 /// An address with a URL.

@@ -30,6 +30,37 @@ pub struct StorageContainerSpec {
     pub supports_multi_model_download: Option<bool>,
 }
 
+/// What is run for it when `workloadType` says nothing else.
+pub const INIT_CONTAINER: &str = "initContainer";
+/// What is run for objects that keep a model.
+pub const DOWNLOAD_JOB: &str = "localModelDownloadJob";
+
+impl StorageContainerSpec {
+    /// Returns what the container is run as: [`INIT_CONTAINER`] unless it says otherwise.
+    pub fn workload_type(&self) -> &str {
+        self.workload_type.as_deref().filter(|kind| !kind.is_empty()).unwrap_or(INIT_CONTAINER)
+    }
+
+    /// Whether it is for a URI: one of its formats is how the URI begins, or is found in it.
+    ///
+    /// # Errors
+    /// An expression that is none, in the parser's words.
+    pub fn supports(&self, uri: &str) -> Result<bool, regex::Error> {
+        for format in &self.supported_uri_formats {
+            let prefix = format.prefix.as_deref().filter(|prefix| !prefix.is_empty());
+            if prefix.is_some_and(|prefix| uri.starts_with(prefix)) {
+                return Ok(true);
+            }
+            if let Some(expression) = format.regex.as_deref().filter(|expression| !expression.is_empty())
+                && regex::Regex::new(expression)?.is_match(uri)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// URIs by their beginning, or by an expression.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -76,4 +107,32 @@ pub struct LocalModelNodeGroupSpec {
     pub persistent_volume_spec: core::PersistentVolumeSpec,
     /// The claim to it.
     pub persistent_volume_claim_spec: core::PersistentVolumeClaimSpec,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storage_container_is_for_uris_by_prefix_or_by_what_is_found_in_them() {
+        let spec = |formats: serde_json::Value| -> StorageContainerSpec {
+            let written = serde_json::json!({ "container": { "name": "c" }, "supportedUriFormats": formats });
+            serde_json::from_value(written).unwrap()
+        };
+        let both =
+            spec(serde_json::json!([{ "prefix": "custom://" }, { "regex": "https://(.+?).models.example.com/" }]));
+        for (uri, expected) in [
+            ("custom://team/model", true),
+            ("https://eu.models.example.com/m", true),
+            ("see https://eu.models.example.com/m", true),
+            ("https://example.com/m", false),
+            ("xcustom://team/model", false),
+            ("", false),
+        ] {
+            assert_eq!(both.supports(uri).unwrap(), expected, "{uri}");
+        }
+        assert!(!spec(serde_json::json!([{ "prefix": "" }, {}])).supports("s3://b/m").unwrap());
+        assert!(spec(serde_json::json!([{ "regex": "(" }])).supports("s3://b/m").is_err());
+        assert_eq!(both.workload_type(), INIT_CONTAINER);
+    }
 }

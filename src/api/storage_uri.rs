@@ -71,11 +71,29 @@ pub enum StorageUri {
         /// How it is fetched.
         mode: OciMode,
     },
+    /// Whatever a `ClusterStorageContainer` of the user's fetches; the scheme is its own affair.
+    By {
+        /// Name of the `ClusterStorageContainer`.
+        container: String,
+        /// Tells one way of fetching from another: a container with another image or other arguments makes another model.
+        version: String,
+        /// The URI as written.
+        uri: String,
+    },
     /// Any of these at a place that a Secret or a `storage` block names: another endpoint is another model.
     At {
         /// Endpoint or name node, without credentials.
         place: String,
         /// What is there.
+        uri: Box<StorageUri>,
+    },
+    /// Some of the files of any of these (`STORAGE_ALLOW_PATTERNS`, `STORAGE_IGNORE_PATTERNS`): another model again.
+    Part {
+        /// Patterns of which a file's path matches one; none allows all.
+        allow: Vec<String>,
+        /// Patterns of which a file's path matches none.
+        ignore: Vec<String>,
+        /// What it is a part of.
         uri: Box<StorageUri>,
     },
 }
@@ -110,6 +128,9 @@ pub enum StorageUriError {
 }
 
 impl StorageUri {
+    /// Every scheme that is taken, sorted. Git repositories and Azure are told from other `https://` by their form.
+    pub const SCHEMES: [&str; 16] = forms::SCHEMES;
+
     /// Parses a storage URI by upstream's gate (§3.1).
     ///
     /// # Errors
@@ -146,15 +167,17 @@ impl StorageUri {
                 None => redact(url),
             },
             Self::At { place, uri } => format!("{} at {place}", uri.redacted()),
+            Self::By { container, uri, .. } => format!("{} by {container}", redact(uri)),
+            Self::Part { allow, ignore, uri } => format!("{}{}", uri.redacted(), chosen(allow, ignore)),
             other => redact(&other.to_string()),
         }
     }
 
-    /// Returns the URI itself, without the place a Secret or a `storage` block names.
+    /// Returns the URI itself, without the place a Secret or a `storage` block names and whatever part of it is wanted.
     #[must_use]
     pub fn bare(&self) -> &Self {
         match self {
-            Self::At { uri, .. } => uri.bare(),
+            Self::At { uri, .. } | Self::Part { uri, .. } => uri.bare(),
             other => other,
         }
     }
@@ -179,8 +202,19 @@ impl fmt::Display for StorageUri {
             Self::Oci { reference, mode: OciMode::Native } => write!(f, "oci+native://{reference}"),
             Self::Oci { reference, mode: OciMode::Fetch } => write!(f, "oci+fetch://{reference}"),
             Self::At { place, uri } => write!(f, "{uri} at {place}"),
+            Self::By { container, version, uri } => write!(f, "{uri} by {container}@{version}"),
+            Self::Part { allow, ignore, uri } => write!(f, "{uri}{}", chosen(allow, ignore)),
         }
     }
+}
+
+/// Says which files are wanted.
+fn chosen(allow: &[String], ignore: &[String]) -> String {
+    let list = |word: &str, patterns: &[String]| match patterns {
+        [] => String::new(),
+        patterns => format!(" {word} {}", patterns.join(", ")),
+    };
+    list("only", allow) + &list("without", ignore)
 }
 
 /// Takes user names, passwords, query strings and fragments out of `http(s)` URLs; leaves everything else.

@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::report::{Exit, Problem};
-use super::serve::{self, End};
-use super::{home, output};
+use super::serve::{self, End, Heard};
+use super::{home, leftovers, output};
 use crate::api::{ConditionStatus, InferenceServiceStatus, ServiceKey};
 use crate::config::{EngineChoice, Flags, Settings};
 use crate::daemon::{Containers, Daemon, Inherited};
@@ -45,11 +45,9 @@ pub async fn run(home: Option<Utf8PathBuf>, args: DemoArgs) -> Result<Exit> {
     logs::init("warn,kserve_local=error", logs::LogFormat::Text, false).context("could not start logging")?;
     let (folder, throwaway) = match home {
         Some(folder) => (folder, false),
-        None => (
-            Utf8PathBuf::try_from(std::env::temp_dir())?.join(format!("kserve-local-demo-{}", std::process::id())),
-            true,
-        ),
+        None => (leftovers::folder("demo")?, true),
     };
+    leftovers::collect_all().await;
     prepare(&folder)?;
     let outcome = serve_demo(&folder, &args).await;
     if throwaway && let Err(error) = std::fs::remove_dir_all(&folder) {
@@ -127,8 +125,8 @@ async fn show(daemon: &mut Daemon, folder: &Utf8Path, args: &DemoArgs) -> Result
     output::note(&format!("  kserve-local --home {folder} get isvc\n"));
     output::note("Ctrl-C stops the model and removes the folder.");
     match serve::Signals::listen()?.next(daemon).await {
-        End::Interrupted | End::Terminated | End::Reload => Ok(Exit::Done),
-        End::Failed => Err(Problem::new(Exit::Bug, "a part of the daemon ended that must not").into()),
+        Heard::Reload | Heard::End(End::Interrupted | End::Terminated) => Ok(Exit::Done),
+        Heard::End(End::Failed) => Err(Problem::new(Exit::Bug, "a part of the daemon ended that must not").into()),
     }
 }
 

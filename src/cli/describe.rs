@@ -7,19 +7,19 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::client::Client;
-use super::find::{self, SERVICE, condition, escaped, items, path_of, pods_of};
+use super::diagnosis::find_out;
+use super::find::{SERVICE, condition, items};
 use super::output::{self, Grid};
 use super::predict::{Protocol, Route, protocol_of};
 use super::report::Exit;
 use super::wanted::{NamespaceArgs, Wanted};
+use crate::api::Kind;
+use crate::diagnosis::Standing;
 use crate::kubeapi::age::age;
 use crate::kubeapi::pods::STATUS_ANNOTATION;
 use crate::kubeapi::resource::Resource;
 use crate::manifest::yaml;
 use crate::reconcile::clock::Clock;
-
-/// Log lines shown of a failing container.
-const LOG_LINES: usize = 10;
 
 /// Show one object in full, beginning with why it is not ready.
 #[derive(Clone, Debug, Args)]
@@ -39,15 +39,17 @@ pub struct DescribeArgs {
 pub async fn run(home: &Utf8Path, args: DescribeArgs) -> Result<Exit> {
     let client = Client::find(home)?;
     let objects = objects(&client, &args).await?;
-    let mut texts = Vec::new();
+    let (mut texts, mut worst) = (Vec::new(), Exit::Done);
     for (resource, name) in &objects {
-        texts.push(match *resource {
-            SERVICE => service(&client, &args.namespace.namespace, name).await?,
-            resource => plain(&client, resource, &args.namespace.namespace, name).await?,
-        });
+        let (text, exit) = match *resource {
+            SERVICE => service(&client, home, &args.namespace.namespace, name).await?,
+            resource => plain(&client, home, resource, &args.namespace.namespace, name).await?,
+        };
+        texts.push(text);
+        worst = worst.max(exit);
     }
     output::print(&texts.join("\n\n"))?;
-    Ok(Exit::Done)
+    Ok(worst)
 }
 
 async fn objects(client: &Client, args: &DescribeArgs) -> Result<Vec<(Resource, String)>> {
@@ -68,15 +70,26 @@ async fn objects(client: &Client, args: &DescribeArgs) -> Result<Vec<(Resource, 
     }
 }
 
-/// Any other kind: the object as YAML, and its events.
-async fn plain(client: &Client, resource: Resource, namespace: &str, name: &str) -> Result<String> {
-    let mut object = find::get(client, resource, namespace, name).await?;
-    if resource == Resource::Object(crate::api::Kind::Secret) {
+/// Any other kind: the object as YAML, and its events. One that can be ready begins with whether it is.
+async fn plain(
+    client: &Client,
+    home: &Utf8Path,
+    resource: Resource,
+    namespace: &str,
+    name: &str,
+) -> Result<(String, Exit)> {
+    let found = find_out(client, home, resource, namespace, name).await?;
+    let Some(mut object) = found.object else { return Ok((found.diagnosis.lines(), Exit::NotSo)) };
+    if resource == Resource::Object(Kind::Secret) {
         hide_values(&mut object);
     }
-    let mut text = yaml::to_yaml(&object);
-    text.push_str(&events(client, &object).await?);
-    Ok(text)
+    let mut text = match condition(&object, "Ready") {
+        Some(_) => format!("{}\n", found.diagnosis.lines()),
+        None => String::new(),
+    };
+    text.push_str(&yaml::to_yaml(&object));
+    text.push_str(&events(&found.events, Clock::start().now().wall));
+    Ok((text, Exit::Done))
 }
 
 /// Leaves of a Secret only the names and lengths of its values.
@@ -89,24 +102,21 @@ fn hide_values(secret: &mut Value) {
     }
 }
 
-async fn service(client: &Client, namespace: &str, name: &str) -> Result<String> {
-    let object = find::get(client, SERVICE, namespace, name).await?;
-    let pods = pods_of(client, namespace, name).await?;
+/// A service: the three lines, the last output of what fails, and then everything else.
+async fn service(client: &Client, home: &Utf8Path, namespace: &str, name: &str) -> Result<(String, Exit)> {
+    let found = find_out(client, home, SERVICE, namespace, name).await?;
+    let mut text = found.text();
+    let Some(object) = &found.object else { return Ok((text, Exit::NotSo)) };
     let now = Clock::start().now().wall;
-    let mut text = verdict(&object, &pods, now);
-    if let Some(place) = find::broken_file(client, SERVICE, namespace, name).await {
-        text = format!(
-            "{text}  note:    its file was changed and cannot be taken; the last good version is kept: {place}\n"
-        );
-    }
     text.push('\n');
-    text.push_str(&facts(&object));
-    text.push_str(&conditions(&object, now));
-    text.push_str(&pod_table(&pods, now));
-    text.push_str(&failure(client, &object, &pods).await);
-    text.push_str(&events(client, &object).await?);
-    text.push_str(&try_it(client, &object).await);
-    Ok(text)
+    text.push_str(&facts(object));
+    text.push_str(&conditions(object, now));
+    text.push_str(&pod_table(&found.pods, now));
+    text.push_str(&events(&found.events, now));
+    if found.diagnosis.standing == Standing::Ready {
+        text.push_str(&try_it(client, object).await);
+    }
+    Ok((text, Exit::Done))
 }
 
 fn text_of(value: &Value) -> &str {
@@ -117,106 +127,14 @@ fn ago(value: &Value, now: Timestamp) -> Option<String> {
     value.as_str()?.parse().ok().map(|since| age(since, now))
 }
 
-/// Three lines: whether it is ready, why not, and the next step.
-fn verdict(object: &Value, pods: &[Value], now: Timestamp) -> String {
-    let metadata = &object["metadata"];
-    let (namespace, name) = (text_of(&metadata["namespace"]), text_of(&metadata["name"]));
-    let ready = condition(object, "Ready");
-    let state = match ready.map(|ready| text_of(&ready["status"])) {
-        Some("True") => "ready",
-        Some("False") => "not ready",
-        _ => "not ready yet",
-    };
-    let since = ready.and_then(|ready| ago(&ready["lastTransitionTime"], now));
-    let since = since.map(|since| format!(" for {since}")).unwrap_or_default();
-    let scope = if namespace == "default" { String::new() } else { format!(" -n {namespace}") };
-    let (because, next) = match state {
-        "ready" => (
-            format!("it answers at {}", text_of(&object["status"]["url"])),
-            format!("kserve-local predict {name}{scope} -d @request.json"),
-        ),
-        _ => (reason(object, pods), next_step(object, pods, name, &scope)),
-    };
-    format!("InferenceService {namespace}/{name} is {state}{since}\n  because: {because}\n  next:    {next}\n")
-}
-
-/// Returns the most telling reason there is: the model's failure, the container's, else the condition's.
-fn reason(object: &Value, pods: &[Value]) -> String {
-    // Ready itself says it best when it says no; upstream's own words in `lastFailureInfo` are shorter.
-    if let Some(ready) = condition(object, "Ready").filter(|ready| ready["status"] == "False")
-        && !text_of(&ready["message"]).is_empty()
-    {
-        return format!("{}: {}", text_of(&ready["reason"]), one_line(text_of(&ready["message"])));
-    }
-    let failure = &object["status"]["modelStatus"]["lastFailureInfo"];
-    let code = failure["exitCode"].as_i64().map(|code| format!(" (exit code {code})")).unwrap_or_default();
-    if !text_of(&failure["message"]).is_empty() {
-        return format!("{}: {}{code}", text_of(&failure["reason"]), one_line(text_of(&failure["message"])));
-    }
-    if let Some((container, waiting)) = waiting_container(pods) {
-        return format!("container {container} is waiting: {waiting}");
-    }
-    let empty = Vec::new();
-    let conditions = object["status"]["conditions"].as_array().unwrap_or(&empty);
-    let bad = |wanted: &str| {
-        conditions.iter().find(|condition| {
-            condition["status"] == wanted && condition["severity"] != "Info" && condition["type"] != "Ready"
-        })
-    };
-    let culprit = bad("False").or_else(|| bad("Unknown")).or_else(|| condition(object, "Ready"));
-    match culprit {
-        Some(culprit) => {
-            let words = [text_of(&culprit["reason"]), text_of(&culprit["message"])];
-            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-            let why = if words.is_empty() { "no reason was given".to_owned() } else { words.join(": ") };
-            format!("{} is {}: {}", text_of(&culprit["type"]), text_of(&culprit["status"]), one_line(&why))
-        }
-        None => "it was not looked at yet".to_owned(),
-    }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-fn waiting_container(pods: &[Value]) -> Option<(String, String)> {
-    let statuses = pods.iter().flat_map(|pod| {
-        ["initContainerStatuses", "containerStatuses"].into_iter().flat_map(|list| items_of(&pod["status"][list]))
-    });
-    statuses.into_iter().find_map(|status| {
-        let waiting = status["state"].get("waiting")?;
-        let words = [text_of(&waiting["reason"]), text_of(&waiting["message"])];
-        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-        Some((text_of(&status["name"]).to_owned(), one_line(&words.join(": "))))
-    })
+/// A message without the output it may carry: that is shown once, above.
+fn first_line(text: &str) -> String {
+    let first = text.split('\n').next().unwrap_or_default();
+    first.trim_end().trim_end_matches("; last output:").to_owned()
 }
 
 fn items_of(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-/// Returns what a person can do next.
-fn next_step(object: &Value, pods: &[Value], name: &str, scope: &str) -> String {
-    match text_of(&object["status"]["modelStatus"]["lastFailureInfo"]["reason"]) {
-        "NoSupportingRuntime" | "RuntimeNotRecognized" | "RuntimeDisabled" => {
-            return format!("kserve-local runtimes explain {name}{scope}");
-        }
-        "InvalidPredictorSpec" => return "correct the manifest; `kserve-local validate FILE` checks it".to_owned(),
-        _ => {}
-    }
-    if pods.iter().any(has_output) {
-        format!("kserve-local logs {name}{scope}")
-    } else {
-        format!("kserve-local events --for isvc/{name}{scope}")
-    }
-}
-
-/// Whether a container of the pod ever ran.
-fn has_output(pod: &Value) -> bool {
-    items_of(&pod["status"]["containerStatuses"]).iter().any(|status| {
-        let restarted = status["restartCount"].as_u64().is_some_and(|restarts| restarts > 0);
-        restarted || status["state"].get("waiting").is_none()
-    })
 }
 
 fn facts(object: &Value) -> String {
@@ -253,7 +171,7 @@ fn conditions(object: &Value, now: Timestamp) -> String {
     let mut grid = Grid::new(["Type", "Status", "Since", "Reason", "Message"]);
     for condition in items_of(&object["status"]["conditions"]) {
         let since = ago(&condition["lastTransitionTime"], now).unwrap_or_default();
-        let text = |field: &str| one_line(text_of(&condition[field]));
+        let text = |field: &str| first_line(text_of(&condition[field]));
         grid.row([text("type"), text("status"), since, text("reason"), text("message")]);
     }
     section("Conditions", &mut grid)
@@ -295,41 +213,18 @@ fn section(title: &str, grid: &mut Grid) -> String {
     format!("\n{title}:\n{indented}")
 }
 
-/// Returns the last log lines of a replica that is not ready.
-async fn failure(client: &Client, object: &Value, pods: &[Value]) -> String {
-    if condition(object, "Ready").is_some_and(|ready| ready["status"] == "True") {
-        return String::new();
-    }
-    let namespace = text_of(&object["metadata"]["namespace"]);
-    let failing = pods.iter().find(|pod| has_output(pod));
-    let Some(name) = failing.map(|pod| text_of(&pod["metadata"]["name"])) else { return String::new() };
-    let path = format!("{}/log?tailLines={LOG_LINES}", path_of(Resource::Pods, namespace, name));
-    let Ok(bytes) = client.stream(&path, "text/plain").await else { return String::new() };
-    let chunks: Vec<_> = futures::StreamExt::collect(bytes).await;
-    let text: Vec<u8> = chunks.into_iter().filter_map(Result::ok).flatten().collect();
-    let lines: String = String::from_utf8_lossy(&text).lines().map(|line| format!("  {line}\n")).collect();
-    if lines.is_empty() { lines } else { format!("\nLast output of {name}:\n{lines}") }
-}
-
-async fn events(client: &Client, object: &Value) -> Result<String> {
-    let metadata = &object["metadata"];
-    let selector =
-        format!("involvedObject.kind={},involvedObject.name={}", text_of(&object["kind"]), text_of(&metadata["name"]));
-    let namespace = metadata["namespace"].as_str().unwrap_or("default");
-    let path = format!("{}?fieldSelector={}", Resource::Events.path(Some(namespace)), escaped(&selector));
-    let list = client.get(&path).await?;
-    let now = Clock::start().now().wall;
+fn events(events: &[Value], now: Timestamp) -> String {
     let mut grid = Grid::new(["Last seen", "Type", "Reason", "Count", "Message"]);
-    for event in items(&list) {
+    for event in events {
         grid.row([
             ago(&event["lastTimestamp"], now).unwrap_or_default(),
             text_of(&event["type"]).to_owned(),
             text_of(&event["reason"]).to_owned(),
             event["count"].to_string(),
-            one_line(text_of(&event["message"])),
+            first_line(text_of(&event["message"])),
         ]);
     }
-    Ok(section("Events", &mut grid))
+    section("Events", &mut grid)
 }
 
 /// Returns a prediction that can be pasted.
@@ -353,36 +248,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn service(ready: &str, status: Value) -> Value {
-        let mut status = status;
-        status["url"] = json!("http://iris-default.localhost:8080");
-        status["conditions"] = json!([
-            {"type": "PredictorReady", "status": ready, "reason": "MinimumReplicasUnavailable", "message": "0 of 1 ready"},
-            {"type": "Ready", "status": ready, "lastTransitionTime": "1970-01-01T00:00:00Z"},
-        ]);
-        json!({"metadata": {"name": "iris", "namespace": "default"}, "status": status})
-    }
-
-    #[test]
-    fn the_first_three_lines_say_why_it_is_not_ready() {
-        let now = Timestamp::from_second(90).unwrap();
-        let failed = json!({"modelStatus": {"lastFailureInfo": {
-            "reason": "ModelLoadFailed", "message": "no such file\nmodel.joblib", "exitCode": 1,
-        }}});
-        let waiting = json!({"status": {"containerStatuses": [
-            {"name": "kserve-container", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no network"}}},
-        ]}});
-        let crashed = json!({"status": {"containerStatuses": [{"restartCount": 3, "state": {"waiting": {}}}]}});
-        let texts = [
-            verdict(&service("True", json!({})), &[], now),
-            verdict(&service("False", failed), &[crashed], now),
-            verdict(&service("False", json!({})), &[waiting], now),
-            verdict(&service("Unknown", json!({})), &[], now),
-            verdict(&json!({"metadata": {"name": "iris", "namespace": "team"}}), &[], now),
-        ];
-        insta::assert_snapshot!(texts.join("\n"));
-    }
 
     #[test]
     fn the_values_of_a_secret_are_not_shown() {

@@ -4,14 +4,17 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use camino::Utf8Path;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::doctor_checks::{self, Finding, Severity};
-use super::doctor_facts;
+use super::doctor_facts::{self, Facts, Lock};
 use super::doctor_storage;
+use super::format::TextOrJson;
+use super::leftovers;
 use super::output;
 use super::report::Exit;
+use crate::home::{Home, restrict};
 
 /// Look at this machine: engine, permissions, disk, ports, proxies, clock, GPUs, credentials, and more.
 ///
@@ -24,10 +27,13 @@ pub struct DoctorArgs {
     pub command: Option<DoctorCommand>,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: DoctorOutput,
+    pub output: TextOrJson,
     /// Show what is as it should be, too
     #[arg(short, long)]
     pub verbose: bool,
+    /// Mend what can be mended without asking: what killed runs left, a stale lock, the mode of the token
+    #[arg(long)]
+    pub fix: bool,
 }
 
 /// What to look at instead of everything.
@@ -35,16 +41,6 @@ pub struct DoctorArgs {
 #[expect(missing_docs, reason = "the help of a verb is the documentation of its arguments")]
 pub enum DoctorCommand {
     Storage(doctor_storage::StorageArgs),
-}
-
-/// How a check-up is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum DoctorOutput {
-    /// For people
-    #[default]
-    Text,
-    /// One object with every check
-    Json,
 }
 
 /// Runs the verb.
@@ -55,16 +51,34 @@ pub async fn run(home: &Utf8Path, args: DoctorArgs) -> Result<Exit> {
     if let Some(DoctorCommand::Storage(args)) = &args.command {
         return doctor_storage::run(home, args).await;
     }
+    if args.fix {
+        fix(home, &doctor_facts::gather(home).await).await?;
+    }
     let findings = doctor_checks::check(&doctor_facts::gather(home).await);
     match args.output {
-        DoctorOutput::Json => output::line(&serde_json::to_string_pretty(&json!({"checks": findings}))?)?,
-        DoctorOutput::Text => output::print(&text(&findings, args.verbose))?,
+        TextOrJson::Json => output::line(&serde_json::to_string_pretty(&json!({"checks": findings}))?)?,
+        TextOrJson::Text => output::print(&text(&findings, args.verbose))?,
     }
     Ok(match findings.iter().map(|finding| finding.severity).max() {
         Some(Severity::Error) => Exit::Usage,
         Some(Severity::Warning) => Exit::NotSo,
         _ => Exit::Done,
     })
+}
+
+/// Mends what nobody can want as it is.
+async fn fix(home: &Utf8Path, facts: &Facts) -> Result<()> {
+    leftovers::collect_all().await;
+    let home = Home::new(home);
+    if matches!(facts.lock, Lock::Stale { .. }) {
+        std::fs::remove_file(home.addresses())?;
+        output::note("removed the addresses of a daemon that is gone");
+    }
+    if facts.token_mode.is_some_and(|mode| mode & 0o077 != 0) {
+        restrict(&home.token(), 0o600)?;
+        output::note("made the API's token readable by its owner only");
+    }
+    Ok(())
 }
 
 /// Writing to a string cannot fail, so nobody looks.

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::doctor_facts::{Disk, Engine, Facts, Lock, Port};
+use crate::engine::OLDEST_API;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -70,12 +71,19 @@ const CLOCK_APART: SignedDuration = SignedDuration::from_secs(60);
 const FEW_FILES: u64 = 4096;
 /// Fewer watches than this are few for a folder of manifests beside other programs.
 const FEW_WATCHES: u64 = 8192;
-/// Oldest API of the engine that is spoken.
-const OLDEST_API: (u32, u32) = (1, 40);
 
 /// Draws every conclusion.
 pub fn check(facts: &Facts) -> Vec<Finding> {
-    let mut findings = vec![settings(facts), home(facts), token(facts), manifests(facts), daemon(facts), lock(facts)];
+    let mut findings = vec![
+        settings(facts),
+        home(facts),
+        token(facts),
+        manifests(facts),
+        secrets(facts),
+        daemon(facts),
+        lock(facts),
+        leftovers(facts),
+    ];
     findings.extend(engine(facts));
     findings.push(cgroup(facts));
     findings.extend(facts.disks.iter().flat_map(disk));
@@ -106,6 +114,7 @@ fn settings(facts: &Facts) -> Finding {
 
 fn home(facts: &Facts) -> Finding {
     match &facts.home_writable {
+        Ok(()) if !facts.home_exists => Finding::ok("home", format!("{} is not there yet and can be made", facts.home)),
         Ok(()) => Finding::ok("home", format!("{} can be written", facts.home)),
         Err(error) => Finding::new("home", Severity::Error, format!("{} cannot be written", facts.home))
             .because(error.clone())
@@ -141,6 +150,24 @@ fn manifests(facts: &Facts) -> Finding {
     }
 }
 
+fn secrets(facts: &Facts) -> Finding {
+    match facts.open_secrets.as_slice() {
+        [] => Finding::ok("secrets", "files that hold Secrets are readable by their owner only"),
+        open => {
+            let files: Vec<&str> = open.iter().map(|(path, _)| path.as_str()).collect();
+            let (first, mode) = &open[0];
+            let others = if files.len() > 1 { format!(", and {} more", files.len() - 1) } else { String::new() };
+            Finding::new(
+                "secrets",
+                Severity::Warning,
+                format!("{first} holds a Secret and can be read by others (mode {mode:o}){others}"),
+            )
+            .because("whoever has an account on this machine can read the credentials in it")
+            .fix(format!("chmod 600 {}", files.join(" ")))
+        }
+    }
+}
+
 fn daemon(facts: &Facts) -> Finding {
     match &facts.daemon {
         None => Finding::new("daemon", Severity::Info, "no daemon runs on this home").fix("kserve-local up"),
@@ -169,7 +196,18 @@ fn lock(facts: &Facts) -> Finding {
         Lock::Stale { pid } => {
             Finding::new("lock", Severity::Info, format!("addresses.json names process {pid}, which is gone"))
                 .because("a daemon was killed; the next start takes over what it left")
-                .fix("kserve-local up")
+                .fix("kserve-local up, or kserve-local doctor --fix to forget it")
+        }
+    }
+}
+
+fn leftovers(facts: &Facts) -> Finding {
+    match facts.leftovers.as_slice() {
+        [] => Finding::ok("leftovers", "nothing is left of runs that were killed"),
+        left => {
+            Finding::new("leftovers", Severity::Warning, format!("left of runs that were killed: {}", left.join(", ")))
+                .because("their models may still run, and hold memory")
+                .fix("kserve-local doctor --fix")
         }
     }
 }

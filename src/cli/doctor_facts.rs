@@ -9,9 +9,10 @@ use jiff::Timestamp;
 
 use super::client::Client;
 use super::report::chain;
-use super::{runtimes, serve};
+use super::{leftovers, runtimes, serve};
+use crate::api::Kind;
 use crate::config::{Environment, Flags, Settings};
-use crate::daemon::{self, LockError, StartError};
+use crate::daemon;
 use crate::engine::docker::{DockerConfig, DockerEngine};
 use crate::engine::docker_checkup::Checkup;
 use crate::environments::Tools;
@@ -32,7 +33,9 @@ pub struct Facts {
     pub settings: Result<(), String>,
     /// Path of the home.
     pub home: String,
-    /// Whether it can be written.
+    /// Whether it is there.
+    pub home_exists: bool,
+    /// Whether it can be written, or made.
     pub home_writable: Result<(), String>,
     /// Mode of the token's file.
     pub token_mode: Option<u32>,
@@ -40,10 +43,14 @@ pub struct Facts {
     pub manifest_files: usize,
     /// The first error of each file that has one.
     pub bad_manifests: Vec<String>,
+    /// Files that hold a Secret and that others can read, with their modes.
+    pub open_secrets: Vec<(String, u32)>,
     /// Version of the daemon that answers.
     pub daemon: Option<String>,
     /// Who holds the home.
     pub lock: Lock,
+    /// Folders of throwaway daemons that were killed.
+    pub leftovers: Vec<String>,
     /// The engine.
     pub engine: Engine,
     /// Whether models could run as processes.
@@ -159,7 +166,7 @@ pub async fn gather(root: &Utf8Path) -> Facts {
         Some(client) => client.get("/version").await.ok().map(|version| daemon_version(&version)),
         None => None,
     };
-    let (manifest_files, bad_manifests) = manifests(root);
+    let Manifests { files: manifest_files, bad: bad_manifests, open: open_secrets } = manifests(root);
     let engine = engine(settings.as_ref().ok(), &environment).await;
     let disks = disks(root, settings.as_ref().ok(), &engine);
     let variable = |name: &str| environment.get(name).or_else(|| environment.get(&name.to_uppercase())).cloned();
@@ -171,12 +178,15 @@ pub async fn gather(root: &Utf8Path) -> Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: now(),
         config: home.config().to_string(),
+        home_exists: root.exists(),
         home_writable: writable(&home),
         token_mode: std::fs::metadata(home.token()).ok().map(|file| file.permissions().mode() & 0o777),
         manifest_files,
         bad_manifests,
+        open_secrets,
         lock: lock(&home, client.as_ref().and_then(|client| client.addresses.pid), daemon.is_some()),
         daemon,
+        leftovers: leftovers::find(&std::env::temp_dir()).into_iter().map(String::from).collect(),
         has_process_tools: Tools::find(&environment).any(),
         cgroup_version: cgroup_version(),
         disks,
@@ -207,30 +217,56 @@ fn daemon_version(version: &serde_json::Value) -> String {
     text.split_once("+kserve-local.").map_or(text, |(_, own)| own).to_owned()
 }
 
+/// Whether the home can be written, or made: a check-up writes nothing itself.
 fn writable(home: &Home) -> Result<(), String> {
-    let probe = home.state().join(".doctor");
-    let written = home.create().and_then(|()| std::fs::write(&probe, b"")).and_then(|()| std::fs::remove_file(&probe));
-    written.map_err(|error| error.to_string())
+    let wanted = if home.state().exists() { home.state() } else { home.root().to_owned() };
+    let there = wanted.ancestors().find(|folder| folder.exists()).unwrap_or(home.root());
+    if !there.is_dir() {
+        return Err(format!("`{there}` is not a folder"));
+    }
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(there.as_std_path(), access)
+        .map_err(|error| format!("`{there}`: {}", std::io::Error::from(error)))
 }
 
-fn manifests(root: &Utf8Path) -> (usize, Vec<String>) {
-    let Ok(files) = runtimes::folder_files(root) else { return (0, Vec::new()) };
-    let first_error = |path: &Utf8PathBuf| {
+#[derive(Default)]
+struct Manifests {
+    files: usize,
+    bad: Vec<String>,
+    open: Vec<(String, u32)>,
+}
+
+fn manifests(root: &Utf8Path) -> Manifests {
+    let Ok(files) = runtimes::folder_files(root) else { return Manifests::default() };
+    let mut found = Manifests { files: files.len(), ..Manifests::default() };
+    for path in files.iter().map(|file| &file.path) {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) => return Some(format!("{path}: {error}")),
+            Err(error) => {
+                found.bad.push(format!("{path}: {error}"));
+                continue;
+            }
         };
         let decoded = manifest::decode(path.as_str(), &text);
-        let error = decoded.diagnostics.iter().find(|diagnostic| diagnostic.is_error())?;
-        error.render(None).lines().next().map(str::to_owned)
-    };
-    (files.len(), files.iter().filter_map(|file| first_error(&file.path)).collect())
+        let error = decoded.diagnostics.iter().find(|diagnostic| diagnostic.is_error());
+        found.bad.extend(error.and_then(|error| error.render(None).lines().next().map(str::to_owned)));
+        let holds = decoded.objects.iter().any(|found| found.object.key.kind == Kind::Secret);
+        found.open.extend(open_mode(path).filter(|_| holds).map(|mode| (path.to_string(), mode)));
+    }
+    found
+}
+
+/// Returns a file's mode when others than its owner can read it.
+pub(super) fn open_mode(path: &Utf8Path) -> Option<u32> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o044 != 0).then_some(mode)
 }
 
 fn lock(home: &Home, announced: Option<u32>, answers: bool) -> Lock {
     match daemon::holder(home) {
-        Err(StartError::Lock(LockError::Held { pid, .. })) => Lock::Held { pid },
-        _ => match announced.filter(|_| !answers) {
+        Ok(Some(pid)) => Lock::Held { pid },
+        // One that cannot be read is told by the check of the home.
+        Ok(None) | Err(_) => match announced.filter(|_| !answers) {
             Some(pid) => Lock::Stale { pid: pid.to_string() },
             None => Lock::Free,
         },

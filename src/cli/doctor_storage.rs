@@ -43,6 +43,13 @@ pub async fn run(home: &Utf8Path, args: &StorageArgs) -> Result<Exit> {
     if let Err(error) = known {
         return Err(refusal(&error).into());
     }
+    if let Some(downloader) = &access.downloader {
+        output::line(&format!(
+            "fetched by:  ClusterStorageContainer {}, image {}; only the daemon runs it",
+            downloader.name, downloader.container.image
+        ))?;
+        return Ok(Exit::Done);
+    }
     let found = match uri.bare() {
         StorageUri::Local(path) => local(Utf8Path::new(path)),
         StorageUri::Pvc { claim, path } => local(&Home::new(home).claim(namespace, claim).join(path)),
@@ -75,7 +82,12 @@ fn wanted(home: &Utf8Path, args: &StorageArgs, namespace: &str) -> Result<(Stora
     let objects = runtimes::folder_objects(home)?;
     let companions: Vec<&Object> = objects
         .iter()
-        .filter(|object| matches!(object.key.kind, Kind::Secret | Kind::ServiceAccount | Kind::ConfigMap))
+        .filter(|object| {
+            matches!(
+                object.key.kind,
+                Kind::Secret | Kind::ServiceAccount | Kind::ConfigMap | Kind::ClusterStorageContainer
+            )
+        })
         .collect();
     let resolved =
         workload::resolve(&service, &Catalog::new(&objects), &Companions::new(companions), &WorkloadConfig::default());
@@ -87,10 +99,12 @@ fn wanted(home: &Utf8Path, args: &StorageArgs, namespace: &str) -> Result<(Stora
         }
         Err(error) => return Err(Problem::usage(error.to_string()).into()),
     };
-    let model = workload.models.into_iter().next();
+    if let Some(model) = workload.models.into_iter().next() {
+        return Ok((model.uri, model.access));
+    }
     // A claim is mounted and not fetched.
     let parsed = StorageUri::parse(&args.uri).map_err(|error| Problem::usage(error.to_string()))?;
-    Ok(model.map_or((parsed, Access::default()), |model| (model.uri, model.access)))
+    Ok((parsed, Access::default()))
 }
 
 fn local(path: &Utf8Path) -> std::result::Result<Trial, SourceError> {

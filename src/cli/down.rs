@@ -12,7 +12,7 @@ use super::output;
 use super::report::{Exit, Problem};
 use super::serve;
 use crate::config::{Flags, Settings};
-use crate::daemon::{self, LockError, StartError};
+use crate::daemon;
 use crate::home::Home;
 
 /// Longest time a daemon may take to drain and stop its models.
@@ -79,7 +79,7 @@ async fn running(home: &Utf8Path) -> Result<Option<Pid>> {
 /// Waits until nobody serves the home any more.
 async fn until_gone(home: &Utf8Path) -> Result<()> {
     let gone = async {
-        while matches!(daemon::holder(&Home::new(home)), Err(StartError::Lock(LockError::Held { .. }))) {
+        while daemon::holder(&Home::new(home)).is_ok_and(|holder| holder.is_some()) {
             tokio::time::sleep(LOOK).await;
         }
     };

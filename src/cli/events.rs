@@ -1,5 +1,6 @@
 //! `events`: what happened, oldest first.
 
+use std::fmt::Write as _;
 use std::pin::pin;
 
 use anyhow::Result;
@@ -8,15 +9,20 @@ use clap::Args;
 use futures::StreamExt;
 
 use super::client::{AS_TABLE, Client};
+use super::diagnosis;
 use super::find::escaped;
 use super::follow;
 use super::get::Rows;
 use super::output;
 use super::report::{Exit, Problem};
 use super::wanted::{NamespaceArgs, kind};
+use crate::diagnosis::Standing;
 use crate::kubeapi::resource::Resource;
 
-/// Show what happened, oldest first.
+/// Services that are spoken of above the events.
+const MOST_TOLD: usize = 3;
+
+/// Show what happened, oldest first, below why services are not ready.
 #[derive(Clone, Debug, Args)]
 pub struct EventsArgs {
     /// Namespace.
@@ -42,6 +48,7 @@ pub async fn run(home: &Utf8Path, args: EventsArgs) -> Result<Exit> {
     let namespace = (!args.all_namespaces).then_some(args.namespace.namespace.as_str());
     let about = args.about.as_deref().map(selector).transpose()?.unwrap_or_default();
     let path = format!("{}?fieldSelector={}&", Resource::Events.path(namespace), escaped(&about));
+    output::print(&trouble(&client, home, &args).await?)?;
     if args.watch {
         return watch(&client, &path, &args).await;
     }
@@ -53,6 +60,24 @@ pub async fn run(home: &Utf8Path, args: EventsArgs) -> Result<Exit> {
         None => output::note("No events found"),
     }
     Ok(Exit::Done)
+}
+
+/// Says why what is asked about is not ready; of all services, the first few.
+async fn trouble(client: &Client, home: &Utf8Path, args: &EventsArgs) -> Result<String> {
+    let namespace = args.namespace.namespace.as_str();
+    if let Some((word, name)) = args.about.as_deref().and_then(|about| about.split_once('/')) {
+        // Events may be left of what is not there any more.
+        let found = diagnosis::find_out(client, home, kind(word)?, namespace, name).await.ok();
+        let told = found.filter(|found| found.diagnosis.standing != Standing::Ready && found.can_be_ready());
+        return Ok(told.map(|found| found.text() + "\n").unwrap_or_default());
+    }
+    let all = diagnosis::troubled(client, home, (!args.all_namespaces).then_some(namespace)).await?;
+    let mut text: String = all.iter().take(MOST_TOLD).map(|one| one.lines() + "\n").collect();
+    if let Some(more) = all.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{more} more are not ready: kserve-local get isvc -o wide\n");
+    }
+    Ok(text)
 }
 
 async fn watch(client: &Client, path: &str, args: &EventsArgs) -> Result<Exit> {

@@ -91,3 +91,31 @@ fn text(explanation: &Explanation) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_that_puts_nobody_to_sleep_is_read_as_the_daemon_writes_it() {
+        let explanation = Explanation {
+            at: "2026-01-01T00:00:00Z".parse().unwrap(),
+            verdict: Verdict::Admitted,
+            summary: "it fits".to_owned(),
+            replica: "iris-predictor-00001-0".to_owned(),
+            needs: 1 << 30,
+            basis: "assumed".to_owned(),
+            total: None,
+            reserve: 0,
+            budget: None,
+            others: 0,
+            limit: None,
+            held: Vec::new(),
+            evicts: Vec::new(),
+            gpus: Vec::new(),
+        };
+        let written = serde_json::to_value(&explanation).unwrap();
+        assert_eq!(serde_json::from_value::<Explanation>(written).unwrap(), explanation);
+        assert!(text(&explanation).starts_with("Admitted at 2026-01-01T00:00:00Z: it fits"));
+    }
+}

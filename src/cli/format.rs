@@ -3,11 +3,22 @@
 use std::str::FromStr;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::jsonpath::Template;
 use super::report::Problem;
 use crate::manifest::yaml;
+
+/// How a finding, a status or a setting is printed: for people, or as one JSON object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TextOrJson {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object
+    Json,
+}
 
 /// How objects are shown.
 #[derive(Clone, Debug, Default, PartialEq)]

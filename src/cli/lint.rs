@@ -2,15 +2,16 @@
 
 use anyhow::Result;
 use camino::Utf8Path;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
+use super::format::TextOrJson;
 use super::input::{self, Source};
 use super::output;
 use super::parity;
 use super::report::Exit;
 use super::runtimes;
-use crate::api::ServiceKey;
+use crate::api::{Kind, ServiceKey};
 use crate::home::Home;
 use crate::reconcile::revisions::{self, Ledger};
 
@@ -31,17 +32,7 @@ pub struct LintArgs {
     pub recursive: bool,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: LintOutput,
-}
-
-/// How findings are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LintOutput {
-    /// For people
-    #[default]
-    Text,
-    /// One object with every finding
-    Json,
+    pub output: TextOrJson,
 }
 
 /// Runs the verb.
@@ -55,6 +46,7 @@ pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
     let measured = revisions::load(&Home::new(home));
     let mut findings = Vec::new();
     for source in &sources {
+        findings.extend(open_secret(source));
         findings
             .extend(source.decoded.diagnostics.iter().map(|found| document(source, "manifest", &found.render(None))));
         for found in &source.decoded.objects {
@@ -66,7 +58,7 @@ pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
             }
         }
     }
-    if args.output == LintOutput::Json {
+    if args.output == TextOrJson::Json {
         output::line(&serde_json::to_string_pretty(&json!({"findings": findings}))?)?;
     } else {
         findings.iter().filter_map(|finding| finding["message"].as_str()).try_for_each(output::line)?;
@@ -75,6 +67,18 @@ pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
         return Ok(Exit::Usage);
     }
     Ok(if findings.is_empty() { Exit::Done } else { Exit::NotSo })
+}
+
+/// Says that others can read a file that holds a Secret.
+fn open_secret(source: &Source) -> Option<Value> {
+    let found = source.decoded.objects.iter().find(|found| found.object.key.kind == Kind::Secret)?;
+    let mode = super::doctor_facts::open_mode(Utf8Path::new(&source.name))?;
+    let (name, key) = (&source.name, &found.object.key);
+    let message = format!(
+        "{name}:{}: Secret {}/{}: the file can be read by others, mode {mode:o} (open-secret; chmod 600 {name})",
+        found.position, key.namespace, key.name
+    );
+    Some(document(source, "open-secret", &message))
 }
 
 fn document(source: &Source, rule: &str, message: &str) -> Value {

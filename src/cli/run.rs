@@ -6,19 +6,23 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use clap::Args;
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
+use super::client::Client;
+use super::diagnosis::find_out;
+use super::find::SERVICE;
+use super::home;
 use super::input::{self, InputArgs};
 use super::kubeconfig;
+use super::leftovers;
 use super::output;
 use super::report::{Exit, Problem};
 use super::run_report::{Outcome, Readiness, Report};
 use super::runtimes;
-use super::serve::{self, EngineChoice};
+use super::serve::{self, Called, EngineChoice, Signals};
 use super::wait::duration;
 use crate::api::{ConditionStatus, InferenceServiceStatus, Kind, ObjectKey};
 use crate::config::{Flags, Settings};
@@ -87,8 +91,7 @@ pub async fn run(args: RunArgs) -> Result<ExitCode> {
         return Err(Problem::usage("which manifests?").hint("name them with -f FILE, -f DIR or -f URL").into());
     }
     let mut sources = input::read(&args.input.filename, args.input.recursive).await?;
-    let temporary = std::env::temp_dir().join(format!("kserve-local-run-{}", std::process::id()));
-    let folder = Utf8PathBuf::try_from(temporary)?;
+    let folder = leftovers::folder("run")?;
     runtimes::resolve_all(&folder, &mut sources)?;
     if input::tell_problems(&sources) {
         return Ok(Exit::Usage.into());
@@ -98,8 +101,10 @@ pub async fn run(args: RunArgs) -> Result<ExitCode> {
         runtimes::pulls(&folder, &objects)?.iter().try_for_each(|line| output::line(line))?;
         return Ok(Exit::Done.into());
     }
+    leftovers::collect_all().await;
     let outcome = on_throwaway_home(&folder, &objects, &args).await;
     if args.keep {
+        leftovers::keep(&folder);
         output::note(&format!("kept: {folder}"));
     } else if let Err(error) = std::fs::remove_dir_all(&folder) {
         output::note(&format!("warning: could not remove {folder}: {error}"));
@@ -135,15 +140,14 @@ async fn with_daemon(
     let services: Vec<ObjectKey> = objects.iter().map(|decoded| decoded.object.key.clone()).collect();
     let services = services.into_iter().filter(|key| key.kind == Kind::InferenceService).collect::<BTreeSet<_>>();
     // Listened to from here to the end: one that comes between two waits is kept for the next.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     if args.wait || args.command.is_empty() || !args.report.is_empty() {
         let waited = tokio::select! {
             // What is lost is only looking; the daemon is shut down by the caller.
             waited = wait_for(daemon, &services, args.timeout) => waited,
-            _ = interrupt.recv() => return Ok(Exit::Interrupted.into()),
-            _ = terminate.recv() => return Ok(Exit::Interrupted.into()),
+            _ = signals.any() => return Ok(Exit::Interrupted.into()),
         };
+        let waited = explained(folder, waited).await;
         args.report.iter().try_for_each(|report| report.write(&waited))?;
         if !tell(&waited) {
             return Ok(Exit::NotSo.into());
@@ -156,8 +160,11 @@ async fn with_daemon(
     let status = tokio::select! {
         // The child is waited for again where it matters.
         status = child.wait() => status?,
-        _ = interrupt.recv() => return ended(&mut child, None).await,
-        _ = terminate.recv() => return ended(&mut child, Some(rustix::process::Signal::TERM)).await,
+        called = signals.any() => {
+            // The terminal told the command itself.
+            let signal = (called == Called::Off).then_some(rustix::process::Signal::TERM);
+            return ended(&mut child, signal).await;
+        }
         () = daemon.failed() => {
             ended(&mut child, Some(rustix::process::Signal::TERM)).await?;
             return Err(Problem::new(Exit::Bug, "a part of the daemon ended that must not; see its log (--keep)").into());
@@ -243,6 +250,19 @@ async fn wait_for(daemon: &Daemon, services: &BTreeSet<ObjectKey>, limit: Durati
         }
     }
     settled
+}
+
+/// Finds out why services are not ready, while their containers are still there.
+async fn explained(folder: &Utf8Path, mut waited: Vec<Readiness>) -> Vec<Readiness> {
+    // Without an answer of the daemon, its last words about the service are what is told.
+    let Ok(client) = Client::find(folder) else { return waited };
+    for readiness in waited.iter_mut().filter(|readiness| readiness.outcome != Outcome::Ready) {
+        let (namespace, name) = readiness.service();
+        // The home is gone when somebody reads this: commands are named without it.
+        let found = find_out(&client, &home::home(None), SERVICE, namespace, name).await;
+        readiness.diagnosis = found.ok().map(|found| found.diagnosis);
+    }
+    waited
 }
 
 fn outcome(status: &InferenceServiceStatus) -> Option<Outcome> {

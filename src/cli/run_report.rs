@@ -9,6 +9,7 @@ use camino::Utf8PathBuf;
 use serde_json::{Value, json};
 
 use crate::api::ObjectKey;
+use crate::diagnosis::Diagnosis;
 use crate::home::write_atomically;
 
 /// Where a report goes, and how it looks.
@@ -51,12 +52,14 @@ pub struct Readiness {
     /// What became of it.
     pub outcome: Outcome,
     after: Duration,
+    /// Why it is not ready, with one step and the last output.
+    pub diagnosis: Option<Diagnosis>,
 }
 
 impl Readiness {
     /// Notes an outcome.
     pub fn new(key: &ObjectKey, outcome: Outcome, after: Duration) -> Self {
-        Self { namespace: key.namespace.clone(), name: key.name.clone(), outcome, after }
+        Self { namespace: key.namespace.clone(), name: key.name.clone(), outcome, after, diagnosis: None }
     }
 
     /// Whether it speaks of this service.
@@ -64,13 +67,31 @@ impl Readiness {
         self.namespace == key.namespace && self.name == key.name
     }
 
-    /// Returns a line for people.
+    /// Returns the key of the service.
+    pub fn service(&self) -> (&str, &str) {
+        (&self.namespace, &self.name)
+    }
+
+    /// Returns a line for people; of one that is not ready, why, what to do, and its last output.
     pub fn line(&self) -> String {
         let Self { namespace, name, after, .. } = self;
         match &self.outcome {
             Outcome::Ready => format!("{namespace}/{name} ready after {:.1} s", after.as_secs_f64()),
-            Outcome::Failed(why) | Outcome::NotReady(why) => format!("error: {namespace}/{name}: {why}"),
+            Outcome::Failed(why) | Outcome::NotReady(why) => {
+                format!("error: {namespace}/{name}: {}", self.details().unwrap_or_else(|| why.clone()))
+            }
         }
+    }
+
+    /// The diagnosis in full.
+    fn details(&self) -> Option<String> {
+        let diagnosis = self.diagnosis.as_ref()?;
+        let mut text = diagnosis.lines();
+        if !diagnosis.output.is_empty() {
+            text.push_str("  last output:\n");
+            diagnosis.output.iter().for_each(|line| text.extend(["    ", line, "\n"]));
+        }
+        Some(text.trim_end().to_owned())
     }
 
     fn json(&self) -> Value {
@@ -79,9 +100,13 @@ impl Readiness {
             Outcome::Failed(why) => ("Failed", Some(why)),
             Outcome::NotReady(why) => ("NotReady", Some(why)),
         };
+        let told = self.diagnosis.as_ref();
         json!({
             "namespace": self.namespace, "name": self.name, "outcome": outcome,
             "seconds": self.after.as_secs_f64(), "message": message,
+            "cause": told.map(|told| told.cause), "what": told.map(|told| &told.what),
+            "why": told.map(|told| &told.why), "next": told.map(|told| &told.step),
+            "output": told.map(|told| &told.output),
         })
     }
 
@@ -93,8 +118,10 @@ impl Readiness {
         let _ = match &self.outcome {
             Outcome::Ready => writeln!(text, "  {head}/>"),
             Outcome::Failed(why) | Outcome::NotReady(why) => {
-                let why = escaped(why);
-                writeln!(text, "  {head}><failure message=\"{why}\">{why}</failure></testcase>")
+                let kind = escaped(self.diagnosis.as_ref().map_or("", |told| told.cause));
+                let message = escaped(self.diagnosis.as_ref().map_or(why, |told| &told.headline));
+                let details = escaped(&self.details().unwrap_or_else(|| why.clone()));
+                writeln!(text, "  {head}><failure type=\"{kind}\" message=\"{message}\">{details}</failure></testcase>")
             }
         };
     }
@@ -149,6 +176,8 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Condition, ConditionStatus, InferenceServiceStatus};
+    use crate::diagnosis::{Evidence, Subject, diagnose};
 
     fn readiness(outcome: Outcome) -> Readiness {
         Readiness {
@@ -156,6 +185,7 @@ mod tests {
             name: "iris".to_owned(),
             outcome,
             after: Duration::from_millis(1500),
+            diagnosis: None,
         }
     }
 
@@ -173,6 +203,25 @@ mod tests {
         assert!(text.contains("tests=\"2\" failures=\"1\""), "{text}");
         assert!(text.contains("name=\"iris\" time=\"1.500\"/>"), "{text}");
         assert!(text.contains("died: &quot;&lt;oops&gt;&quot; &amp; ?[31mred"), "{text}");
+    }
+
+    #[test]
+    fn a_diagnosis_is_told_in_every_form() {
+        let mut failed = readiness(Outcome::Failed("ImagePullFailed: x".to_owned()));
+        let condition = Condition::new("Ready", ConditionStatus::False, "ImagePullFailed", "`a/b`: manifest unknown");
+        let status = InferenceServiceStatus { conditions: vec![condition], ..InferenceServiceStatus::default() };
+        let subject = Subject { kind: "InferenceService", namespace: "default", name: "iris", generation: 1 };
+        let output = ["last words".to_owned()];
+        failed.diagnosis = Some(diagnose(&Evidence { output: &output, ..Evidence::of(subject, Some(&status)) }));
+        let (text, json) = (junit(std::slice::from_ref(&failed)), failed.json());
+        assert!(text.contains("<failure type=\"image-absent\" message=\"InferenceService default/iris is not ready: its image does not exist\">"), "{text}");
+        assert!(text.contains("  next:    correct name and tag of `a/b`") && text.contains("last words"), "{text}");
+        assert_eq!((json["cause"].as_str(), json["output"][0].as_str()), (Some("image-absent"), Some("last words")));
+        assert!(
+            failed.line().starts_with("error: default/iris: InferenceService default/iris is not ready"),
+            "{}",
+            failed.line()
+        );
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Position,
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Catalog, Runtime, Verdict, process, select};
 use crate::source::scan::{self, FoundFile};
-use crate::workload::{self, Companions, ResolveError, Workload, WorkloadConfig};
+use crate::workload::{self, CA_BUNDLE, Companions, Patterns, ResolveError, Workload, WorkloadConfig};
 
 /// List serving runtimes, or explain which one serves a model.
 #[derive(Clone, Debug, Args)]
@@ -337,7 +337,13 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
     let companions = Companions::new(objects.values());
     let settings =
         Settings::load(Home::new(home), &Flags::default(), serve::environment()).map_err(serve::bad_setting)?;
-    let config = WorkloadConfig { allowed_host_paths: settings.allowed_host_paths, ..WorkloadConfig::default() };
+    let patterns = Patterns::of(|name| settings.environment.get(name).map(String::as_str));
+    let config = WorkloadConfig {
+        patterns,
+        ca_bundle: settings.environment.get(CA_BUNDLE).filter(|name| !name.is_empty()).cloned(),
+        allowed_host_paths: settings.allowed_host_paths,
+        ..WorkloadConfig::default()
+    };
     for source in sources {
         let mut found_out = Vec::new();
         for found in source.decoded.objects.iter().filter(|found| found.object.as_inference_service().is_some()) {
@@ -348,6 +354,14 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
                     found_out.extend(warnings.map(|text| warning(source, found, text)));
                 }
                 Err(error) => found_out.push(diagnostic(source, found, error)),
+            }
+            for canary in workload::resolve_canaries(&found.object, &catalog, &companions, &config) {
+                match canary.workload {
+                    Ok(workload) => {
+                        found_out.extend(workload.warnings.into_iter().map(|text| warning(source, found, text)));
+                    }
+                    Err(error) => found_out.push(diagnostic(source, found, error)),
+                }
             }
         }
         source.decoded.diagnostics.extend(found_out);
@@ -394,6 +408,15 @@ fn workloads(home: &Utf8Path, given: &[DecodedObject]) -> Result<Vec<Workload>> 
         workloads.extend(resolved.map_err(|error| {
             Problem::usage(format!("{}/{} cannot be served", key.namespace, key.name)).because(error)
         })?);
+        let canaries =
+            workload::resolve_canaries(&found.object, &catalog, &companions, &WorkloadConfig::default()).into_iter();
+        let canaries = canaries.map(|canary| {
+            canary.workload.map_err(|error| {
+                let what = format!("canary `{}` of {}/{}", canary.name, key.namespace, key.name);
+                Problem::usage(format!("{what} cannot be served")).because(error)
+            })
+        });
+        workloads.extend(canaries.collect::<Result<Vec<_>, _>>()?);
     }
     Ok(workloads)
 }

@@ -89,11 +89,11 @@ pub async fn run(home: &Utf8Path, args: ServeArgs, inherited: Inherited) -> Resu
     let mut daemon = Daemon::start(load().map_err(bad_setting)?, inherited).await.map_err(cannot_start)?;
     let end = loop {
         match signals.next(&mut daemon).await {
-            End::Reload => match load() {
+            Heard::End(end) => break end,
+            Heard::Reload => match load() {
                 Ok(settings) => _ = daemon.reload(settings).await,
                 Err(error) => warn!(error = chain(&error), "the settings cannot be used; nothing was changed"),
             },
-            end => break end,
         }
     };
     match end {
@@ -110,7 +110,7 @@ pub async fn run(home: &Utf8Path, args: ServeArgs, inherited: Inherited) -> Resu
             daemon.shut_down(Containers::Leave).await;
             Ok(Exit::Done)
         }
-        End::Failed | End::Reload => {
+        End::Failed => {
             daemon.shut_down(Containers::Leave).await;
             Err(Problem::new(Exit::Bug, "a part of the daemon ended that must not; the log says why")
                 .hint("models keep running; start the daemon again, and please report the log")
@@ -125,10 +125,25 @@ pub(super) enum End {
     Interrupted,
     /// SIGTERM.
     Terminated,
-    /// SIGHUP: not an end.
-    Reload,
     /// A part of it ended by itself.
     Failed,
+}
+
+/// What a daemon in the foreground hears.
+pub(super) enum Heard {
+    /// It ends.
+    End(End),
+    /// SIGHUP: settings and folder are to be read again.
+    Reload,
+}
+
+/// Who called something off that runs in the foreground.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Called {
+    /// Ctrl-C, which the terminal sends to every program in front.
+    ByTerminal,
+    /// SIGTERM or SIGHUP, which only we got.
+    Off,
 }
 
 /// The signals that are listened to, from the start to the end: one that comes while nobody waits is kept.
@@ -152,13 +167,23 @@ impl Signals {
     }
 
     /// Waits for a signal, or for the daemon to fail.
-    pub(super) async fn next(&mut self, daemon: &mut Daemon) -> End {
+    pub(super) async fn next(&mut self, daemon: &mut Daemon) -> Heard {
         tokio::select! {
             // A signal that loses is kept for the next wait.
-            _ = self.interrupt.recv() => End::Interrupted,
-            _ = self.terminate.recv() => End::Terminated,
-            _ = self.hang_up.recv() => End::Reload,
-            () = daemon.failed() => End::Failed,
+            _ = self.interrupt.recv() => Heard::End(End::Interrupted),
+            _ = self.terminate.recv() => Heard::End(End::Terminated),
+            _ = self.hang_up.recv() => Heard::Reload,
+            () = daemon.failed() => Heard::End(End::Failed),
+        }
+    }
+
+    /// Waits for a signal that ends what runs in the foreground for somebody: the terminal that goes away is one.
+    pub(super) async fn any(&mut self) -> Called {
+        tokio::select! {
+            // As above.
+            _ = self.interrupt.recv() => Called::ByTerminal,
+            _ = self.terminate.recv() => Called::Off,
+            _ = self.hang_up.recv() => Called::Off,
         }
     }
 }

@@ -4,9 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::format::TextOrJson;
 use super::output;
 use super::report::{Exit, Problem};
 use super::serve;
@@ -79,17 +80,7 @@ pub struct StatusArgs {
     pub scope: Scope,
     /// How it is printed
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: StatusOutput,
-}
-
-/// How the status is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum StatusOutput {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON object
-    Json,
+    pub output: TextOrJson,
 }
 
 /// Runs the verb.
@@ -248,7 +239,7 @@ fn status(args: &StatusArgs) -> Result<Exit> {
     };
     let get = |key: &str| state.iter().find(|(name, _)| name == key).map_or("", |(_, value)| value.as_str());
     let is_active = get("ActiveState") == "active";
-    if args.output == StatusOutput::Json {
+    if args.output == TextOrJson::Json {
         let object: serde_json::Map<_, _> = state.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         output::line(&serde_json::to_string_pretty(&object)?)?;
     } else {
@@ -291,6 +282,15 @@ fn systemctl(manager: Manager, words: &[&str]) -> Result<String> {
     tell("systemctl", &[scope, words].concat())
 }
 
+/// Returns what may be done about what the service manager said.
+fn hint(said: &str) -> &'static str {
+    if said.contains("connect to bus") || said.contains("booted with systemd") {
+        "no systemd manages this session (a container, `su`): log in as the user, or start `kserve-local up`"
+    } else {
+        "the service manager's own words are above; `journalctl -xe` has more (add --user for a user's service)"
+    }
+}
+
 /// Runs a program of the service manager and returns what it printed.
 fn tell(program: &str, words: &[&str]) -> Result<String> {
     let typed = format!("{program} {}", words.join(" "));
@@ -298,8 +298,7 @@ fn tell(program: &str, words: &[&str]) -> Result<String> {
     let done = ran.map_err(|error| Problem::machine(format!("could not run `{typed}`")).because(error))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
-        let hint =
-            "the service manager's own words are above; `journalctl -xe` has more (add --user for a user's service)";
+        let hint = hint(&said);
         return Err(Problem::machine(format!("`{typed}` failed: {said}")).hint(hint).into());
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
@@ -313,4 +312,16 @@ fn cannot_write(path: &Utf8Path, error: std::io::Error) -> anyhow::Error {
         _ => "check the folder's permissions and the free space",
     };
     Problem::machine(format!("could not change `{path}`")).because(error).hint(hint).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_without_systemd_is_told_apart_from_a_unit_that_fails() {
+        assert!(hint("Failed to connect to bus: No medium found").contains("kserve-local up"));
+        assert!(hint("System has not been booted with systemd as init system").contains("kserve-local up"));
+        assert!(hint("Failed to start kserve-local.service: Unit not found.").contains("journalctl"));
+    }
 }

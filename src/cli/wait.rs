@@ -12,6 +12,7 @@ use futures::StreamExt;
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
+use super::diagnosis::find_out;
 use super::find::{condition, escaped, items, not_found, path_of};
 use super::follow;
 use super::jsonpath::Template;
@@ -19,6 +20,7 @@ use super::output;
 use super::progress::{Reporter, Show};
 use super::report::{Exit, Problem};
 use super::wanted::{NamespaceArgs, Wanted};
+use crate::diagnosis::Standing;
 use crate::kubeapi::resource::Resource;
 
 /// Wait until something is so.
@@ -129,7 +131,7 @@ pub async fn run(home: &Utf8Path, args: WaitArgs) -> Result<Exit> {
         return Err(Problem::not_so("no matching resources found").into());
     }
     let reporter = Mutex::new(Reporter::new(args.progress));
-    let waits = objects.iter().map(|(resource, name)| wait(&client, *resource, name, &args, &reporter));
+    let waits = objects.iter().map(|(resource, name)| wait(&client, home, *resource, name, &args, &reporter));
     let mut failure = None;
     let outcomes = futures::future::join_all(waits).await;
     reporter.into_inner().unwrap_or_else(PoisonError::into_inner).end();
@@ -164,6 +166,7 @@ async fn objects(client: &Client, args: &WaitArgs) -> Result<Vec<(Resource, Stri
 
 async fn wait(
     client: &Client,
+    home: &Utf8Path,
     resource: Resource,
     name: &str,
     args: &WaitArgs,
@@ -179,13 +182,22 @@ async fn wait(
         }),
         Ok(Err(error)) => Err(error),
         Err(_) => {
-            let problem = Problem::not_so(format!("timed out waiting for the condition on {shown}"));
-            Err(match last.as_ref().and_then(reason) {
-                Some(reason) => problem.hint(reason).into(),
-                None => problem.into(),
-            })
+            let mut message = format!("timed out waiting for the condition on {shown}");
+            if matches!(args.until, Until::Condition(..))
+                && let Some(why) = why(client, home, resource, name, args).await
+            {
+                message = format!("{message}\n{}", why.trim_end());
+            }
+            Err(Problem::not_so(message).into())
         }
     }
+}
+
+/// Returns why it is not ready yet.
+async fn why(client: &Client, home: &Utf8Path, resource: Resource, name: &str, args: &WaitArgs) -> Option<String> {
+    // Without an answer the timeout is all there is to tell.
+    let found = find_out(client, home, resource, &args.namespace.namespace, name).await.ok()?;
+    (found.can_be_ready() && found.diagnosis.standing != Standing::Ready).then(|| found.text())
 }
 
 /// Watches one object until it is as wanted; `last` always holds what was seen last.
@@ -256,25 +268,6 @@ fn fetching(object: &Value) -> Option<(String, String)> {
     let is_pull = |condition: &&Value| matches!(condition["reason"].as_str(), Some("ModelPulling" | "ImagePulling"));
     let condition = conditions.find(is_pull)?;
     Some((condition["reason"].as_str()?.to_owned(), condition["message"].as_str()?.to_owned()))
-}
-
-/// Returns why an object is not ready, in one line.
-fn reason(object: &Value) -> Option<String> {
-    let ready = condition(object, "Ready")?;
-    let conditions = object["status"]["conditions"].as_array()?;
-    let because = |condition: &&Value| {
-        condition["status"] == "False" && condition["severity"] != "Info" && condition["message"].is_string()
-    };
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    if ready["status"] == "True" {
-        return None;
-    }
-    let failure = &object["status"]["modelStatus"]["lastFailureInfo"];
-    if failure["message"].is_string() {
-        return Some(format!("{}: {}", text(&failure["reason"]), text(&failure["message"])));
-    }
-    let culprit = conditions.iter().find(because).unwrap_or(ready);
-    Some(format!("{} is {}: {}", text(&culprit["type"]), text(&culprit["status"]), text(&culprit["message"])))
 }
 
 #[cfg(test)]

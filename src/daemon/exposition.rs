@@ -13,7 +13,7 @@ use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
 use crate::source::Loader;
 use crate::store::Store;
-use crate::telemetry::metrics::{PullSample, ServiceSample, render, render_pulls};
+use crate::telemetry::metrics::{PassMeter, PullSample, ServiceSample, render, render_passes, render_pulls};
 use crate::telemetry::runtime_metrics;
 use crate::traffic::TrafficBoard;
 
@@ -28,6 +28,7 @@ pub(super) struct Exposition {
     pub(super) board: TrafficBoard,
     pub(super) pods: watch::Receiver<Arc<Vec<PodView>>>,
     pub(super) pulls: watch::Receiver<Vec<PullSample>>,
+    pub(super) passes: Arc<PassMeter>,
     pub(super) loader: Loader,
     pub(super) gateway: Arc<Metrics>,
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
@@ -53,6 +54,7 @@ impl Exposition {
         let samples: Vec<ServiceSample> = self.services().into_iter().map(|(sample, _)| sample).collect();
         let mut text = render(&samples, i64::try_from(with_errors).unwrap_or(i64::MAX), !engine_down);
         text.push_str(&render_pulls(&self.pulls.borrow()));
+        text.push_str(&render_passes(&self.passes));
         self.gateway_families(&mut text);
         text
     }

@@ -1,9 +1,13 @@
 //! One daemon per home.
+//!
+//! Two locks lie on one file: `flock`, which decides, and a record lock, which can be asked for without being taken
+//! (`F_GETLK`). So a look never keeps a daemon that starts at that moment from starting.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use crate::home::Home;
 
@@ -51,6 +55,8 @@ impl Lock {
             let pid = if pid.trim().is_empty() { "unknown".to_owned() } else { pid.trim().to_owned() };
             return Err(LockError::Held { home: home.root().to_string(), pid });
         }
+        // The first lock decided; this one only shows it to whoever looks. File systems without it lose the look alone.
+        let _ = fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive);
         let written = file
             .set_len(0)
             .and_then(|()| file.rewind())
@@ -58,5 +64,59 @@ impl Lock {
             .and_then(|()| file.flush());
         written.map_err(failed)?;
         Ok(Self { _file: file })
+    }
+}
+
+/// Returns the process that serves a home, if one does, by looking alone: nothing is made, written or locked.
+///
+/// # Errors
+/// The lock file is there and cannot be read.
+pub(super) fn holder(home: &Home) -> Result<Option<String>, LockError> {
+    let path = home.lock();
+    let failed = |source| LockError::Io { path: path.to_string(), source };
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let found = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|error| failed(error.into()))?;
+    let Some(found) = found else { return Ok(None) };
+    let mut written = String::new();
+    // Whoever holds the lock wrote its id; without it, the kernel's answer is as good.
+    let _ = file.read_to_string(&mut written);
+    let kernels = || found.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.as_raw_nonzero().to_string());
+    Ok(Some(if written.trim().is_empty() { kernels() } else { written.trim().to_owned() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_look_at_a_home_that_is_not_there_makes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8PathBuf::from_path_buf(folder.path().join("none")).unwrap();
+        assert!(holder(&Home::new(root.clone())).unwrap().is_none());
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn a_look_does_not_keep_anybody_from_taking_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap());
+        home.create().unwrap();
+        drop(Lock::take(&home).unwrap());
+        let looks = std::thread::spawn({
+            let home = home.clone();
+            move || (0..2000).for_each(|_| drop(holder(&home).unwrap()))
+        });
+        // Never refused, however often somebody looks meanwhile. A look of the same process cannot see its own lock: that
+        // others see it is tried with two processes in `tests/run_verb.rs`.
+        (0..2000).for_each(|_| drop(Lock::take(&home).unwrap()));
+        looks.join().unwrap();
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Without `NOTIFY_SOCKET` nothing is said to anybody.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::SocketAddr as SocketName;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -11,12 +14,13 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::reconcile::execute::chain;
 use crate::store::Store;
 
 /// Longest time one of our own listeners may take to answer before we call ourselves stuck, as a part of the watchdog's
 /// period.
 const PART_OF_PERIOD: u32 = 4;
+/// Longest time the service manager may take to take what it is told.
+const LONGEST_TELLING: Duration = Duration::from_secs(2);
 
 /// Says that the folder was read and the listeners answer.
 pub(super) async fn say_ready_when_read(store: Store) {
@@ -27,31 +31,52 @@ pub(super) async fn say_ready_when_read(store: Store) {
             return;
         }
     }
-    tell(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    tell(&[NotifyState::Ready, NotifyState::Status("serving")]).await;
 }
 
 /// Says that the settings are read again.
-pub(super) fn say_reloading() {
+pub(super) async fn say_reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => tell(&[NotifyState::Reloading, now]).await,
         Err(error) => debug!(%error, "no monotonic clock"),
     }
 }
 
 /// Says that what was read again is in force.
-pub(super) fn say_reloaded(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+pub(super) async fn say_reloaded(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]).await;
 }
 
 /// Says that the daemon ends.
-pub(super) fn say_stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("requests in flight finish; models keep running")]);
+pub(super) async fn say_stopping() {
+    tell(&[NotifyState::Stopping, NotifyState::Status("requests in flight finish; models keep running")]).await;
 }
 
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        debug!(error = chain(&error), "the service manager could not be told");
+async fn tell(states: &[NotifyState<'_>]) {
+    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    match tokio::time::timeout(LONGEST_TELLING, send(address.as_bytes(), message.as_bytes())).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "the service manager could not be told"),
+        Err(_) => warn!("the service manager does not take what it is told"),
     }
+}
+
+/// Sends one datagram to a socket that a path names, or, on Linux, a name that begins with `@`.
+async fn send(address: &[u8], message: &[u8]) -> io::Result<()> {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    socket.connect_addr(&named(address)?)?;
+    // A manager that is busy does not take datagrams for a while: that must not hold up the thread requests are served on.
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixDatagram::from_std(socket)?.send(message).await.map(drop)
+}
+
+fn named(address: &[u8]) -> io::Result<SocketName> {
+    #[cfg(target_os = "linux")]
+    if let Some(name) = address.strip_prefix(b"@") {
+        return <SocketName as std::os::linux::net::SocketAddrExt>::from_abstract_name(name);
+    }
+    SocketName::from_pathname(std::ffi::OsStr::from_bytes(address))
 }
 
 /// Says that we are alive for as long as both listeners are answered; a service manager that hears nothing for its
@@ -61,7 +86,7 @@ pub(super) async fn watchdog(data: SocketAddr, api: SocketAddr, end: Cancellatio
     let limit = period / PART_OF_PERIOD;
     while !end.is_cancelled() {
         if is_answered(data, limit).await && is_answered(api, limit).await {
-            tell(&[NotifyState::Watchdog]);
+            tell(&[NotifyState::Watchdog]).await;
         } else {
             warn!("a listener does not answer; the service manager is not told that all is well");
         }
@@ -81,4 +106,28 @@ async fn is_answered(address: SocketAddr, limit: Duration) -> bool {
         socket.read_u8().await
     };
     matches!(tokio::time::timeout(limit, ask).await, Ok(Ok(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_manager_that_takes_nothing_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let address = path.as_os_str().as_bytes();
+        send(address, b"READY=1\n").await.unwrap();
+        let mut read = [0; 64];
+        let length = manager.recv(&mut read).unwrap();
+        assert_eq!(&read[..length], b"READY=1\n");
+        // Nobody reads any more: its queue is full after a few.
+        let full = async {
+            for _ in 0..100_000 {
+                send(address, b"WATCHDOG=1\n").await.unwrap();
+            }
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(500), full).await.is_err(), "it waits, and can be given up");
+    }
 }

@@ -31,6 +31,7 @@ use crate::kubeapi::{self, ApiState};
 use crate::machine::GpuTool;
 use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
 use crate::plan::world::PlanConfig;
+use crate::reconcile::downloads::Downloads;
 use crate::reconcile::execute::{Executor, chain};
 use crate::reconcile::images::EngineImages;
 use crate::reconcile::measure::Meter;
@@ -42,7 +43,7 @@ use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::EventLog;
 use crate::traffic::TrafficBoard;
-use crate::workload::{RunAs, WorkloadConfig};
+use crate::workload::{CA_BUNDLE, Patterns, RunAs, WorkloadConfig};
 
 use listeners::Listeners;
 use reload::Reload;
@@ -169,6 +170,7 @@ impl Daemon {
         let (pods, pods_seen) = watch::channel(Arc::default());
         let (holders, room_seen) = watch::channel(Arc::default());
         let (pulls, pulls_seen) = watch::channel(Vec::new());
+        let passes = Arc::new(crate::telemetry::metrics::PassMeter::default());
         // A manifest cannot make the daemon ask itself (promise D13).
         let own_listeners = vec![data.local_addr().map_err(in_home)?, api.local_addr().map_err(in_home)?];
         let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
@@ -178,11 +180,15 @@ impl Daemon {
             LogPlaces { folder: Some(home.payloads()), environment: settings.environment.clone(), pull: pull.clone() };
         let gateway = Gateway::new(Arc::clone(&routes), board.clone(), settings.gateway.clone()).logging_to(places);
         let gateway = Arc::new(gateway);
+        let mounts = Mounts { home: home.clone(), cache: cache.clone() };
+        let downloads = Downloads::new(Arc::clone(&engine), mounts.clone(), instance.clone(), effects.clone());
         let executor = Executor {
             engine: Arc::clone(&engine),
             puller: Puller::new(cache.clone(), pull, Arc::new(settings.environment.clone()))
-                .with_images(Arc::new(EngineImages(Arc::clone(&engine)))),
-            mounts: Mounts { home: home.clone(), cache: cache.clone() },
+                .with_images(Arc::new(EngineImages(Arc::clone(&engine))))
+                .with_containers(Arc::new(downloads.clone())),
+            downloads,
+            mounts,
             instance,
             offline,
         };
@@ -202,6 +208,7 @@ impl Daemon {
                 pods,
                 room: holders,
                 pulls,
+                passes: Arc::clone(&passes),
                 events: events.clone(),
                 refused: gateway.backend_refused(),
                 tasks: effects.clone(),
@@ -246,6 +253,7 @@ impl Daemon {
             board,
             pods: pods_seen.clone(),
             pulls: pulls_seen,
+            passes,
             loader: loader.clone(),
             gateway: gateway.metrics(),
             routes: served_routes,
@@ -337,7 +345,7 @@ impl Daemon {
     /// Takes over settings that were changed as far as a running daemon can, and reads the folder again.
     pub async fn reload(&mut self, settings: Settings) -> Reloaded {
         self.loader.publish(published(&settings));
-        let reloaded = self.reload.take(settings);
+        let reloaded = self.reload.take(settings).await;
         self.loader.load().await;
         reloaded
     }
@@ -365,7 +373,7 @@ impl Daemon {
     /// Ends the daemon in order.
     pub async fn shut_down(self, containers: Containers) {
         info!("shutting down");
-        manager::say_stopping();
+        manager::say_stopping().await;
         self.gateway_end.cancel();
         // A handle that was joined already must not be joined again; the tracker waits for whatever is left.
         if !self.is_broken
@@ -413,16 +421,21 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
             memory: settings.memory.clone(),
             ..PlanConfig::default()
         },
-        workload: WorkloadConfig { allowed_host_paths: settings.allowed_host_paths.clone(), run_as },
+        workload: WorkloadConfig {
+            allowed_host_paths: settings.allowed_host_paths.clone(),
+            run_as,
+            patterns: Patterns::of(|name| settings.environment.get(name).map(String::as_str)),
+            ca_bundle: settings.environment.get(CA_BUNDLE).filter(|name| !name.is_empty()).cloned(),
+        },
     }
 }
 
-/// Takes the lock of a home and lets go of it: whether some daemon serves it.
+/// Returns the process that serves a home, if one does. Only looks.
 ///
 /// # Errors
-/// Another daemon holds it, or it cannot be taken.
-pub fn holder(home: &Home) -> Result<(), StartError> {
-    lock::Lock::take(home).map(drop).map_err(StartError::Lock)
+/// The lock file cannot be read.
+pub fn holder(home: &Home) -> Result<Option<String>, LockError> {
+    lock::holder(home)
 }
 
 /// Stops and removes every container of a home that no daemon serves. Returns how many there were.

@@ -33,8 +33,8 @@ pub(super) struct Reload {
 
 impl Reload {
     /// Takes over what can be, and says what cannot.
-    pub(super) fn take(&mut self, settings: Settings) -> Reloaded {
-        manager::say_reloading();
+    pub(super) async fn take(&mut self, settings: Settings) -> Reloaded {
+        manager::say_reloading().await;
         let reloaded = compare(&self.settings.file, &settings.file);
         // The driver resolves everything again; without a change that would be for nothing.
         if !reloaded.taken.is_empty() {
@@ -50,7 +50,7 @@ impl Reload {
         // What needs a restart is compared with what is in force, so that it is said again the next time.
         let in_force = self.settings.file.clone();
         self.settings = Settings { file: merged(in_force, &settings.file), ..settings };
-        manager::say_reloaded("serving");
+        manager::say_reloaded("serving").await;
         reloaded
     }
 }

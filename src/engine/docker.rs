@@ -64,6 +64,8 @@ struct Inner {
     /// Ids known to carry our label; labels never change, ids are never used again.
     ours: Mutex<HashSet<String>>,
     endings: Endings,
+    /// Ids in which the kernel was heard to kill for memory since that was last looked into.
+    starved: Mutex<HashSet<String>>,
     /// Held while the network is looked for and made, so that two creations do not make two.
     network_making: tokio::sync::Mutex<()>,
 }
@@ -81,6 +83,7 @@ impl DockerEngine {
             connection: Mutex::default(),
             ours: Mutex::default(),
             endings: Endings::default(),
+            starved: Mutex::default(),
             network_making: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -111,6 +114,11 @@ impl DockerEngine {
     }
 
     /// Returns the label filter that selects what is ours.
+    /// Notes that the engine told of a kill for memory.
+    pub(super) fn note_starved(&self, id: String) {
+        lock(&self.inner.starved).insert(id);
+    }
+
     pub(super) fn label_filter(&self) -> String {
         format!("{INSTANCE_LABEL}={}", self.inner.instance)
     }
@@ -367,6 +375,12 @@ impl ContainerEngine for DockerEngine {
     async fn usage(&self, ids: &[ContainerId]) -> Result<HashMap<ContainerId, Usage>, EngineError> {
         let connection = self.connection().await?;
         Ok(docker_usage::usage(&connection, ids).await)
+    }
+
+    async fn memory_kills(&self, ids: &[ContainerId]) -> HashMap<ContainerId, u64> {
+        let mut ids = ids.to_vec();
+        ids.extend(lock(&self.inner.starved).drain().map(ContainerId));
+        docker_usage::memory_kills(&ids).await
     }
 
     async fn exec(

@@ -17,6 +17,14 @@ pub(super) const QUICK: Duration = Duration::from_secs(30);
 /// Upper bound given to bollard itself; the waits above are shorter, streams have their own.
 const BOLLARD_TIMEOUT_SECONDS: u64 = 7 * 24 * 3600;
 
+/// Oldest API of an engine that is spoken: Docker 19.03.
+pub const OLDEST_API: (u32, u32) = (1, 40);
+
+/// Returns the newest API that is spoken; with an engine that knows less, the engine's own.
+pub fn newest_api() -> (usize, usize) {
+    (API_DEFAULT_VERSION.major_version, API_DEFAULT_VERSION.minor_version)
+}
+
 /// An open, version-negotiated connection and what the engine said about itself.
 #[derive(Debug)]
 pub(super) struct Connection {

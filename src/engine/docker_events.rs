@@ -57,7 +57,11 @@ async fn listen(engine: &DockerEngine, mut wait: Duration) -> Ear {
         let mut events = connection.docker.events(Some(options)).boxed();
         // The request goes out at the first poll.
         match tokio::time::timeout(SETTLING, events.next()).await {
-            Err(_) | Ok(Some(Ok(_))) => return Ear::Listening(events),
+            Err(_) => return Ear::Listening(events),
+            Ok(Some(Ok(event))) => {
+                understand(engine, event);
+                return Ear::Listening(events);
+            }
             Ok(lost) => note(engine, &connection.endpoint, lost),
         }
     }
@@ -66,8 +70,9 @@ async fn listen(engine: &DockerEngine, mut wait: Duration) -> Ear {
 /// Waits for the next event; a stream that ends, fails or stays silent is a hint too.
 async fn hear(engine: &DockerEngine, mut events: BoxStream<'static, Result<EventMessage, Error>>) -> Ear {
     match tokio::time::timeout(LONGEST_SILENCE, events.next()).await {
-        Ok(Some(Ok(_))) => {
-            drain(&mut events);
+        Ok(Some(Ok(event))) => {
+            understand(engine, event);
+            drain(engine, &mut events);
             Ear::Listening(events)
         }
         Ok(lost) => {
@@ -79,9 +84,20 @@ async fn hear(engine: &DockerEngine, mut events: BoxStream<'static, Result<Event
 }
 
 /// One hint is as good as many: takes what has already arrived.
-fn drain(events: &mut (impl Stream<Item = Result<EventMessage, Error>> + Unpin)) {
+fn drain(engine: &DockerEngine, events: &mut (impl Stream<Item = Result<EventMessage, Error>> + Unpin)) {
     use futures::FutureExt;
-    while let Some(Some(Ok(_))) = events.next().now_or_never() {}
+    while let Some(Some(Ok(event))) = events.next().now_or_never() {
+        understand(engine, event);
+    }
+}
+
+/// Of all events, only a kill for memory says something the list will not.
+fn understand(engine: &DockerEngine, event: EventMessage) {
+    if event.action.as_deref() == Some("oom")
+        && let Some(id) = event.actor.and_then(|actor| actor.id)
+    {
+        engine.note_starved(id);
+    }
 }
 
 /// Lets the next call connect anew when the engine is what failed.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bollard::models::{
     ContainerInspectResponse, ContainerState as DockerState, ContainerStateStatusEnum, ContainerSummary,
@@ -35,6 +36,7 @@ pub(super) fn from_summary(
         reach: reach(&state, networks.as_ref(), network, published, direct),
         state,
         created_at: summary.created.and_then(|second| Timestamp::from_second(second).ok()),
+        up_for: summary.status.as_deref().and_then(up_for),
         started_at: None,
         finished_at: None,
     }
@@ -65,7 +67,32 @@ pub(super) fn from_inspect(
         },
         state,
         created_at: time(inspected.created.as_deref()),
+        up_for: None,
     }
+}
+
+/// Reads the list's words for how long a container runs, `Up About an hour (Paused)`. They are rounded; what is returned is
+/// never more than the truth.
+fn up_for(status: &str) -> Option<Duration> {
+    let words: Vec<&str> = status.strip_prefix("Up ")?.split(' ').collect();
+    let (count, unit) = match words.as_slice() {
+        ["Less", ..] => (0, "second"),
+        ["About", _, unit, ..] => (1, *unit),
+        [count, unit, ..] => (count.parse::<u64>().ok()?, *unit),
+        _ => return None,
+    };
+    let seconds = match unit.trim_end_matches('s') {
+        "second" => count,
+        "minute" => count * 60,
+        // From an hour on, hours are rounded to the nearest.
+        "hour" => count * 3600 - if count > 1 { 1800 } else { 0 },
+        "day" => count * 86_400,
+        "week" => count * 7 * 86_400,
+        "month" => count * 30 * 86_400,
+        "year" => count * 365 * 86_400,
+        _ => return None,
+    };
+    Some(Duration::from_secs(seconds))
 }
 
 /// How an ended container ended: kept between lists, because it does not change until the next start.
@@ -203,6 +230,26 @@ mod tests {
             ("dead", ContainerState::Removing),
         ] {
             assert_eq!(state(word), wanted, "{word}");
+        }
+    }
+
+    #[test]
+    fn the_list_tells_how_long_a_container_runs_in_rounded_words() {
+        for (words, seconds) in [
+            ("Up Less than a second", Some(0)),
+            ("Up 1 second", Some(1)),
+            ("Up 42 seconds", Some(42)),
+            ("Up About a minute", Some(60)),
+            ("Up 9 minutes (Paused)", Some(540)),
+            ("Up About an hour", Some(3600)),
+            ("Up 3 hours (healthy)", Some(9000)),
+            ("Up 2 days", Some(172_800)),
+            ("Up 3 weeks", Some(1_814_400)),
+            ("Exited (137) 5 minutes ago", None),
+            ("Created", None),
+            ("Up for ever", None),
+        ] {
+            assert_eq!(up_for(words), seconds.map(Duration::from_secs), "{words}");
         }
     }
 

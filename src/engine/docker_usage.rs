@@ -52,6 +52,33 @@ fn counted(memory: &ContainerMemoryStats, recorded_peak: Option<u64>) -> Option<
     })
 }
 
+/// Counts the processes the kernel killed for memory in these containers, where their groups are this machine's.
+pub(super) async fn memory_kills(ids: &[ContainerId]) -> HashMap<ContainerId, u64> {
+    let ids = ids.to_vec();
+    let count = |id: ContainerId| {
+        let text = kill_records(&id.0).iter().find_map(|file| std::fs::read_to_string(file).ok())?;
+        Some((id, counted_kills(&text)?))
+    };
+    let counted = tokio::task::spawn_blocking(move || ids.into_iter().filter_map(count).collect());
+    counted.await.unwrap_or_default()
+}
+
+/// Where the kernel counts what it killed for memory: control groups of version 2 and of version 1, each by Docker's two
+/// ways to name a group.
+fn kill_records(id: &str) -> [String; 4] {
+    let root = "/sys/fs/cgroup";
+    [
+        format!("{root}/system.slice/docker-{id}.scope/memory.events"),
+        format!("{root}/docker/{id}/memory.events"),
+        format!("{root}/memory/docker/{id}/memory.oom_control"),
+        format!("{root}/memory/system.slice/docker-{id}.scope/memory.oom_control"),
+    ]
+}
+
+fn counted_kills(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
 /// Reads the kernel's record, where Docker's two ways to name a group lead to one of this machine.
 async fn recorded_peak(id: &str) -> Option<u64> {
     for path in [
@@ -72,6 +99,13 @@ mod tests {
     fn memory(detail: &[(&str, u64)], usage: u64, max_usage: Option<u64>) -> ContainerMemoryStats {
         let stats = detail.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         ContainerMemoryStats { usage: Some(usage), max_usage, stats: Some(stats), ..ContainerMemoryStats::default() }
+    }
+
+    #[test]
+    fn kills_are_counted_in_both_versions_of_control_groups() {
+        let v1 = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        let v2 = "low 0\nhigh 0\nmax 12\noom 2\noom_kill 2\noom_group_kill 0\n";
+        assert_eq!((counted_kills(v1), counted_kills(v2), counted_kills("")), (Some(3), Some(2), None));
     }
 
     #[test]

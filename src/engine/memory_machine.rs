@@ -99,6 +99,7 @@ impl State {
             image: cell.request.spec.image.clone(),
             state: container_state,
             created_at: Some(self.time(cell.made_at)),
+            up_for: None,
             started_at: started_at.map(|at| self.time(at)),
             finished_at: finished_at.map(|at| self.time(at)),
             reach: self.reach(id, cell),

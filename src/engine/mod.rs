@@ -55,6 +55,7 @@ use tokio::sync::watch;
 
 use crate::workload::ContainerSpec;
 
+pub use docker_connection::{OLDEST_API, newest_api};
 pub use usage::Usage;
 
 /// An engine's own id of a container.
@@ -108,6 +109,8 @@ pub struct Container {
     pub state: ContainerState,
     /// When it was made.
     pub created_at: Option<Timestamp>,
+    /// How long it runs at least, for engines whose list tells that and not since when.
+    pub up_for: Option<Duration>,
     /// When it last started; engines that list without it leave it empty.
     pub started_at: Option<Timestamp>,
     /// When it ended.
@@ -378,6 +381,11 @@ pub trait ContainerEngine: Send + Sync + 'static {
     /// Measures what running containers use; those it cannot tell anything of are left out.
     async fn usage(&self, _ids: &[ContainerId]) -> Result<HashMap<ContainerId, Usage>, EngineError> {
         Ok(HashMap::new())
+    }
+    /// Counts the processes the kernel killed for memory in each of these containers since it was started; those it
+    /// cannot tell anything of are left out.
+    async fn memory_kills(&self, _ids: &[ContainerId]) -> HashMap<ContainerId, u64> {
+        HashMap::new()
     }
     /// Runs a command inside a container and returns its exit code and output (for exec probes and hooks).
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Duration)

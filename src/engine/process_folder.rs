@@ -226,6 +226,11 @@ impl Found {
         self.folder.launch().map(|launch| launch.ports).unwrap_or_default()
     }
 
+    /// How many of its processes the kernel killed for memory.
+    pub(super) fn memory_kills(&self) -> u64 {
+        self.folder.launch().map_or(0, |launch| launch.groups.memory_kills())
+    }
+
     /// Returns the container as an engine lists it; `joined` are the ports of those that joined it.
     pub(super) fn container(&self, joined: &BTreeMap<u16, u16>) -> Container {
         let (state, started_at, finished_at) = match &self.life {
@@ -255,6 +260,7 @@ impl Found {
             image: self.record.image.clone(),
             state,
             created_at: Some(self.record.created_at),
+            up_for: None,
             started_at,
             finished_at,
             reach,

@@ -88,10 +88,14 @@ impl Exchange<'_> {
 
     fn backends<'a>(&self, service: &'a ServiceRoute) -> Refused<Cow<'a, [Backend]>> {
         let route = service.components.get(&self.target.component);
-        match (self.target.state(service), self.target.tag) {
+        match (self.target.state(service), &self.target.tag) {
             (Some(RouteState::Open(backends)), None) => Ok(Cow::Borrowed(backends)),
             // A tagged revision is reached although its share of the traffic may be nothing.
             (Some(RouteState::Open(backends)), Some(tag)) => match tag.within(route, backends) {
+                none if none.is_empty() && tag.is_canary() => {
+                    let message = format!("no replica of this canary of {} answers", self.key());
+                    Err(Box::new(Refusal::unavailable("CanaryNotReady", message, RETRY_SOON)))
+                }
                 none if none.is_empty() => {
                     let message = format!("{} has one revision only", self.key());
                     Err(Box::new(Refusal::new(StatusCode::NOT_FOUND, "NoSuchRevision", message)))

@@ -81,16 +81,28 @@ impl Target {
     }
 }
 
-/// A revision addressed by a tag host: `latest-iris-predictor-default.example.com`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A revision addressed by a host of its own: `latest-iris-predictor-default.example.com`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Tag {
     /// The newest of those that answer.
     Latest,
     /// The one before it.
     Previous,
+    /// A named canary, by the name of its service: `iris-green-predictor`.
+    Canary(Arc<str>),
 }
 
+/// Key of the newest revision among the tags of a route.
+const LATEST: &str = "latest";
+/// The same of the one before.
+const PREVIOUS: &str = "prev";
+
 impl Tag {
+    /// Whether it is a named canary.
+    pub(crate) fn is_canary(&self) -> bool {
+        matches!(self, Self::Canary(_))
+    }
+
     /// Splits a tag off a host label.
     fn split(label: &str) -> Option<(Self, &str)> {
         let latest = label.strip_prefix("latest-").map(|rest| (Self::Latest, rest));
@@ -98,10 +110,11 @@ impl Tag {
     }
 
     /// Returns the backends that carry the tag: as the planner says, else by the names of the revisions.
-    pub(crate) fn within(self, route: Option<&ComponentRoute>, backends: &[Backend]) -> Vec<Backend> {
+    pub(crate) fn within(&self, route: Option<&ComponentRoute>, backends: &[Backend]) -> Vec<Backend> {
         let name = match self {
-            Self::Latest => "latest",
-            Self::Previous => "prev",
+            Self::Latest => LATEST,
+            Self::Previous => PREVIOUS,
+            Self::Canary(name) => name,
         };
         let tagged = route.and_then(|route| route.tags.get(name)).filter(|tagged| !tagged.is_empty());
         tagged.cloned().unwrap_or_else(|| self.of(backends))
@@ -109,11 +122,13 @@ impl Tag {
 
     /// Returns the backends of the revision, each with a share of traffic. Revisions are named so that newer ones sort
     /// after older ones.
-    pub(crate) fn of(self, backends: &[Backend]) -> Vec<Backend> {
+    pub(crate) fn of(&self, backends: &[Backend]) -> Vec<Backend> {
         let latest = backends.iter().map(|one| &one.revision).max();
         let revision = match self {
             Self::Latest => latest,
             Self::Previous => backends.iter().map(|one| &one.revision).filter(|one| Some(*one) != latest).max(),
+            // Only the planner knows which revision that is.
+            Self::Canary(_) => None,
         };
         let ours = backends.iter().filter(|one| Some(&one.revision) == revision);
         ours.map(|one| Backend { weight: 1, ..one.clone() }).collect()
@@ -200,6 +215,8 @@ pub(crate) struct Numbered {
 struct Addressee {
     service: Numbered,
     component: Option<ComponentKind>,
+    /// Only this one of the component's revisions.
+    tag: Option<Tag>,
 }
 
 type Names = HashMap<Box<str>, Vec<Addressee>>;
@@ -249,10 +266,14 @@ impl RouteIndex {
     fn add(&mut self, service: &Numbered) {
         let route = &service.route;
         let ServiceKey { namespace, name } = &route.key;
-        insert(&mut self.services, name, namespace, service, None);
+        insert(&mut self.services, name, service, None, None);
         for (kind, component) in &route.components {
-            insert(&mut self.components, &format!("{name}-{kind}"), namespace, service, Some(*kind));
-            insert(&mut self.components, &component.service_name, namespace, service, Some(*kind));
+            insert(&mut self.components, &format!("{name}-{kind}"), service, Some(*kind), None);
+            insert(&mut self.components, &component.service_name, service, Some(*kind), None);
+            for canary in component.tags.keys().filter(|tag| ![LATEST, PREVIOUS].contains(&tag.as_str())) {
+                let tag = Tag::Canary(canary.as_str().into());
+                insert(&mut self.components, canary, service, Some(*kind), Some(&tag));
+            }
         }
         for model in &route.model_names {
             let services = self.models.entry(model.as_str().into()).or_default();
@@ -318,13 +339,10 @@ impl RouteIndex {
             let (tag, component) = Tag::split(label)?;
             let [one] = self.components.get(component)?.as_slice() else { return None };
             let route = select_component(&one.service, one.component, path, 0);
-            return Some(match route {
-                Route::To(target) => Route::To(Target { tag: Some(tag), ..target }),
-                route => route,
-            });
+            return Some(tagged(route, Some(tag)));
         };
         Some(match found.as_slice() {
-            [one] => select_component(&one.service, one.component, path, 0),
+            [one] => tagged(select_component(&one.service, one.component, path, 0), one.tag.clone()),
             several => Route::Miss(Miss {
                 reason: MissReason::AmbiguousHost,
                 wanted: label.to_owned(),
@@ -440,11 +458,22 @@ fn graph_names(table: &RouteTable) -> HashMap<Box<str>, Arc<GraphRoute>> {
     names
 }
 
-fn insert(names: &mut Names, name: &str, namespace: &str, service: &Numbered, component: Option<ComponentKind>) {
+/// Leads to one revision only.
+fn tagged(route: Route, tag: Option<Tag>) -> Route {
+    match route {
+        Route::To(target) => Route::To(Target { tag, ..target }),
+        route => route,
+    }
+}
+
+fn insert(names: &mut Names, name: &str, service: &Numbered, component: Option<ComponentKind>, tag: Option<&Tag>) {
+    let namespace = &service.route.key.namespace;
+    let tag = tag.cloned();
     for spelling in [format!("{name}-{namespace}"), format!("{name}.{namespace}")] {
         let known = names.entry(spelling.to_ascii_lowercase().into()).or_default();
-        if !known.iter().any(|one| one.service.number == service.number && one.component == component) {
-            known.push(Addressee { service: service.clone(), component });
+        let is_same = |one: &Addressee| one.component == component && one.tag == tag;
+        if !known.iter().any(|one| one.service.number == service.number && is_same(one)) {
+            known.push(Addressee { service: service.clone(), component, tag: tag.clone() });
         }
     }
 }

@@ -8,6 +8,7 @@ use super::failure::Failure;
 use super::resource::{Resource, Target};
 use super::reviews::Review;
 use crate::api::Kind;
+use crate::provenance::BUILD;
 
 /// Version of Kubernetes that clients are told; recent enough that none warns.
 const KUBERNETES_MINOR: &str = "34";
@@ -18,9 +19,9 @@ pub fn version(ours: &str) -> Value {
         "major": "1",
         "minor": KUBERNETES_MINOR,
         "gitVersion": format!("v1.{KUBERNETES_MINOR}.0+kserve-local.{ours}"),
-        "gitCommit": "",
-        "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z",
+        "gitCommit": BUILD.commit.unwrap_or_default(),
+        "gitTreeState": if BUILD.dirty == Some(true) { "dirty" } else { "clean" },
+        "buildDate": BUILD.date().unwrap_or_else(|| "1970-01-01T00:00:00Z".to_owned()),
         "goVersion": "",
         "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, platform_architecture()),

@@ -9,7 +9,8 @@ use super::age::age;
 use super::pods::STATUS_ANNOTATION;
 use super::query::IncludeObject;
 use super::resource::Resource;
-use crate::api::Kind;
+use crate::api::{InferenceServiceStatus, Kind};
+use crate::diagnosis::{Evidence, Subject, diagnose};
 
 /// Returns whether the caller prefers a Table, from its `Accept` header.
 pub fn is_wanted(accept: &str) -> bool {
@@ -99,6 +100,7 @@ fn columns(resource: Resource) -> &'static [Column] {
                     column("PrevRolledoutRevision", "string", "Previous revision"),
                     column("LatestReadyRevision", "string", "Latest ready revision"),
                     AGE,
+                    wide("Why", "string", "What keeps it from being ready"),
                 ]
             }
         }
@@ -294,6 +296,7 @@ fn inference_service(object: &Value, name: Value, age: Value) -> Vec<Value> {
         field(previous, "revisionName"),
         field(latest, "revisionName"),
         age,
+        why(object),
     ]
 }
 
@@ -305,6 +308,17 @@ fn language_model(object: &Value, name: Value, age: Value) -> Vec<Value> {
     let urls = status["addresses"].as_array().into_iter().flatten().filter_map(|address| address["url"].as_str());
     let urls = urls.collect::<Vec<_>>().join(",");
     vec![name, status["url"].clone(), condition(object, "Ready"), reason, age, json!(urls)]
+}
+
+/// Returns what keeps a service from being ready, in a few words.
+fn why(object: &Value) -> Value {
+    let status = serde_json::from_value::<InferenceServiceStatus>(object["status"].clone()).ok();
+    let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
+    let generation = object["metadata"]["generation"].as_i64().unwrap_or_default();
+    let subject = Subject { kind: "InferenceService", namespace: &namespace, name: &name, generation };
+    let known = status.filter(|status| !status.conditions.is_empty());
+    json!(diagnose(&Evidence::of(subject, known.as_ref())).what)
 }
 
 /// Returns the status of a condition; null when it is not there.
@@ -340,7 +354,16 @@ fn event(object: &Value, name: Value, now: Timestamp) -> Vec<Value> {
         object["type"].clone(),
         object["reason"].clone(),
         json!(about),
-        object["message"].clone(),
+        // The output that a message may carry is no matter for a column.
+        json!(
+            object["message"]
+                .as_str()
+                .unwrap_or_default()
+                .split('\n')
+                .next()
+                .unwrap_or_default()
+                .trim_end_matches("; last output:")
+        ),
         object["count"].clone(),
         name,
     ]
@@ -399,7 +422,8 @@ mod tests {
             20,
             "iris-predictor-00001",
             "iris-predictor-00002",
-            "90s"
+            "90s",
+            ""
         ]);
         assert_eq!(json!(cells), expected);
     }

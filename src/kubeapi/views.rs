@@ -40,7 +40,8 @@ fn parts(snapshot: &Snapshot) -> Vec<Part<'_>> {
     let parts = services.filter_map(|owner| owner.object.as_inference_service().map(|spec| (owner, spec)));
     parts
         .flat_map(|(owner, spec)| {
-            spec.components().map(|(component, written)| Part {
+            let canaries = spec.canary.iter().map(|canary| (ComponentKind::Predictor, &canary.predictor));
+            spec.components().chain(canaries).map(|(component, written)| Part {
                 owner,
                 component,
                 name: names::component_service_name(&owner.object.key.name, component, written.name.as_deref()),
@@ -100,7 +101,7 @@ impl Part<'_> {
     }
 }
 
-/// Returns a Deployment for each component.
+/// Returns a Deployment for each component and named canary.
 pub fn deployments(snapshot: &Snapshot, pods: &[PodView]) -> Vec<Value> {
     parts(snapshot).iter().map(|part| deployment(part, &part.pods(pods))).collect()
 }

@@ -40,10 +40,8 @@ pub(super) fn apply(metadata: &mut Metadata, typed: &mut Typed) {
 
 fn apply_to_service(metadata: &mut Metadata, spec: &mut InferenceServiceSpec) {
     convert_legacy(&mut spec.predictor);
-    if let Some(model) = &mut spec.predictor.model {
-        if model.protocol_version.is_none() && MODEL_V2.contains(&model.model_format.name.as_str()) {
-            model.protocol_version = Some("v2".to_owned());
-        }
+    default_protocol(&mut spec.predictor);
+    if let Some(model) = &spec.predictor.model {
         let format = model.model_format.name.clone();
         metadata.annotations.entry(meta::MODEL_FORMAT.to_owned()).or_insert(format);
     }
@@ -54,6 +52,14 @@ fn apply_to_service(metadata: &mut Metadata, spec: &mut InferenceServiceSpec) {
         if let Some(component) = component {
             name_container(kind, component);
         }
+    }
+}
+
+/// Gives a predictor the protocol its model format speaks, when it names none.
+pub fn default_protocol(predictor: &mut ComponentSpec) {
+    let Some(model) = &mut predictor.model else { return };
+    if model.protocol_version.is_none() && MODEL_V2.contains(&model.model_format.name.as_str()) {
+        model.protocol_version = Some("v2".to_owned());
     }
 }
 

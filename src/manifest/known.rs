@@ -52,7 +52,7 @@ const REQUIRED: [(&str, &[&str]); 43] = [
     ("StorageContainerSpec", &["container", "supportedUriFormats"]),
     ("LocalModelCacheSpec", &["modelSize", "nodeGroups", "sourceModelUri"]),
     ("LocalModelNodeGroupSpec", &["persistentVolumeClaimSpec", "persistentVolumeSpec", "storageLimit"]),
-    ("CanarySpec", &["predictor"]),
+    ("CanarySpec", &["predictor", "trafficPercent"]),
     ("ServingRuntimeSpec", &["containers"]),
     ("SupportedModelFormat", &["name"]),
     ("StorageUriEntry", &["uri"]),

@@ -15,6 +15,7 @@ mod names;
 mod runtime;
 mod service;
 mod storage;
+mod storage_container;
 mod trained;
 mod update;
 
@@ -49,6 +50,7 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value,
             runtime::check(kind, &metadata.name, spec, report);
             ignored::check_runtime(raw, report);
         }
+        Typed::StorageContainer(container) => storage_container::check(container, report),
         _ => {}
     }
 }

@@ -135,6 +135,8 @@ pub struct CreateOrder {
     pub lift_cpu: bool,
     /// Whether its replica has a sandbox: what is joined then is that, by id.
     pub sandboxed: bool,
+    /// Memory its replica was given, in bytes; 0 for what holds none.
+    pub memory: u64,
     /// GPUs its replica was given, by UUID; none also when the engine is to choose.
     pub gpus: Vec<String>,
 }
@@ -153,6 +155,8 @@ pub enum ContainerPosition {
 /// One check of one container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProbeOrder {
+    /// When it was ordered.
+    pub at: Duration,
     /// The engine's id.
     pub id: String,
     /// Its name.

@@ -290,7 +290,10 @@ fn blocked(draft: &mut Draft<'_>, want: &Want, ahead: u64) -> Phase {
     let others = |holder: &Holder| holder.component.service != want.component.service;
     let sleeps =
         |holder: &Holder| holder.leaving || (others(holder) && room.sleepers.contains(&holder.component.service));
-    let own = |holder: &Holder| holder.component == want.component && holder.revision != want.revision;
+    let canaries = draft.world.memory.revisions.get(&want.component).map(|history| &history.canaries);
+    let is_canary = |revision: u32| canaries.is_some_and(|all| all.values().any(|number| *number == revision));
+    let is_other = |holder: &Holder| holder.revision != want.revision && !is_canary(holder.revision);
+    let own = |holder: &Holder| holder.component == want.component && is_other(holder);
     let without_own = room.fit(want, ahead, &|holder| own(holder) || sleeps(holder)).is_some();
     let may_wait = room.fit(want, 0, &sleeps).is_some();
     let since = draft.world.memory.queue.get(&want.replica).map_or(draft.now.tick, |queued| queued.since);

@@ -14,16 +14,21 @@ use crate::workload::{Check, Probe, Readiness};
 /// Orders the checks that are due and gives the verdict of those that were made.
 pub(super) fn checks(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
     let mut verdict = Verdict { ready: true, ever: true, message: String::new(), restarts: 0 };
+    let mut killed = false;
     for (index, container) in replica.record.containers.iter().enumerate() {
         let Some(fact) = replica.containers.get(container.name.as_str()) else { continue };
         if !fact.is_running() || draft.is_busy(&fact.name) || unhealthy(draft, fact).is_some() {
             continue;
         }
         let memory = draft.world.memory.containers.get(&fact.name);
+        killed |= memory.is_some_and(|memory| memory.kills > 0);
         verdict.restarts = verdict.restarts.max(memory.map_or(0, |memory| memory.restarts));
         check_container(draft, replica, index, fact, &mut verdict);
     }
-    let Verdict { message, restarts, .. } = verdict;
+    let Verdict { mut message, restarts, .. } = verdict;
+    if killed {
+        message.push_str("; a process in it was killed because memory ran out");
+    }
     match (verdict.ready, verdict.ever) {
         (true, _) => Phase::Ready,
         (false, false) => Phase::Loading { message, restarts },
@@ -86,6 +91,7 @@ fn derived_probe(port: u16) -> Probe {
         timeout: Duration::from_secs(2),
         success_threshold: 1,
         failure_threshold: 3,
+        termination_grace: None,
     }
 }
 
@@ -107,7 +113,10 @@ fn check(
         && !matches!(what, ProbeWhat::Check(Check::Exec { .. }))
         && !known.passing
         && known.successes == 0;
-    if draft.due(next_check(&known, run.unwrap_or(draft.now.tick), probe, eager)) {
+    let started = run.unwrap_or(draft.now.tick);
+    let ran_before = memory.map_or(Duration::ZERO, |memory| memory.ran_before);
+    let first = started + probe.initial_delay.saturating_sub(ran_before);
+    if draft.due(next_check(&known, first, probe, eager)) {
         draft.act(Action::Probe(Box::new(ProbeOrder {
             id: fact.id.clone(),
             name: fact.name.clone(),
@@ -117,6 +126,7 @@ fn check(
             timeout: probe.timeout,
             probe: probe.clone(),
             run,
+            at: draft.now.tick,
         })));
     }
     if known.passing { Ok(()) } else { Err(known.message) }
@@ -126,12 +136,15 @@ fn check(
 /// times a second and not hundreds of times.
 const BUNDLE: Duration = Duration::from_millis(250);
 
-fn next_check(memory: &ProbeMemory, started: Duration, probe: &Probe, eager: bool) -> Duration {
-    match memory.last {
-        None => started + probe.initial_delay,
-        Some(last) if eager => last + backoff::eager_probe_delay(memory.attempts).min(probe.period),
-        Some(last) if memory.passing => round_up(last + probe.period, BUNDLE),
-        Some(last) => last + probe.period,
+/// Says when the next check is due. As in Kubernetes a period is from beginning to beginning, and one that takes longer is
+/// followed by the next at once.
+fn next_check(memory: &ProbeMemory, first: Duration, probe: &Probe, eager: bool) -> Duration {
+    let Some(last) = memory.last else { return first };
+    let regular = last.max(memory.begun.unwrap_or(last) + probe.period);
+    match eager {
+        true => last + backoff::eager_probe_delay(memory.attempts).min(probe.period),
+        false if memory.passing => round_up(regular, BUNDLE),
+        false => regular,
     }
 }
 
@@ -163,8 +176,8 @@ pub(super) enum Answered {
 pub(super) fn answered(draft: &Draft<'_>, containers: &[&ContainerFact]) -> Answered {
     let check = |fact: &ContainerFact, kind| match draft.world.memory.probe(&fact.name, kind) {
         Some(known) if known.passing => Answered::Yes,
-        Some(_) => Answered::No,
-        None => Answered::Perhaps,
+        Some(known) if known.failures > 0 || known.successes > 0 => Answered::No,
+        _ => Answered::Perhaps,
     };
     let of = |fact: &&ContainerFact| {
         let container = fact.record.container(&fact.container)?;
@@ -178,4 +191,21 @@ pub(super) fn answered(draft: &Draft<'_>, containers: &[&ContainerFact]) -> Answ
         declared.into_iter().chain(own).min().or(Some(Answered::Yes))
     };
     if runs(containers) { containers.iter().filter_map(of).min().unwrap_or(Answered::No) } else { Answered::No }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_is_from_beginning_to_beginning_and_a_check_that_takes_longer_is_followed_by_the_next() {
+        let seconds = Duration::from_secs;
+        let probe = derived_probe(8080);
+        let known = |begun, last| ProbeMemory { begun: Some(begun), last: Some(last), ..ProbeMemory::default() };
+        let next = |begun, last| next_check(&known(seconds(begun), seconds(last)), Duration::ZERO, &probe, false);
+        assert_eq!(next(100, 100), seconds(110));
+        assert_eq!(next(100, 102), seconds(110), "it timed out after two seconds");
+        assert_eq!(next(100, 130), seconds(130));
+        assert_eq!(next_check(&ProbeMemory::default(), seconds(7), &probe, false), seconds(7));
+    }
 }

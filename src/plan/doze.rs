@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::action::Action;
-use super::memory::Memory;
+use super::memory::{Memory, Unhealthy};
 use super::planner::{Draft, Facts};
 use super::pods;
 use super::replica::{Phase, Replica};
@@ -185,7 +185,8 @@ impl Memory {
             Action::Rouse(order) if order.call.is_some() => {
                 self.note_roused(order);
                 let memory = self.containers.entry(order.name.clone()).or_default();
-                memory.unhealthy = Some(format!("server does not wake: {message}"));
+                let why = format!("server does not wake: {message}");
+                memory.unhealthy = Some(Unhealthy { why, grace: None });
             }
             _ => {}
         }

@@ -125,7 +125,10 @@ fn holders(world: &World) -> BTreeMap<ReplicaName, Holder> {
     for (name, facts) in replicas {
         let busy = |fact: &&ContainerFact| world.in_flight.contains(&ActionKey::Container(fact.name.clone()));
         let runs = |fact: &&ContainerFact| matches!(fact.state, FactState::Running { .. } | FactState::Paused);
-        if facts.iter().any(|fact| runs(fact) || busy(fact)) {
+        // Made and not started: an earlier daemon may have ordered that, too, unless it is known that it cannot be.
+        let starts =
+            |fact: &&ContainerFact| fact.state == FactState::Created && !world.memory.refusals.contains_key(&fact.name);
+        if facts.iter().any(|fact| runs(fact) || starts(fact) || busy(fact)) {
             holders.insert(name.clone(), holder(world, &facts));
         }
     }
@@ -157,7 +160,8 @@ fn of_facts(world: &World, facts: &[&ContainerFact]) -> Footprint {
     }
     let granted = world.memory.granted.get(&first.replica).map(|grant| (grant.memory, grant.basis, grant.need.clone()));
     let (memory, basis, gpus) = granted.unwrap_or_else(|| {
-        let memory = if learned.peak > 0 { learned.peak } else { world.config.memory.runtime_overhead };
+        let guess = || if learned.peak > 0 { learned.peak } else { world.config.memory.runtime_overhead };
+        let memory = first.record.memory.unwrap_or_else(guess);
         (memory, Basis::Assumed, GpuNeed { count: u64::from(!first.gpus.is_empty()), ..GpuNeed::default() })
     });
     Footprint { memory, basis, gpus }
@@ -170,15 +174,19 @@ fn learned(world: &World, component: &ComponentKey, fingerprint: &str) -> Learne
 }
 
 fn workload<'w>(world: &'w World, fact: &ContainerFact) -> Option<&'w Workload> {
-    let wanted = parts(world, &fact.component.service).find(|part| part.workload.component == fact.component);
+    let own = |part: &&ResolvedWorkload| part.workload.component == fact.component;
     let older = || world.older.get(&fact.component).and_then(|older| older.get(&fact.revision));
     let same = |part: &&ResolvedWorkload| part.fingerprint.0 == fact.fingerprint;
-    wanted.filter(same).or_else(|| older().filter(same)).map(|part| part.workload.as_ref())
+    parts(world, &fact.component.service)
+        .filter(own)
+        .find(same)
+        .or_else(|| older().filter(same))
+        .map(|part| part.workload.as_ref())
 }
 
 fn parts<'w>(world: &'w World, service: &ServiceKey) -> impl Iterator<Item = &'w ResolvedWorkload> {
     let service = world.services.get(service);
-    service.into_iter().flat_map(|service| service.resolution.as_deref().unwrap_or_default())
+    service.into_iter().flat_map(|service| service.workloads())
 }
 
 fn sleeps(world: &World, component: &ComponentKey) -> bool {
@@ -197,7 +205,9 @@ pub(super) fn want(world: &World, replica: &Replica<'_>) -> Want {
         // Never empty: a replica of which nothing is known has containers.
         None => (facts[0].component.clone(), of_facts(world, &facts)),
     };
-    let strategy = replica.source.map_or(Strategy::Beside, |(workload, _)| Strategy::of(workload));
+    // A canary never takes the place of another revision.
+    let own = replica.source.filter(|(workload, _)| workload.canary.is_none());
+    let strategy = own.map_or(Strategy::Beside, |(workload, _)| Strategy::of(workload));
     Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, strategy, fixed }
 }
 

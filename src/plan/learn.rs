@@ -52,6 +52,20 @@ impl Memory {
         facts.iter().any(|fact| self.answers(&fact.name))
     }
 
+    /// Notes how many processes of a container that runs on were killed for memory since it was started, and what it used.
+    /// Returns true when that are more than were known.
+    pub fn note_memory_kills(&mut self, fact: &ContainerFact, count: u64, used: u64) -> bool {
+        let Some(memory) = self.containers.get_mut(&fact.name).filter(|memory| memory.started.is_some()) else {
+            return false;
+        };
+        if memory.kills >= count {
+            return false;
+        }
+        memory.kills = count;
+        self.note_memory_death(fact, used);
+        true
+    }
+
     /// Notes that a container was killed for memory: its replica is given more the next time.
     pub fn note_memory_death(&mut self, fact: &ContainerFact, used: u64) {
         let had = self.granted.get(&fact.replica).map_or(0, |grant| grant.memory).max(used);

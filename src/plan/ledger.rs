@@ -125,7 +125,7 @@ fn is_zero(value: &u64) -> bool {
 }
 
 /// How a footprint was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Basis {
     /// The manifest asks for it.

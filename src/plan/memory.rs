@@ -16,7 +16,8 @@ use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
 use super::trained::Loaded;
-use super::world::{ExitFact, Now};
+use super::vanish::Vanished;
+use super::world::{ContainerFact, DesiredCanary, ExitFact, Now};
 use crate::api::ServiceKey;
 use crate::workload::{ComponentKey, Fingerprint, Probe};
 
@@ -53,6 +54,8 @@ pub struct Memory {
     pub queue: BTreeMap<ReplicaName, Queued>,
     /// Components whose older revision goes so that there is room for the wanted one: which, and since when.
     pub replacing: BTreeMap<ComponentKey, (u32, Duration)>,
+    /// Containers that somebody else removed, by name.
+    pub vanished: HashMap<String, Vanished>,
     /// Since when the engine says it is removing a container, by name.
     pub removing: HashMap<String, Duration>,
     /// The last decision about the room of each service.
@@ -96,10 +99,14 @@ pub struct ContainerMemory {
     pub ended: Option<Duration>,
     /// When it was last seen to begin running.
     pub started: Option<Duration>,
+    /// How long it had run then at least: it was there before this daemon.
+    pub ran_before: Duration,
+    /// Processes of it that were killed for memory while it ran on.
+    pub kills: u64,
     /// Its checks.
     pub probes: HashMap<ProbeKind, ProbeMemory>,
     /// Set when a liveness check failed often enough: the container is to be stopped and started again.
-    pub unhealthy: Option<String>,
+    pub unhealthy: Option<Unhealthy>,
     /// Why we ended it ourselves the last time, if we did: the words of `unhealthy`.
     pub stopped_for: Option<String>,
     /// Set while a start after an end is under way: the next end is a new one, even if it looks the same.
@@ -114,6 +121,15 @@ pub struct ContainerMemory {
     pub was_stopped: bool,
 }
 
+/// Why a container that runs is to be started again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unhealthy {
+    /// In words for a person.
+    pub why: String,
+    /// Between the stop signal and the kill, where the check that failed has a time of its own.
+    pub grace: Option<Duration>,
+}
+
 /// What is remembered of one check.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProbeMemory {
@@ -125,6 +141,8 @@ pub struct ProbeMemory {
     pub attempts: u32,
     /// When the last ended.
     pub last: Option<Duration>,
+    /// When that was begun.
+    pub begun: Option<Duration>,
     /// The verdict: passed, after thresholds.
     pub passing: bool,
     /// Whether it ever passed since the container started.
@@ -175,6 +193,9 @@ pub struct Revisions {
     /// Containers that sleep with their memory kept, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub dozing: BTreeMap<String, Dozing>,
+    /// The wanted revision of each named canary.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub canaries: BTreeMap<String, u32>,
 }
 
 /// A revision that is not tried any more.
@@ -201,6 +222,9 @@ pub struct RevisionNote {
     /// What its replicas were seen to need.
     #[serde(default, skip_serializing_if = "is_unlearned")]
     pub learned: Learned,
+    /// The canary it is, or was; none once it is the wanted revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
 }
 
 fn is_unlearned(learned: &Learned) -> bool {
@@ -221,8 +245,13 @@ impl Memory {
         }
         // What is asked for anew is tried anew.
         revisions.given_up = None;
-        let known = revisions.known.iter().rev().find(|(_, note)| note.fingerprint == fingerprint.0);
-        if let Some((number, _)) = known {
+        let canaries = &revisions.canaries;
+        let is_free = |number: u32| !canaries.values().any(|canary| *canary == number);
+        let mut known = revisions.known.iter_mut().rev();
+        let known = known.find(|(number, note)| note.fingerprint == fingerprint.0 && is_free(**number));
+        if let Some((number, note)) = known {
+            // A canary that was promoted goes on as it is.
+            note.canary = None;
             revisions.target = *number;
             return true;
         }
@@ -233,22 +262,64 @@ impl Memory {
         true
     }
 
+    /// Lets go of the named canaries that are not wanted any more. Call it before [`Memory::want`], so that what was a
+    /// canary can become the wanted revision. Returns true when anything changed.
+    pub fn release_canaries(&mut self, component: &ComponentKey, wanted: &[DesiredCanary]) -> bool {
+        let Some(revisions) = self.revisions.get_mut(component) else { return false };
+        let before = revisions.canaries.len();
+        revisions.canaries.retain(|name, _| wanted.iter().any(|canary| canary.name == *name));
+        revisions.canaries.len() != before
+    }
+
+    /// Gives each named canary of a component the revision it wants. One that cannot be resolved keeps its own. Call it
+    /// after [`Memory::want`]. Returns true when anything changed.
+    pub fn want_canaries(&mut self, component: &ComponentKey, wanted: &[DesiredCanary], now: Now) -> bool {
+        if wanted.is_empty() {
+            return false;
+        }
+        let revisions = self.revisions.entry(component.clone()).or_default();
+        let before = revisions.canaries.clone();
+        for canary in wanted {
+            if let Ok(resolved) = &canary.resolution {
+                revisions.want_canary(&canary.name, &resolved.fingerprint, now);
+            }
+        }
+        revisions.forget_oldest(self.history_limit.unwrap_or(REVISIONS_KEPT));
+        revisions.canaries != before
+    }
+
     /// Takes over what a container's labels say, for components whose ledger was lost or is older than the containers.
     /// The labels are right: a number that the ledger gave to something else is given anew. Returns true when anything
     /// changed.
-    pub fn adopt(&mut self, component: &ComponentKey, revision: u32, fingerprint: &str, now: Now) -> bool {
+    pub fn adopt(&mut self, fact: &ContainerFact, now: Now) -> bool {
+        let canary = fact.record.canary.as_deref();
+        self.adopt_revision(&fact.component, fact.revision, (&fact.fingerprint, canary), now)
+    }
+
+    /// The same for a revision by its fingerprint and the canary it was made as.
+    pub(super) fn adopt_revision(
+        &mut self,
+        component: &ComponentKey,
+        revision: u32,
+        (fingerprint, canary): (&str, Option<&str>),
+        now: Now,
+    ) -> bool {
         let revisions = self.revisions.entry(component.clone()).or_default();
         let known = revisions.known.get(&revision).map(|note| note.fingerprint.as_str());
         if known == Some(fingerprint) {
             return false;
         }
-        let note = RevisionNote::new(fingerprint, now);
+        let note = RevisionNote { canary: canary.map(str::to_owned), ..RevisionNote::new(fingerprint, now) };
         revisions.highest = revisions.highest.max(revision);
         if let Some(other) = revisions.known.insert(revision, note) {
             revisions.renumber(revision, other);
         }
-        // A ledger that was lost: the oldest that runs had all traffic before the others came.
-        if revisions.rolled_out.is_none() || revisions.inferred {
+        if let Some(name) = canary.filter(|name| revisions.canaries.contains_key(*name)) {
+            revisions.adopt_canary(name, revision, fingerprint);
+            return true;
+        }
+        // A ledger that was lost: the oldest that runs had all traffic before the others came, canaries apart.
+        if canary.is_none() && (revisions.rolled_out.is_none() || revisions.inferred) {
             revisions.rolled_out = Some(revisions.rolled_out.map_or(revision, |other| other.min(revision)));
             revisions.inferred = true;
         }
@@ -256,6 +327,8 @@ impl Memory {
         let target = revisions.known.get(&revisions.target);
         if revision > revisions.target && target.is_some_and(|note| note.fingerprint == fingerprint) {
             revisions.target = revision;
+            // It was a canary once, and was promoted.
+            revisions.known.entry(revision).and_modify(|note| note.canary = None);
         }
         true
     }
@@ -282,6 +355,14 @@ impl Memory {
         }
     }
 
+    /// Notes that a container was found running that was not known before: it has run for `up_for` at least.
+    pub fn note_found_running(&mut self, name: &str, up_for: Duration, now: Now) {
+        self.note_running(name, now);
+        if let Some(memory) = self.containers.get_mut(name).filter(|memory| memory.started == Some(now.tick)) {
+            memory.ran_before = up_for;
+        }
+    }
+
     /// Notes that a container ended. The same end counts once: ends are told apart by their time, or, when the engine
     /// does not tell it, by the start between them. Returns true when it is news.
     pub fn note_exit(&mut self, name: &str, exit: &ExitFact, now: Now) -> bool {
@@ -301,12 +382,12 @@ impl Memory {
         }
         // Started and ended again before anyone saw it run.
         memory.restarts += u32::from(memory.started.is_none() && memory.last_exit.is_some());
-        let lived = memory.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started));
-        memory.failures = if lived >= backoff::RESTART_RESET { 1 } else { memory.failures.saturating_add(1) };
+        memory.failures =
+            if memory.lived(now) >= backoff::RESTART_RESET { 1 } else { memory.failures.saturating_add(1) };
         memory.last_exit = Some(exit.clone());
         memory.last_words.clear();
         memory.ended = Some(now.tick);
-        let stopped_for = memory.unhealthy.take();
+        let stopped_for = memory.unhealthy.take().map(|unhealthy| unhealthy.why);
         memory.begin();
         memory.stopped_for = stopped_for;
         self.stuck.remove(name);
@@ -339,9 +420,9 @@ impl Memory {
     /// are not counted here but when they are seen to have worked.
     pub fn note_restart(&mut self, name: &str) {
         let memory = self.containers.entry(name.to_owned()).or_default();
-        let stopped_for = memory.stopped_for.take();
+        let (stopped_for, was_stopped) = (memory.stopped_for.take(), memory.was_stopped);
         memory.begin();
-        memory.stopped_for = stopped_for;
+        (memory.stopped_for, memory.was_stopped) = (stopped_for, was_stopped);
         memory.restarting = true;
     }
 
@@ -349,7 +430,34 @@ impl Memory {
     /// is dropped. Returns true when the verdict changed.
     pub fn note_check(&mut self, order: &ProbeOrder, result: Result<(), String>, now: Now) -> bool {
         let started = self.containers.get(&order.name).and_then(|memory| memory.started);
-        started.is_some() && started == order.run && self.note_probe(&order.name, order.kind, &order.probe, result, now)
+        if started.is_none() || started != order.run {
+            return false;
+        }
+        let changed = self.note_probe(&order.name, order.kind, &order.probe, result, now);
+        self.note_begun(order);
+        changed
+    }
+
+    /// Notes that a check could not be made, which counts neither way.
+    pub fn note_unasked(&mut self, order: &ProbeOrder, words: String, now: Now) -> bool {
+        let Some(memory) = self.containers.get_mut(&order.name) else { return false };
+        if memory.started.is_some() && memory.started == order.run {
+            let state = memory.probes.entry(order.kind).or_default();
+            state.attempts = state.attempts.saturating_add(1);
+            state.last = Some(now.tick);
+            if !state.passing {
+                state.message = words;
+            }
+            self.note_begun(order);
+        }
+        false
+    }
+
+    fn note_begun(&mut self, order: &ProbeOrder) {
+        let memory = self.containers.get_mut(&order.name);
+        if let Some(state) = memory.and_then(|memory| memory.probes.get_mut(&order.kind)) {
+            state.begun = Some(order.at);
+        }
     }
 
     /// Notes the result of a check, applying the probe's thresholds. Returns true when the verdict changed.
@@ -389,7 +497,8 @@ impl Memory {
         // Startup and liveness failures restart the container, as in Kubernetes; readiness failures do not.
         let restarts = matches!(kind, ProbeKind::Startup | ProbeKind::Liveness);
         if restarts && !passing && failures >= probe.failure_threshold.max(1) {
-            memory.unhealthy = Some(format!("{kind} probe failed {failures} times: {message}"));
+            let why = format!("{kind} probe failed {failures} times: {message}");
+            memory.unhealthy = Some(Unhealthy { why, grace: probe.termination_grace });
             return true;
         }
         before != passing
@@ -445,7 +554,8 @@ impl Memory {
             news |= self.rolled_out(component, *revision);
         }
         for (component, revision) in &plan.proven {
-            news |= self.note_loaded(component, now);
+            let is_target = self.revisions.get(component).is_some_and(|revisions| revisions.target == *revision);
+            news |= is_target && self.note_loaded(component, now);
             news |= self.note_proven(component, *revision);
         }
         for component in &plan.taken_back {
@@ -569,9 +679,16 @@ impl Memory {
 }
 
 impl ContainerMemory {
+    /// How long it has run since it was last started.
+    pub fn lived(&self, now: Now) -> Duration {
+        self.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started) + self.ran_before)
+    }
+
     /// A new run: nothing that was found out about the one before holds.
     fn begin(&mut self) {
         self.started = None;
+        self.ran_before = Duration::ZERO;
+        self.kills = 0;
         self.probes.clear();
         self.unhealthy = None;
         self.restarting = false;
@@ -584,7 +701,8 @@ impl ContainerMemory {
 
 impl RevisionNote {
     fn new(fingerprint: &str, now: Now) -> Self {
-        Self { fingerprint: fingerprint.to_owned(), created_at: now.wall, proven: false, learned: Learned::default() }
+        let fingerprint = fingerprint.to_owned();
+        Self { fingerprint, created_at: now.wall, proven: false, learned: Learned::default(), canary: None }
     }
 }
 
@@ -605,12 +723,43 @@ impl Revisions {
         self.load_millis.map(|millis| Duration::from_secs(millis.div_ceil(1000)))
     }
 
+    /// Returns the canary a revision is, or was when it was made.
+    pub fn canary_of(&self, revision: u32) -> Option<&str> {
+        self.known.get(&revision)?.canary.as_deref()
+    }
+
+    /// Makes `fingerprint` the wanted revision of a canary; one that is still known is taken up again.
+    fn want_canary(&mut self, name: &str, fingerprint: &Fingerprint, now: Now) {
+        let is_it = |note: &RevisionNote| note.fingerprint == fingerprint.0 && note.canary.as_deref() == Some(name);
+        let current = self.canaries.get(name).filter(|number| self.known.get(number).is_some_and(is_it));
+        if current.is_some() {
+            return;
+        }
+        let known = self.known.iter().rev().find(|(_, note)| is_it(note)).map(|(number, _)| *number);
+        let number = known.unwrap_or_else(|| {
+            self.highest += 1;
+            let note = RevisionNote { canary: Some(name.to_owned()), ..RevisionNote::new(&fingerprint.0, now) };
+            self.known.insert(self.highest, note);
+            self.highest
+        });
+        self.canaries.insert(name.to_owned(), number);
+    }
+
+    /// The wanted revision of a canary already runs under this number, which the ledger had lost.
+    fn adopt_canary(&mut self, name: &str, revision: u32, fingerprint: &str) {
+        let Some(current) = self.canaries.get_mut(name) else { return };
+        if self.known.get(current).is_some_and(|note| note.fingerprint == fingerprint) {
+            *current = revision;
+        }
+    }
+
     /// Gives what the ledger called `taken` the next free number.
     fn renumber(&mut self, taken: u32, note: RevisionNote) {
         self.highest += 1;
         let next = self.highest;
         self.known.insert(next, note);
-        for number in [Some(&mut self.target), self.rolled_out.as_mut(), self.previous.as_mut()].into_iter().flatten() {
+        let own = [Some(&mut self.target), self.rolled_out.as_mut(), self.previous.as_mut()].into_iter().flatten();
+        for number in own.chain(self.canaries.values_mut()) {
             if *number == taken {
                 *number = next;
             }
@@ -618,9 +767,10 @@ impl Revisions {
     }
 
     fn forget_oldest(&mut self, kept: usize) {
-        let in_use = [Some(self.target), self.rolled_out, self.previous];
+        let own = [Some(self.target), self.rolled_out, self.previous].into_iter().flatten();
+        let in_use: Vec<u32> = own.chain(self.canaries.values().copied()).collect();
         while self.known.len() > kept.max(1) {
-            let Some(oldest) = self.known.keys().copied().find(|number| !in_use.contains(&Some(*number))) else {
+            let Some(oldest) = self.known.keys().copied().find(|number| !in_use.contains(number)) else {
                 return;
             };
             self.known.remove(&oldest);

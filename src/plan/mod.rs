@@ -44,6 +44,7 @@ pub mod sleep;
 pub mod split;
 pub mod status;
 pub mod trained;
+pub mod vanish;
 pub mod world;
 
 pub use action::{Action, ActionKey};

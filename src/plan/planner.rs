@@ -167,6 +167,10 @@ pub fn plan(world: &World, now: Now) -> Plan {
         world.services.iter().map(|(key, service)| (key, rest(&mut draft, service, &facts))).collect();
     draft.room = holders::room(world, now, &facts, &rests);
     admission::relieve(&mut draft);
+    // Room granted by an earlier daemon is looked at again when its orders must have landed.
+    for grant in world.memory.granted.values().filter(|grant| grant.at > now.tick) {
+        draft.wake(grant.at + Duration::from_millis(1));
+    }
     for (key, service) in &world.services {
         plan_service(&mut draft, service, rests.get(key).copied().flatten(), &facts);
     }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::replica::{Phase, Replica};
 use super::said::said;
 use super::world::{ExitFact, FactReach, FactState, World};
-use crate::workload::{ComponentKey, ContainerSpec, names};
+use crate::workload::{ComponentKey, ContainerSpec};
 
 /// One replica, as `get pods` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +95,7 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
     let running = containers.iter().any(|container| matches!(container.state, ContainerViewState::Running { .. }));
     let first = unit.record.containers.first().and_then(|owner| unit.containers.get(owner.name.as_str()));
     PodView {
-        name: format!("{}-{}", names::revision_name(service_name, unit.revision), unit.ordinal),
+        name: unit.name.strip_suffix(&format!(".{}", key.service.namespace)).unwrap_or(&unit.name).to_owned(),
         component: key.clone(),
         service_name: service_name.to_owned(),
         revision: unit.revision,

@@ -239,9 +239,13 @@ fn line(world: &World, component: &ComponentKey, revisions: &Revisions, number: 
     let parts = world.services.get(&component.service).and_then(|service| service.resolution.as_deref().ok());
     let wanted = parts.unwrap_or_default().iter().find(|part| part.workload.component == *component);
     let default = names::component_service_name(&component.service.name, component.component, None);
-    let service_name = wanted.map_or(default, |part| part.workload.service_name.clone());
+    let own = wanted.map_or(default, |part| part.workload.service_name.clone());
     let note = &revisions.known[&number];
+    let canary = note.canary.as_deref();
+    let of_canary = |name| names::component_service_name(&component.service.name, component.component, Some(name));
+    let service_name = canary.map_or(own, of_canary);
     let marks = [
+        (revisions.canaries.values().any(|canary| *canary == number), "canary"),
         (revisions.target == number, "wanted"),
         (revisions.rolled_out == Some(number), "rolled out"),
         (revisions.given_up.as_ref().is_some_and(|given_up| given_up.revision == number), "given up"),

@@ -35,6 +35,12 @@ pub struct ReplicaRecord {
     /// Whether a container of its own holds the network, and all others join it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sandbox: bool,
+    /// Memory it was given, in bytes; known also when nobody knows any more what it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Name of the canary it was made as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<String>,
 }
 
 /// What must be known of one container.
@@ -71,6 +77,8 @@ impl ReplicaRecord {
             models: workload.models.iter().map(|model| model.uri.redacted()).collect(),
             repository: workload.model_server.as_ref().map(|server| server.repository.clone()),
             sandbox: false,
+            memory: None,
+            canary: workload.canary.clone(),
         }
     }
 
@@ -87,6 +95,12 @@ impl ReplicaRecord {
     #[must_use]
     pub fn with_sandbox(self, sandbox: bool) -> Self {
         Self { sandbox, ..self }
+    }
+
+    /// Says how much memory it was given.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Self {
+        Self { memory: (bytes > 0).then_some(bytes), ..self }
     }
 
     /// Returns the record of one container.

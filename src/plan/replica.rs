@@ -10,12 +10,14 @@ use super::backoff;
 use super::checks::checks;
 use super::doze;
 use super::lift;
+use super::memory::Unhealthy;
 use super::planner::Draft;
 use super::prepare::{prepare, without_engine};
 use super::record::ReplicaRecord;
-use super::retire::{remove, stop};
+use super::retire::{remove, stop, stop_within};
 use super::routes::ReplicaName;
 use super::sandbox;
+use super::vanish;
 use super::world::{ContainerFact, ExitFact, FactReach, FactState, PullNote};
 use crate::api::StorageUri;
 use crate::workload::{Workload, names};
@@ -110,6 +112,13 @@ pub enum Phase {
     Crashed(Box<Crash>),
     /// Someone paused it.
     Paused,
+    /// Someone keeps removing its container.
+    Removed {
+        /// How often so far.
+        times: u32,
+        /// From the last time to when it is made again.
+        delay: Duration,
+    },
     /// It was given up, and the revision before came back.
     GivenUp {
         /// Why, in words for a person.
@@ -171,6 +180,7 @@ impl Phase {
             | Self::Refused { .. }
             | Self::NoRoom { .. }
             | Self::GivenUp { .. }
+            | Self::Removed { .. }
             | Self::Gone => true,
             // The first end may be a passing fault; it is started again at once.
             Self::Crashed(_) => true,
@@ -349,8 +359,8 @@ pub(super) fn keep_running(
         FactState::Running { .. } if draft.is_busy(&fact.name) => Kept::Not(under_way(draft, fact)),
         FactState::Running { .. } | FactState::Paused if let Some(phase) = doze::rouse(draft, fact) => Kept::Not(phase),
         FactState::Running { .. } => match unhealthy(draft, fact) {
-            Some(why) => {
-                stop(draft, fact, why.clone());
+            Some(Unhealthy { why, grace }) => {
+                stop_within(draft, fact, why.clone(), grace.unwrap_or(fact.record.grace));
                 Kept::Not(Phase::NotReady { message: why })
             }
             None => Kept::Running,
@@ -388,7 +398,7 @@ const TERMINATED: i64 = 143;
 /// Longest time an engine is left alone with a removal.
 const REMOVAL_TAKES: Duration = Duration::from_secs(30);
 
-pub(super) fn unhealthy(draft: &Draft<'_>, fact: &ContainerFact) -> Option<String> {
+pub(super) fn unhealthy(draft: &Draft<'_>, fact: &ContainerFact) -> Option<Unhealthy> {
     draft.world.memory.containers.get(&fact.name).and_then(|memory| memory.unhealthy.clone())
 }
 
@@ -401,14 +411,16 @@ pub(super) fn create(
 ) -> Phase {
     let Some((workload, fingerprint)) = replica.source else { return Phase::Gone };
     let name = names::container_name(&draft.world.instance, &replica.name, container);
-    if let Some(phase) = refused(draft, &name) {
+    if let Some(phase) = refused(draft, &name).or_else(|| vanish::removed(draft, &name)) {
         return phase;
     }
     let gpus = match admit(draft, replica, container) {
         Ok(gpus) => gpus,
         Err(phase) => return phase,
     };
+    let memory = draft.room.holders.get(&replica.name).map_or(0, |holder| holder.memory);
     draft.act(Action::Create(Box::new(CreateOrder {
+        memory,
         gpus,
         name,
         replica: Arc::clone(&replica.name),

@@ -48,13 +48,18 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// Stops a container, unless that failed lately.
 pub(super) fn stop(draft: &mut Draft<'_>, fact: &ContainerFact, why: String) {
+    stop_within(draft, fact, why, fact.record.grace);
+}
+
+/// Stops a container with a time of its own between signal and kill.
+pub(super) fn stop_within(draft: &mut Draft<'_>, fact: &ContainerFact, why: String, grace: Duration) {
     if is_stuck(draft, &fact.name) {
         return;
     }
     draft.act(Action::Stop {
         id: fact.id.clone(),
         name: fact.name.clone(),
-        grace: fact.record.grace,
+        grace,
         pre_stop: fact.record.container(&fact.container).and_then(|container| container.pre_stop.clone()),
         reach: owner_reach(draft, fact),
         why,

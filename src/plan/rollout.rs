@@ -15,7 +15,7 @@ use super::pods::{self, PodView};
 use super::record::ReplicaRecord;
 use super::replica::{self, Phase, Replica};
 use super::retire;
-use super::routes::{Backend, ComponentRoute, RouteState, Scrape};
+use super::routes::{Backend, ComponentRoute, ReplicaName, RouteState, Scrape};
 use super::sandbox;
 use super::scale::{self, Count};
 use super::split::{self, Share, Split};
@@ -23,10 +23,13 @@ use super::status;
 use super::trained;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload};
 use crate::api::meta;
+use crate::scale::Policy;
 use crate::workload::{ComponentKey, RuntimeRef, Workload, names};
 
+pub mod canaries;
 pub mod replace;
 mod replicas;
+use canaries::{CanaryReport, Named};
 use replicas::there;
 
 /// What a pass found out about one component.
@@ -60,6 +63,8 @@ pub struct ComponentReport {
     pub route: ComponentRoute,
     /// Name under which the server knows its model.
     pub model_name: Option<String>,
+    /// Its named canaries, in the order they are written.
+    pub canaries: Vec<CanaryReport>,
     /// Its replicas, for people.
     pub pods: Vec<PodView>,
     /// Where its replicas show metrics.
@@ -84,6 +89,14 @@ struct Rollout<'w, 'k> {
     views: Vec<PodView>,
     /// Why the wanted revision is not tried any more, when it was given up.
     given_up: Option<String>,
+    /// How the wanted revision scales while its canaries stand as they do.
+    policy: Option<Policy>,
+    /// Named canaries nothing was decided of yet.
+    named: Vec<Named<'w>>,
+    /// Replicas of canaries that are not wanted any more.
+    dropped: Units<'w>,
+    /// How the named canaries stand.
+    canaries: Vec<CanaryReport>,
 }
 
 /// Advances one component.
@@ -108,9 +121,10 @@ pub(super) fn advance<'w>(
         true => rollout.target,
         false => rollout.keep_serving(draft),
     };
+    rollout.advance_canaries(draft);
     rollout.retire_others(draft);
     if let (Some(workload), Some(revision)) = (rollout.workload(), rollout.target) {
-        rollout.stand(draft, revision, workload, None);
+        rollout.stand(draft, revision, workload, rollout.stable_percent());
     }
     if settled && let Some(revision) = rollout.target {
         draft.plan.rolled_out.push((key.clone(), revision));
@@ -137,6 +151,8 @@ pub(super) fn sleep<'w>(
         }
     }
     sandbox::rest(draft, wanted, target);
+    rollout.rest_canaries(draft);
+    rollout.retire_others(draft);
     let shares = match rollout.split() {
         Some((split, workload)) => split::shares(split, target, workload),
         None => split::all(target, rollout.workload()),
@@ -157,8 +173,10 @@ impl<'w, 'k> Rollout<'w, 'k> {
             units.entry((fact.revision, fact.ordinal)).or_default().push(*fact);
         }
         let target = wanted.map(|_| history.target);
-        let replicas = wanted.map_or(Count { wanted: 0, needed: 0 }, |resolved| {
-            scale::count(draft.world, key, history.target, &resolved.workload.scaling, there(&units, history.target))
+        let (named, dropped) = canaries::set_aside(draft.world, key, &history, &mut units);
+        let policy = wanted.map(|resolved| canaries::relieved(draft, &named, &resolved.workload.scaling));
+        let replicas = policy.as_ref().map_or(Count { wanted: 0, needed: 0 }, |policy| {
+            scale::count(draft.world, key, history.target, policy, there(&units, history.target))
         });
         Self {
             key,
@@ -170,6 +188,10 @@ impl<'w, 'k> Rollout<'w, 'k> {
             phases: BTreeMap::new(),
             views: Vec::new(),
             given_up: None,
+            policy,
+            named,
+            dropped,
+            canaries: Vec::new(),
         }
     }
 
@@ -206,7 +228,6 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let target = self.history.target;
         let settled = self.is_settled();
         self.keep_surplus(draft);
-        self.stand(draft, target, workload, Some(split.percent));
         let serves = settled || (self.history.is_proven(target) && self.ready(Some(target)) > 0);
         match draft.world.older.get(self.key).and_then(|older| older.get(&split.stable)) {
             Some(resolved) => {
@@ -214,12 +235,17 @@ impl<'w, 'k> Rollout<'w, 'k> {
                 let there = there(&self.units, split.stable);
                 let replicas = scale::count(draft.world, self.key, split.stable, policy, there);
                 self.advance_revision(draft, resolved, split.stable, replicas.wanted);
-                self.stand(draft, split.stable, &resolved.workload, Some(100 - split.percent));
             }
             None => self.keep(draft, Some(split.stable)),
         }
         let latest = if serves { target } else { self.stand_in(draft, split).unwrap_or(split.stable) };
+        self.advance_canaries(draft);
         self.retire_others(draft);
+        let left = self.stable_percent().unwrap_or(100);
+        self.stand(draft, target, workload, Some(split.percent * left / 100));
+        if let Some(resolved) = draft.world.older.get(self.key).and_then(|older| older.get(&split.stable)) {
+            self.stand(draft, split.stable, &resolved.workload, Some((100 - split.percent) * left / 100));
+        }
         self.report(split::shares(split, latest, workload), settled, facts)
     }
 
@@ -326,6 +352,9 @@ impl<'w, 'k> Rollout<'w, 'k> {
             let why = if surplus { "fewer replicas are wanted" } else { "another revision took over" };
             retire::retire(draft, &containers, why);
         }
+        for containers in std::mem::take(&mut self.dropped).values() {
+            retire::retire(draft, containers, "the canary was removed");
+        }
     }
 
     /// Counts the replicas of a revision that answer.
@@ -376,9 +405,22 @@ impl<'w, 'k> Rollout<'w, 'k> {
         comes.filter(|comes| phase.is_failure() && comes.patience().is_some()).unwrap_or_else(|| phase.clone())
     }
 
+    /// Who answers under a tag; canaries do under the name of their own service.
     fn tags(&self, shares: &[Share]) -> BTreeMap<String, Vec<Backend>> {
         let tagged = shares.iter().filter(|share| !share.tag.is_empty());
-        tagged.map(|share| (share.tag.to_owned(), self.backends(share.revision))).collect()
+        let tagged = tagged.map(|share| (share.tag.to_owned(), self.backends(share.revision)));
+        let canaries = self.canaries.iter().map(|one| (one.service_name.clone(), self.canary_backends(one)));
+        tagged.chain(canaries).collect()
+    }
+
+    /// What the proxy may do. Canaries get nothing before the first deployment has answered: they are to have their share
+    /// and no more. Later, a share of which nothing answers goes to the others.
+    fn state(&self, stable: Vec<Backend>, phase: &Phase) -> RouteState {
+        let has_answered = !stable.is_empty() || self.history.rolled_out.is_some();
+        match self.shared(stable) {
+            backends if has_answered && !backends.is_empty() => RouteState::Open(backends),
+            _ => status::closed(self.key, &self.closed_by(phase), self.history.load_time()),
+        }
     }
 
     fn report(self, shares: Vec<Share>, settled: bool, facts: &[&'w ContainerFact]) -> ComponentReport {
@@ -387,9 +429,12 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let ready: Vec<(u32, Backend)> = ready.collect();
         let backends = split::weigh(&shares, &ready);
         let serving = shares.first().map(|share| share.revision);
+        let canaries = self.canaries.iter().filter_map(|canary| canary.serving);
         let answering: Vec<&Replica<'_>> = revisions
             .iter()
-            .flat_map(|one| self.of(Some(*one)).filter(|(_, _, phase)| phase.is_ready()).map(|(_, unit, _)| unit))
+            .copied()
+            .chain(canaries)
+            .flat_map(|one| self.of(Some(one)).filter(|(_, _, phase)| phase.is_ready()).map(|(_, unit, _)| unit))
             .collect();
         let annotations = self.wanted.map(|resolved| &resolved.workload.annotations);
         let shows =
@@ -412,10 +457,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let service_name = workload.map_or_else(fact_name, |workload| workload.service_name.clone());
         let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let tags = self.tags(&shares);
-        let state = match backends.is_empty() {
-            true => status::closed(self.key, &self.closed_by(&phase), self.history.load_time()),
-            false => RouteState::Open(backends),
-        };
+        let state = self.state(backends, &phase);
         ComponentReport {
             key: self.key.clone(),
             service_name: service_name.clone(),
@@ -432,6 +474,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
             model_name: workload.map(|workload| workload.model_name.clone()),
             history: self.history,
             scrapes,
+            canaries: self.canaries,
             pods: self.views,
         }
     }
@@ -451,7 +494,9 @@ fn wanted_replica<'w>(
     containers: &[&'w ContainerFact],
 ) -> Replica<'w> {
     let workload = &resolved.workload;
-    let name = names::replica_name(&key.service.namespace, &workload.service_name, revision, ordinal);
+    // What runs keeps its name, whatever its service is called now: a canary that was promoted, for example.
+    let first = || names::replica_name(&key.service.namespace, &workload.service_name, revision, ordinal).into();
+    let name: ReplicaName = containers.first().map_or_else(first, |fact| Arc::clone(&fact.replica));
     // What runs stays as it was made.
     let lifts = |fact: &&ContainerFact| fact.record.containers.iter().any(|one| one.cpu_when_ready.is_some());
     let lifted = containers.first().map_or_else(|| lift::lifts(draft.world, workload), lifts);
@@ -460,7 +505,7 @@ fn wanted_replica<'w>(
     let sandboxed = containers.first().map_or_else(|| sandbox::pays(draft, workload), |fact| fact.record.sandbox);
     Replica {
         sandbox: draft.sandboxes.of(&name),
-        name: name.into(),
+        name,
         revision,
         ordinal,
         record: Arc::new(record.with_sandbox(sandboxed)),

@@ -57,10 +57,10 @@ pub struct Explanation {
     /// Who held what when it was decided.
     pub held: Vec<HeldLine>,
     /// Services that are put to sleep for it.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicts: Vec<String>,
     /// GPUs it was given.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<String>,
 }
 

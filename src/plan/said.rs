@@ -53,6 +53,13 @@ pub(super) fn said(phase: &Phase) -> Said {
         }
         Phase::Crashed(crash) => (False, crash_reason(&crash.exit), crash_message(crash)),
         Phase::Paused => (False, "ContainerPaused", "someone paused the container; unpause it to serve".to_owned()),
+        Phase::Removed { times, delay } => {
+            let words = format!(
+                "someone removed its container {times} times; it is made again {} s after the last time",
+                delay.as_secs()
+            );
+            (False, "ContainerRemoved", words)
+        }
         Phase::Leaving => (Unknown, "Terminating", "it is not wanted any more".to_owned()),
         Phase::Gone => (False, "ContainerGone", "a container of this revision was removed".to_owned()),
     };

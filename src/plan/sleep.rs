@@ -11,7 +11,8 @@ use super::planner::{Draft, Facts};
 use super::preload;
 use super::split;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload, World};
-use crate::api::ServiceKey;
+use crate::api::{ComponentKind, ServiceKey};
+use crate::workload::ComponentKey;
 
 /// How a service that may sleep stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
         let history = memory.revisions.get(&part.workload.component);
         history.is_some_and(|history| history.is_proven(history.current()))
     };
-    if !sleepers.iter().all(is_known) {
+    if !sleepers.iter().all(is_known) || is_trying_canaries(draft.world, service, facts) {
         return Some(Rest::Busy);
     }
     let activity = memory.activity.get(&service.key).copied().unwrap_or_default();
@@ -118,6 +119,17 @@ pub(super) fn sleeps_at(world: &World, service: &ServiceKey) -> Option<Duration>
 fn is_asked_for(world: &World, service: &ServiceKey, facts: &Facts<'_>) -> bool {
     let waits = world.waiting.iter().any(|(component, count)| component.service == *service && *count > 0);
     waits || facts.of_service(service).any(|fact| world.wanted.contains(&fact.replica))
+}
+
+/// Whether a named canary that has not answered yet is loading. One that fails or has no room keeps nobody awake, and one
+/// that is new while its service sleeps starts with it.
+fn is_trying_canaries(world: &World, service: &DesiredService, facts: &Facts<'_>) -> bool {
+    let component = ComponentKey { service: service.key.clone(), component: ComponentKind::Predictor };
+    let Some(history) = world.memory.revisions.get(&component) else { return false };
+    let failed = |fact: &ContainerFact| world.memory.containers.get(&fact.name).is_some_and(|known| known.failures > 0);
+    let unproven: Vec<u32> = history.canaries.values().copied().filter(|one| !history.is_proven(*one)).collect();
+    let own = facts.of(&component).iter().filter(|fact| unproven.contains(&fact.revision));
+    own.into_iter().any(|fact| fact.is_running() && !failed(fact))
 }
 
 /// Whether every replica that is wanted of a component passed its checks when they were last made.

@@ -80,5 +80,33 @@ pub(super) fn weigh(shares: &[Share], backends: &[(u32, Backend)]) -> Vec<Backen
     weighed.filter(|one| one.weight > 0).collect()
 }
 
+/// Lets canaries that answer take their percents of the traffic from the stable replicas, which share the rest as they
+/// did. While nothing stable answers the canaries have it all; one with no percent never has any.
+pub(super) fn mix(stable: Vec<Backend>, canaries: &[(u32, Vec<Backend>)]) -> Vec<Backend> {
+    let answering = || canaries.iter().filter(|(percent, backends)| *percent > 0 && !backends.is_empty());
+    if answering().next().is_none() {
+        return stable;
+    }
+    let taken: u64 = answering().map(|(percent, _)| u64::from(*percent)).sum();
+    let whole: u64 = stable.iter().map(|one| u64::from(one.weight)).sum::<u64>().max(1);
+    let stable = stable.into_iter().map(|one| {
+        let weight = u64::from(one.weight) * 100u64.saturating_sub(taken) * u64::from(PARTS);
+        (weight, one)
+    });
+    let own = answering().flat_map(|(percent, backends)| {
+        let count = u64::try_from(backends.len()).unwrap_or(u64::MAX);
+        let weight = u64::from(*percent) * whole * u64::from(PARTS) / count;
+        backends.iter().map(move |one| (weight, one.clone()))
+    });
+    let all: Vec<(u64, Backend)> = stable.chain(own).filter(|(weight, _)| *weight > 0).collect();
+    let divisor = all.iter().map(|(weight, _)| *weight).fold(0, common_divisor).max(1);
+    let fitting = |weight: u64| u32::try_from(weight / divisor).unwrap_or(u32::MAX);
+    all.into_iter().map(|(weight, one)| Backend { weight: fitting(weight), ..one }).collect()
+}
+
+fn common_divisor(one: u64, other: u64) -> u64 {
+    if other == 0 { one } else { common_divisor(other, one % other) }
+}
+
 /// Divides evenly by every number of replicas up to eight.
 const PARTS: u32 = 840;

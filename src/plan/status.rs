@@ -9,6 +9,8 @@
 //! - Failed pulls, refused containers and containers out of memory are failures (`BlockedByFailedLoad`), not `Pending`, and
 //!   `lastFailureInfo` goes away when the failure does.
 
+mod canaries;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -86,12 +88,14 @@ pub(super) fn of_service(
         deployment_mode: deployment_mode(world, &service.meta),
         ..InferenceServiceStatus::default()
     };
+    let predictor = reports.iter().find(|report| report.key.component == ComponentKind::Predictor);
+    status.canary_statuses = canaries::lines(service, predictor);
     if stopped {
         status.conditions = stopped_conditions(service);
         return status;
     }
     conditions(&mut status, service, reports);
-    if let Some(predictor) = reports.iter().find(|report| report.key.component == ComponentKind::Predictor) {
+    if let Some(predictor) = predictor {
         name_runtime(&mut status, predictor);
         status.model_status = Some(model_status(service, predictor));
     } else if service.resolution.is_err() {
@@ -152,7 +156,7 @@ fn name_runtime(status: &mut InferenceServiceStatus, predictor: &ComponentReport
 }
 
 fn stopped_conditions(service: &DesiredService) -> Vec<Condition> {
-    let why = "the service is stopped";
+    let why = stop_words();
     let mut all = vec![
         Condition::new("IngressReady", ConditionStatus::False, "Stopped", why),
         Condition::new("PredictorReady", ConditionStatus::False, "Stopped", why),
@@ -165,8 +169,13 @@ fn stopped_conditions(service: &DesiredService) -> Vec<Condition> {
             all.push(Condition::new(&condition_name(kind, "Ready"), ConditionStatus::False, "Stopped", why));
         }
     }
+    all.extend(canaries::condition(service, None, true));
     all.sort_by(|a, b| a.kind.cmp(&b.kind));
     all
+}
+
+fn stop_words() -> &'static str {
+    "the service is stopped"
 }
 
 fn condition_name(kind: ComponentKind, suffix: &str) -> String {
@@ -211,6 +220,8 @@ fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, rep
         all.extend([info(routes), info(latest)]);
     }
     all.extend([ingress, ready]);
+    let predictor = reports.iter().find(|report| report.key.component == ComponentKind::Predictor);
+    all.extend(canaries::condition(service, predictor, false));
     all.sort_by(|a, b| a.kind.cmp(&b.kind));
     status.conditions = all;
 }
@@ -392,21 +403,14 @@ fn failure(phase: &Phase) -> Option<FailureInfo> {
         _ => return None,
     };
     let reason = match phase {
-        Phase::Refused { .. } | Phase::ImageFailed { .. } | Phase::Gone => "RuntimeUnhealthy",
+        Phase::Refused { .. } | Phase::ImageFailed { .. } | Phase::Removed { .. } | Phase::Gone => "RuntimeUnhealthy",
         _ => "ModelLoadFailed",
     };
     Some(FailureInfo { reason: reason.to_owned(), message: said(phase).message, exit_code })
 }
 
 fn invalid_spec(service: &DesiredService, serving: Option<u32>) -> ModelStatus {
-    let info = service.resolution.as_ref().err().map(|error| FailureInfo {
-        reason: failure_reason(error).to_owned(),
-        message: match error {
-            ResolveError::Runtime(no) => no.message.clone(),
-            ResolveError::Invalid { .. } | ResolveError::NeedsContainerEngine { .. } => explain(error),
-        },
-        exit_code: None,
-    });
+    let info = service.resolution.as_ref().err().map(failure_of);
     let active = if serving.is_some() { "Loaded" } else { "" };
     ModelStatus {
         transition_status: "InvalidSpec".to_owned(),
@@ -417,6 +421,14 @@ fn invalid_spec(service: &DesiredService, serving: Option<u32>) -> ModelStatus {
         last_failure_info: info,
         copies: None,
     }
+}
+
+fn failure_of(error: &ResolveError) -> FailureInfo {
+    let message = match error {
+        ResolveError::Runtime(no) => no.message.clone(),
+        ResolveError::Invalid { .. } | ResolveError::NeedsContainerEngine { .. } => explain(error),
+    };
+    FailureInfo { reason: failure_reason(error).to_owned(), message, exit_code: None }
 }
 
 impl ConditionStatus {

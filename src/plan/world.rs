@@ -96,6 +96,12 @@ impl World {
             return false;
         }
         let mut granted = std::mem::take(&mut self.memory.granted);
+        for (replica, grant) in &mut granted {
+            // What was ordered before a restart has landed: from now on its container tells the rest.
+            if self.containers.values().any(|fact| fact.replica == *replica) {
+                grant.at = grant.at.min(now.tick);
+            }
+        }
         granted.retain(|replica, grant| holders::is_pending(self, replica, grant));
         self.memory.granted = granted;
         let Self { containers, services, in_flight, memory, used, .. } = self;
@@ -105,6 +111,7 @@ impl World {
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
         memory.repositories.retain(|name, _| exists(name));
+        memory.tidy_vanished(exists, now);
         memory.removing.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
         memory.tidy_dozing(containers);
@@ -208,6 +215,27 @@ pub struct DesiredService {
     pub meta: Metadata,
     /// Its components, or why they cannot be.
     pub resolution: Result<Vec<ResolvedWorkload>, ResolveError>,
+    /// Named canaries of its predictor.
+    pub canaries: Vec<DesiredCanary>,
+}
+
+impl DesiredService {
+    /// Returns everything of it that can run: its components, then its canaries.
+    pub fn workloads(&self) -> impl Iterator<Item = &ResolvedWorkload> {
+        let components = self.resolution.as_deref().unwrap_or_default().iter();
+        components.chain(self.canaries.iter().filter_map(|canary| canary.resolution.as_ref().ok()))
+    }
+}
+
+/// One named canary as wanted (`spec.canary[]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct DesiredCanary {
+    /// Its name.
+    pub name: String,
+    /// Percent of the traffic that is to be its.
+    pub percent: u32,
+    /// What it runs, or why it cannot.
+    pub resolution: Result<ResolvedWorkload, ResolveError>,
 }
 
 impl DesiredService {

@@ -10,6 +10,8 @@ use crate::workload::{Check, EntryPoint, Readiness};
 
 /// Longest part of a command's output that goes into a message, in characters.
 const OUTPUT_SHOWN: usize = 200;
+/// Between the end of a check's time and the end of the command's.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// One check, with real addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +66,8 @@ pub enum Outcome {
     Success,
     /// It did not, and why, for a person.
     Failure(String),
+    /// It could not be asked, and why: that says nothing of the container, and counts as neither, as in Kubernetes.
+    Unknown(String),
 }
 
 /// Runs a command in a container: its engine id, the command, the time it may take. Gives exit code and output, or why it
@@ -120,13 +124,20 @@ impl ProbeCheck {
 pub async fn check(check: &ProbeCheck, timeout: Duration, run_inside: &RunInside) -> Outcome {
     match tokio::time::timeout(timeout, ask(check, timeout, run_inside)).await {
         Ok(Ok(())) => Outcome::Success,
-        Ok(Err(reason)) => Outcome::Failure(reason),
+        Ok(Err(Unmet::Failed(reason))) => Outcome::Failure(reason),
+        Ok(Err(Unmet::Unasked(reason))) => Outcome::Unknown(reason),
         Err(_) => Outcome::Failure(format!("no answer within {timeout:?}")),
     }
 }
 
-async fn ask(check: &ProbeCheck, timeout: Duration, run_inside: &RunInside) -> Result<(), String> {
-    match check {
+/// Why a check did not pass.
+enum Unmet {
+    Failed(String),
+    Unasked(String),
+}
+
+async fn ask(check: &ProbeCheck, timeout: Duration, run_inside: &RunInside) -> Result<(), Unmet> {
+    let answered = match check {
         ProbeCheck::Http { addr, path, headers, tls: false, expect_model_ready } => {
             http::get(*addr, path, headers, *expect_model_ready).await
         }
@@ -137,11 +148,13 @@ async fn ask(check: &ProbeCheck, timeout: Duration, run_inside: &RunInside) -> R
         ProbeCheck::GrpcHealth { addr, service } => grpc::health(*addr, service).await,
         ProbeCheck::GrpcModelReady { addr, model } => grpc::model_ready(*addr, model).await,
         ProbeCheck::Exec { container, command } => {
-            let ran = run_inside(container.clone(), command.clone(), timeout).await?;
-            exited_well(command, ran)
+            // Whoever runs it gets more time than it has: that it takes too long is found out here, and is a failure.
+            let ran = run_inside(container.clone(), command.clone(), timeout + MARGIN).await;
+            exited_well(command, ran.map_err(Unmet::Unasked)?)
         }
         ProbeCheck::AnyOf(checks) => any_of(checks, timeout, run_inside).await,
-    }
+    };
+    answered.map_err(Unmet::Failed)
 }
 
 async fn any_of(checks: &[ProbeCheck], timeout: Duration, run_inside: &RunInside) -> Result<(), String> {
@@ -149,8 +162,8 @@ async fn any_of(checks: &[ProbeCheck], timeout: Duration, run_inside: &RunInside
     for one in checks {
         match Box::pin(ask(one, timeout, run_inside)).await {
             Ok(()) => return Ok(()),
-            Err(reason) if reasons.contains(&reason) => {}
-            Err(reason) => reasons.push(reason),
+            Err(Unmet::Failed(reason) | Unmet::Unasked(reason)) if reasons.contains(&reason) => {}
+            Err(Unmet::Failed(reason) | Unmet::Unasked(reason)) => reasons.push(reason),
         }
     }
     Err(if reasons.is_empty() { "nothing to ask".to_owned() } else { reasons.join("; ") })
@@ -195,8 +208,12 @@ mod tests {
         assert_eq!(outcome(&probe, Ok((0, ""))).await, Outcome::Success);
         let failed = Outcome::Failure("`test -f /ready` exited with 1: no such file".to_owned());
         assert_eq!(outcome(&probe, Ok((1, "no such file\n"))).await, failed);
-        let gone = Outcome::Failure("container `abc` does not exist".to_owned());
-        assert_eq!(outcome(&probe, Err("container `abc` does not exist")).await, gone);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_cannot_be_run_is_no_failure() {
+        let gone = Outcome::Unknown("container `abc` does not exist".to_owned());
+        assert_eq!(outcome(&exec(&["true"]), Err("container `abc` does not exist")).await, gone);
     }
 
     #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ pub(super) fn of_image(world: &World, image: &str) -> Vec<String> {
 }
 
 fn workloads(world: &World) -> impl Iterator<Item = &Workload> {
-    let desired = world.services.values().flat_map(|service| service.resolution.as_deref().unwrap_or_default());
+    let desired = world.services.values().flat_map(|service| service.workloads());
     let older = world.older.values().flat_map(BTreeMap::values);
     desired.chain(older).map(|resolved| resolved.workload.as_ref())
 }

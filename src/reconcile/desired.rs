@@ -6,12 +6,12 @@ use std::sync::Arc;
 use crate::api::{Kind, ObjectKey, ServiceKey, Typed, quantity};
 use crate::manifest;
 use crate::plan::trained::TrainedModel;
-use crate::plan::world::{DesiredService, ResolvedWorkload};
+use crate::plan::world::{DesiredCanary, DesiredService, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
 use crate::workload::{
     Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, mark, resolve,
-    trained_model,
+    resolve_canaries, trained_model,
 };
 
 /// Resolutions that still hold.
@@ -83,8 +83,15 @@ impl Resolver {
             }
             let resolution = resolve(object, &catalog, &references, &self.config)
                 .map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
-            let service =
-                DesiredService { key: key.clone(), kind: object.key.kind, meta: object.meta.clone(), resolution };
+            let canaries = resolve_canaries(object, &catalog, &references, &self.config);
+            let canaries = canaries.into_iter().map(|canary| DesiredCanary {
+                resolution: canary.workload.map(with_fingerprint),
+                name: canary.name,
+                percent: canary.percent,
+            });
+            let canaries = canaries.collect();
+            let (kind, meta) = (object.key.kind, object.meta.clone());
+            let service = DesiredService { key: key.clone(), kind, meta, resolution, canaries };
             self.sources.insert(key.clone(), object.raw.clone());
             anew.push(key.clone());
             services.insert(key, Arc::new(service));

@@ -10,6 +10,7 @@ use tracing::debug;
 
 use super::claims::ModelClaims;
 use super::desired::Resolver;
+use super::grants::Grants;
 use super::load::LoadMeter;
 use super::measure::Rounds;
 use super::notice;
@@ -72,6 +73,7 @@ pub struct Driver {
     claims: ModelClaims,
     saved_revisions: BTreeMap<ComponentKey, Revisions>,
     rounds: Rounds,
+    grants: Grants,
     /// Whether what revisions are made from is to be saved.
     sources_changed: bool,
 }
@@ -95,9 +97,9 @@ impl Driver {
     /// Makes a driver; what earlier daemons knew of revisions is taken up.
     pub fn new(parts: DriverParts, config: DriverConfig, ledger: Ledger) -> Self {
         let (sender, facts) = mpsc::channel(4096);
-        let Ledger { revisions, sources } = ledger;
+        let Ledger { revisions, sources, granted } = ledger;
         let history_limit = Some(config.plan.history_limit);
-        let memory = Memory { revisions: revisions.clone(), sources, history_limit, ..Memory::default() };
+        let memory = Memory { revisions: revisions.clone(), sources, granted, history_limit, ..Memory::default() };
         let instance = parts.executor.instance.clone();
         let machine = Machine { pending: true, ..Machine::default() };
         let world = World { instance, memory, machine, config: config.plan, ..World::default() };
@@ -123,6 +125,7 @@ impl Driver {
             claims: ModelClaims::default(),
             saved_revisions: revisions,
             rounds: Rounds::default(),
+            grants: Grants::default(),
             sources_changed: false,
         }
     }
@@ -233,7 +236,9 @@ impl Driver {
         let now = self.parts.clock.now();
         notice::read(&self.parts.board, &mut self.world, now.tick);
         self.pulls.note(&mut self.world, now.tick);
+        let began = self.parts.clock.now().tick;
         let plan = plan(&self.world, now);
+        let planned = self.parts.clock.now().tick;
         self.publish(&plan, now);
         let wake = plan.wake_at;
         self.remember(&plan, now);
@@ -251,6 +256,8 @@ impl Driver {
             (false, false) => RELIST_DOWN,
         };
         let measure = self.rounds.next(&self.world);
+        let ended = self.parts.clock.now().tick;
+        self.parts.passes.count(planned.saturating_sub(began), ended.saturating_sub(now.tick));
         wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
     }
 }

@@ -7,9 +7,11 @@ use std::time::Duration;
 use camino::Utf8PathBuf;
 use futures::StreamExt;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::door;
+use super::downloads::Downloads;
 use super::mounts::{MountError, Mounts};
 use super::observe;
 use crate::api::StorageUri;
@@ -23,6 +25,8 @@ use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Progress, PullError, Puller};
 use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol};
 
+/// However long a pre-stop hook took, the container has this long after it, as in Kubernetes.
+const AFTER_HOOK: Duration = Duration::from_secs(2);
 /// Lines of output kept when a container ends.
 const LAST_WORDS: usize = 20;
 
@@ -33,6 +37,8 @@ pub struct Executor {
     pub engine: Arc<dyn ContainerEngine>,
     /// Models.
     pub puller: Puller,
+    /// Containers that fetch models.
+    pub downloads: Downloads,
     /// Folders.
     pub mounts: Mounts,
     /// Name of this instance.
@@ -254,11 +260,14 @@ impl Executor {
         reach: &FactReach,
     ) -> Result<Option<Container>, Failure> {
         let id = ContainerId(id.to_owned());
+        let mut left = grace;
         if let Some(hook) = pre_stop {
+            let begun = Instant::now();
             // A hook that fails does not keep a container alive, in Kubernetes neither; the grace period covers it too.
             let _ = tokio::time::timeout(grace, self.hook(&id, hook, reach)).await;
+            left = grace.saturating_sub(begun.elapsed()).max(AFTER_HOOK);
         }
-        self.engine.stop(&id, grace).await?;
+        self.engine.stop(&id, left).await?;
         self.look(&id).await
     }
 
@@ -311,10 +320,7 @@ impl Executor {
     }
 
     /// Checks a container once.
-    ///
-    /// # Errors
-    /// What was wrong, in a few words.
-    pub async fn probe(&self, order: &ProbeOrder) -> Result<(), String> {
+    pub async fn probe(&self, order: &ProbeOrder) -> probe::Outcome {
         let address = |port: u16| order.reach.to(port);
         let check = match &order.what {
             ProbeWhat::Check(check) => ProbeCheck::declared(check, &order.id, address),
@@ -323,10 +329,15 @@ impl Executor {
                 ProbeCheck::readiness(readiness, &entry, address)
             }
         };
-        let check = check.ok_or_else(|| "its port cannot be reached".to_owned())?;
+        let Some(check) = check else { return probe::Outcome::Failure("its port cannot be reached".to_owned()) };
         match probe::check(&check, order.timeout, &*self.run_inside()).await {
-            probe::Outcome::Success => Ok(()),
-            probe::Outcome::Failure(words) => Err(words),
+            // A command that hangs because the engine that runs it goes away says nothing of the container.
+            probe::Outcome::Failure(words)
+                if matches!(check, ProbeCheck::Exec { .. }) && self.engine.info().await.is_err() =>
+            {
+                probe::Outcome::Unknown(words)
+            }
+            outcome => outcome,
         }
     }
 

@@ -4,11 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::engine::{ContainerEngine, ContainerId, Usage};
 use crate::machine::{self, GpuTool, Gpus};
-use crate::plan::World;
 use crate::plan::ledger::{Gpu, Machine, MachineMemory, Used};
+use crate::plan::said::bytes;
 use crate::plan::world::ContainerFact;
+use crate::plan::{Now, World};
+use crate::telemetry::{EventLog, EventType};
 
 /// Between two measurements while everything answers.
 const QUIET: Duration = Duration::from_secs(10);
@@ -33,6 +37,8 @@ pub struct Meter {
 pub(super) struct Measured {
     machine: Machine,
     used: HashMap<String, Used>,
+    /// Processes the kernel killed for memory since their container was started.
+    kills: HashMap<ContainerId, u64>,
 }
 
 /// When to measure, and what was measured last.
@@ -58,7 +64,8 @@ impl Meter {
                 None => None,
             }
         };
-        let (info, used, gpus) = tokio::join!(self.engine.info(), self.engine.usage(&ids), gpus);
+        let kills = self.engine.memory_kills(&ids);
+        let (info, used, gpus, kills) = tokio::join!(self.engine.info(), self.engine.usage(&ids), gpus, kills);
         let here = machine::memory();
         let told = info.ok().map(|info| (info.memory_total, info.name)).filter(|(total, _)| *total > 0);
         let is_here = is_here(here, told.as_ref());
@@ -78,7 +85,7 @@ impl Meter {
                 by_name.insert(name.clone(), read(usage, &processes, &id));
             }
         }
-        Measured { machine: Machine { memory, gpus: devices.map(settled), pending: false }, used: by_name }
+        Measured { machine: Machine { memory, gpus: devices.map(settled), pending: false }, used: by_name, kills }
     }
 }
 
@@ -143,10 +150,11 @@ impl Rounds {
         }
     }
 
-    /// Takes a measurement in. Returns true when the planner should look at it now.
-    pub(super) fn end(&mut self, world: &mut World, measured: Measured) -> bool {
+    /// Takes a measurement in, and tells of processes that were killed for memory while their container runs on. Returns
+    /// true when the planner should look at it now.
+    pub(super) fn end(&mut self, world: &mut World, measured: Measured, events: &EventLog, now: Now) -> bool {
         self.under_way = false;
-        let Measured { machine, used } = measured;
+        let Measured { machine, used, kills } = measured;
         let is_news = world.machine != machine;
         world.machine = machine;
         let before = world.memory.revisions.clone();
@@ -154,8 +162,28 @@ impl Rounds {
             world.used.insert(name, used);
         }
         world.learn_footprints();
+        for (id, count) in kills.into_iter().filter(|(_, count)| *count > 0) {
+            tell_of_kills(world, &id, count, events, now);
+        }
         is_news || world.memory.revisions != before
     }
+}
+
+fn tell_of_kills(world: &mut World, id: &ContainerId, count: u64, events: &EventLog, now: Now) {
+    let Some(fact) = world.containers.values().find(|fact| fact.id == id.0 && fact.is_running()).cloned() else {
+        return;
+    };
+    let peak = world.used.get(&fact.name).map_or(0, |used| used.peak);
+    if !world.memory.note_memory_kills(&fact, count, peak) {
+        return;
+    }
+    let used = if peak > 0 { format!(" when it used {}", bytes(peak)) } else { String::new() };
+    let message = format!(
+        "the kernel killed a process of container `{}` for memory{used}; the container runs on",
+        fact.container
+    );
+    warn!(container = fact.name, "{message}");
+    events.record(&fact.component.service.to_object_key(), EventType::Warning, "OOMKilling", &message, now.wall);
 }
 
 fn pause(world: &World) -> Duration {

@@ -3,12 +3,14 @@
 use std::io;
 
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
+use sha2::{Digest, Sha256};
 
+use super::layers;
 use crate::engine::Bind;
 use crate::home::Home;
 use crate::home::restrict;
 use crate::storage::Cache;
-use crate::workload::{ContainerSpec, Mount, MountSource, Workload};
+use crate::workload::{ContainerSpec, ModelRef, Mount, MountSource, Workload};
 
 /// Why a mount cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +59,15 @@ impl Mounts {
     /// # Errors
     /// The first mount that cannot be made.
     pub fn binds(&self, replica: &str, workload: &Workload, spec: &ContainerSpec) -> Result<Vec<Bind>, MountError> {
-        spec.mounts.iter().map(|mount| self.bind(replica, workload, mount)).collect()
+        self.binds_of(replica, &workload.models, &spec.mounts)
+    }
+
+    /// Returns the binds of some mounts, whose scratch folder is that of `replica`. Blocking.
+    ///
+    /// # Errors
+    /// As [`Mounts::binds`].
+    pub fn binds_of(&self, replica: &str, models: &[ModelRef], mounts: &[Mount]) -> Result<Vec<Bind>, MountError> {
+        mounts.iter().map(|mount| self.bind(replica, models, mount)).collect()
     }
 
     /// Returns the scratch folder of a replica.
@@ -65,7 +75,7 @@ impl Mounts {
         self.home.scratch().join(replica)
     }
 
-    fn bind(&self, replica: &str, workload: &Workload, mount: &Mount) -> Result<Bind, MountError> {
+    fn bind(&self, replica: &str, models: &[ModelRef], mount: &Mount) -> Result<Bind, MountError> {
         let target = mount.path.clone();
         let at = |source: Utf8PathBuf| -> Result<Bind, MountError> {
             let source = within(&source, mount.sub_path.as_deref())?;
@@ -73,10 +83,19 @@ impl Mounts {
         };
         match &mount.source {
             MountSource::Model(index) => {
-                let model = &workload.models[*index];
-                let gone = || MountError::ModelGone(model.uri.redacted());
-                let path = self.cache.lookup(&model.uri).ok_or_else(gone)?.path;
+                let path = self.model(models, *index)?;
                 if mount.read_only { at(path) } else { at(self.writable_copy(replica, *index, &path)?) }
+            }
+            MountSource::Together { layers, folders } => {
+                let layers = layers.iter().map(|layer| Ok((self.model(models, layer.model)?, layer.path.as_str())));
+                let layers = layers.collect::<Result<Vec<_>, MountError>>()?;
+                // Paths are longer than names may be.
+                let digest = Sha256::digest(mount.path.as_bytes());
+                let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+                let folder = self.scratch(replica).join(format!("together-{name}"));
+                let laid = layers::lay(&folder, &layers, folders, mount.read_only);
+                laid.map_err(|source| MountError::Scratch { path: folder.clone(), source })?;
+                at(folder)
             }
             MountSource::EmptyDir { memory: true, size_limit, .. } => Ok(Bind::Tmpfs { target, size: *size_limit }),
             MountSource::EmptyDir { volume, .. } => {
@@ -109,6 +128,13 @@ impl Mounts {
         }
     }
 
+    /// Returns where a model is.
+    fn model(&self, models: &[ModelRef], index: usize) -> Result<Utf8PathBuf, MountError> {
+        let model = &models[index];
+        let gone = || MountError::ModelGone(model.uri.redacted());
+        Ok(self.cache.lookup(&model.uri).ok_or_else(gone)?.path)
+    }
+
     /// A writable mount never shows the cache itself: others share it.
     fn writable_copy(&self, replica: &str, index: usize, model: &Utf8Path) -> Result<Utf8PathBuf, MountError> {
         let folder = self.scratch(replica).join(format!("model-{index}"));
@@ -120,24 +146,10 @@ impl Mounts {
         if partial.exists() {
             std::fs::remove_dir_all(&partial).map_err(failed)?;
         }
-        copy(model, &partial).map_err(failed)?;
+        layers::copy(model, &partial).map_err(failed)?;
         std::fs::rename(&partial, &folder).map_err(failed)?;
         Ok(folder)
     }
-}
-
-fn copy(from: &Utf8Path, to: &Utf8Path) -> io::Result<()> {
-    if std::fs::metadata(from)?.is_dir() {
-        std::fs::create_dir_all(to)?;
-        restrict(to, 0o777)?;
-        for entry in from.read_dir_utf8()? {
-            let entry = entry?;
-            copy(entry.path(), &to.join(entry.file_name()))?;
-        }
-        return Ok(());
-    }
-    std::fs::copy(from, to)?;
-    restrict(to, 0o666)
 }
 
 fn write(path: &Utf8Path, contents: &[u8], mode: u32) -> io::Result<()> {

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::{ComponentKind, ServiceKey, meta};
 use crate::engine::{Container, ContainerState, Reach};
 use crate::plan::action::CreateOrder;
 use crate::plan::record::{RECORD_LABEL, ReplicaRecord};
 use crate::plan::world::{ContainerFact, ExitFact, FactReach, FactState};
+use crate::plan::{Now, World};
 use crate::workload::{ComponentKey, names};
 
 /// Label with KServe's name of the component's service.
@@ -19,7 +21,7 @@ const GPUS_LABEL: &str = "kserve-local/gpus";
 /// Returns the labels of a container to be made.
 pub fn labels(instance: &str, order: &CreateOrder, container: &str) -> BTreeMap<String, String> {
     let workload = &order.workload;
-    let record = ReplicaRecord::of(workload).with_sandbox(order.sandboxed);
+    let record = ReplicaRecord::of(workload).with_sandbox(order.sandboxed).with_memory(order.memory);
     let record = if order.lift_cpu { record.lifting_cpu(workload) } else { record };
     let record = serde_json::to_string(&record).unwrap_or_default();
     let component = &workload.component;
@@ -76,6 +78,22 @@ pub fn fact(container: &Container) -> Option<ContainerFact> {
     })
 }
 
+/// Notes what a list tells of a container besides what it does: how long one has run that was there before us, and that
+/// one which ended while the engine was away did so with the engine.
+pub(super) fn find(world: &mut World, container: &Container, fact: &ContainerFact, was_away: bool, now: Now) {
+    let known = world.containers.get(&fact.name);
+    match &fact.state {
+        FactState::Running { .. } if known.is_none() => {
+            let since = container.started_at.and_then(|at| Duration::try_from(now.wall.duration_since(at)).ok());
+            world.memory.note_found_running(&fact.name, container.up_for.or(since).unwrap_or_default(), now);
+        }
+        FactState::Exited(_) if was_away && known.is_some_and(ContainerFact::is_running) => {
+            world.memory.note_stop(&fact.name);
+        }
+        _ => {}
+    }
+}
+
 fn state(container: &Container) -> FactState {
     match &container.state {
         ContainerState::Created => FactState::Created,
@@ -96,5 +114,73 @@ fn reach(reach: &Reach) -> FactReach {
         Reach::None => FactReach::None,
         Reach::Address(address) => FactReach::Address(*address),
         Reach::Published(ports) => FactReach::Published(ports.clone()),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::engine::{ContainerId, Exit};
+
+    /// Returns a container named `new`, as an engine lists it.
+    pub(in crate::reconcile) fn listed(state: ContainerState) -> Container {
+        Container {
+            id: ContainerId("1".to_owned()),
+            name: "new".to_owned(),
+            labels: [
+                ("kserve-local/namespace", "default"),
+                ("kserve-local/service", "iris"),
+                ("kserve-local/component", "predictor"),
+                ("kserve-local/service-name", "iris-predictor"),
+                ("kserve-local/revision", "1"),
+                ("kserve-local/replica", "0"),
+                ("kserve-local/fingerprint", "aaaa"),
+                ("kserve-local/container", "kserve-container"),
+                (
+                    "kserve-local/record",
+                    r#"{"entry":{"port":8080,"protocol":"Http1","grpc_port":null},"readiness":"Declared",
+                        "grace":{"secs":1,"nanos":0},"concurrency":null,"timeout":null,"containers":[],"init":[],"models":[]}"#,
+                ),
+            ]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+            image: String::new(),
+            state,
+            created_at: None,
+            up_for: None,
+            started_at: None,
+            finished_at: None,
+            reach: Reach::None,
+        }
+    }
+
+    #[test]
+    fn what_ended_while_the_engine_was_away_did_not_fail() {
+        let exit = Exit { code: 137, ..Exit::default() };
+        let ended = listed(ContainerState::Exited(exit));
+        let running = fact(&listed(ContainerState::Running)).unwrap();
+        for (was_away, failures) in [(true, 0), (false, 1)] {
+            let mut world = World::default();
+            world.memory.note_running("new", Now::at(1.0));
+            world.containers.insert("new".to_owned(), running.clone());
+            let found = fact(&ended).unwrap();
+            find(&mut world, &ended, &found, was_away, Now::at(9.0));
+            let FactState::Exited(exit) = &found.state else { panic!("{found:?}") };
+            assert!(world.memory.note_exit("new", exit, Now::at(9.0)));
+            assert_eq!(world.memory.containers["new"].failures, failures);
+            assert_eq!(world.memory.was_stopped("new"), was_away);
+        }
+    }
+
+    #[test]
+    fn how_long_a_container_runs_is_taken_from_the_list_when_it_is_first_seen() {
+        let mut world = World::default();
+        let up = |seconds| Container { up_for: Some(Duration::from_secs(seconds)), ..listed(ContainerState::Running) };
+        let found = fact(&up(90)).unwrap();
+        find(&mut world, &up(90), &found, false, Now::at(1.0));
+        assert_eq!(world.memory.containers["new"].ran_before, Duration::from_secs(90));
+        world.containers.insert("new".to_owned(), found.clone());
+        find(&mut world, &up(120), &found, false, Now::at(31.0));
+        assert_eq!(world.memory.containers["new"].ran_before, Duration::from_secs(90));
     }
 }

@@ -91,7 +91,7 @@ pub(super) fn samples(world: &World) -> Vec<PullSample> {
             let sum = all[index].get_or_insert_default();
             (sum.done, sum.total, sum.rate) = (sum.done + note.done, sum.total + note.total, sum.rate + note.rate);
         };
-        for resolved in service.resolution.as_deref().unwrap_or_default() {
+        for resolved in service.workloads() {
             for model in &resolved.workload.models {
                 if let Some(ModelState::Pulling(note)) = world.models.get(&model.uri) {
                     add(0, note);

@@ -23,41 +23,16 @@ pub(super) fn follow(world: &mut World, listed: &[Container]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{ContainerId, ContainerState, Reach};
+    use crate::engine::ContainerState;
     use crate::plan::Now;
+    use crate::reconcile::observe;
 
     #[test]
     fn what_is_remembered_of_a_container_goes_with_it() {
         let mut world = World::default();
         world.memory.note_running("old", Now::at(5.0));
-        let listed = Container {
-            id: ContainerId("1".to_owned()),
-            name: "new".to_owned(),
-            labels: [
-                ("kserve-local/namespace", "default"),
-                ("kserve-local/service", "iris"),
-                ("kserve-local/component", "predictor"),
-                ("kserve-local/service-name", "iris-predictor"),
-                ("kserve-local/revision", "1"),
-                ("kserve-local/replica", "0"),
-                ("kserve-local/fingerprint", "aaaa"),
-                ("kserve-local/container", "kserve-container"),
-                (
-                    "kserve-local/record",
-                    r#"{"entry":{"port":8080,"protocol":"Http1","grpc_port":null},"readiness":"Declared",
-                        "grace":{"secs":1,"nanos":0},"concurrency":null,"timeout":null,"containers":[],"init":[],"models":[]}"#,
-                ),
-            ]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into(),
-            image: String::new(),
-            state: ContainerState::Running,
-            created_at: None,
-            started_at: None,
-            finished_at: None,
-            reach: Reach::None,
-        };
-        let fact = super::super::observe::fact(&listed).unwrap();
+        let listed = observe::tests::listed(ContainerState::Running);
+        let fact = observe::fact(&listed).unwrap();
         world.containers.insert("old".to_owned(), crate::plan::world::ContainerFact { name: "old".to_owned(), ..fact });
         follow(&mut world, &[listed]);
         assert_eq!(world.containers.keys().collect::<Vec<_>>(), ["new"]);

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{ComponentKind, ServiceKey};
 use crate::home::Home;
+use crate::plan::admission::Grant;
 use crate::plan::memory::{Memory, Revisions};
+use crate::plan::routes::ReplicaName;
+use crate::reconcile::grants;
 use crate::workload::ComponentKey;
 
 #[derive(Serialize, Deserialize)]
@@ -26,6 +29,8 @@ pub struct Ledger {
     pub revisions: BTreeMap<ComponentKey, Revisions>,
     /// What they were written as.
     pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
+    /// Room granted to what was being started.
+    pub granted: BTreeMap<ReplicaName, Grant>,
 }
 
 /// Writes the revisions as JSON.
@@ -46,12 +51,13 @@ pub(super) fn to_bytes(memory: &Memory) -> Vec<u8> {
 
 /// Reads the revisions of an earlier daemon. A damaged file is as none: labels of what runs tell the rest.
 pub fn load(home: &Home) -> Ledger {
-    let Ok(bytes) = std::fs::read(home.revisions()) else { return Ledger::default() };
+    let granted = grants::load(home);
+    let Ok(bytes) = std::fs::read(home.revisions()) else { return Ledger { granted, ..Ledger::default() } };
     let lines: Vec<Line> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
         tracing::warn!(path = %home.revisions(), %error, "the record of revisions is damaged and not used");
         Vec::new()
     });
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger { granted, ..Ledger::default() };
     for line in lines {
         let service = ServiceKey::new(line.namespace, line.name);
         let key = ComponentKey { service, component: line.component };

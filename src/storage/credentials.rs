@@ -11,6 +11,7 @@ use std::fmt;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::SourceError;
+use super::credentials_aws::{AwsKeys, AwsSource, Profile, SharedFiles};
 
 type Environment = BTreeMap<String, String>;
 
@@ -28,8 +29,9 @@ impl fmt::Debug for Secret {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum S3Identity {
     Anonymous,
-    Keys { id: String, secret: Secret, token: Option<Secret> },
-    WebIdentity { role: String, token_file: String, session: Option<String>, sts_endpoint: Option<String> },
+    Keys(AwsKeys),
+    /// Keys that have to be fetched.
+    Source(AwsSource),
 }
 
 /// How S3 is reached.
@@ -44,6 +46,10 @@ pub(super) struct S3Settings {
     pub(super) accelerate: bool,
     pub(super) verify_tls: bool,
     pub(super) ca_bundle: Option<String>,
+    /// Where roles are given, when not at AWS.
+    pub(super) sts: Option<String>,
+    /// Where single sign-on is, when not at AWS.
+    pub(super) sign_on: Option<String>,
 }
 
 /// Who we are to GCS.
@@ -52,6 +58,28 @@ pub(super) enum GcsIdentity {
     Anonymous,
     /// A service account's key or a user's credentials.
     File(Utf8PathBuf),
+    /// Credentials that stand for someone else, and that `gcloud` exchanges for a token.
+    Exchanged {
+        file: Utf8PathBuf,
+        /// Their `type`.
+        kind: String,
+    },
+}
+
+impl GcsIdentity {
+    /// Looks at what kind of credentials a file has. Blocking.
+    fn of(file: Utf8PathBuf) -> Self {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let kind = serde_json::from_str::<serde_json::Value>(&text).ok();
+        let kind = kind.and_then(|credentials| credentials["type"].as_str().map(str::to_owned));
+        match kind.as_deref() {
+            Some("impersonated_service_account" | "external_account" | "external_account_authorized_user") => {
+                Self::Exchanged { file, kind: kind.unwrap_or_default() }
+            }
+            // The library says what is wrong with others.
+            _ => Self::File(file),
+        }
+    }
 }
 
 /// How GCS is reached.
@@ -65,8 +93,9 @@ pub(super) struct GcsSettings {
 /// Reads the S3 settings for a bucket. Blocking: reads the shared credentials and config files.
 pub(super) fn s3(environment: &Environment, bucket: &str) -> Result<S3Settings, SourceError> {
     let get = |name: &str| set(environment, name);
-    let profile = Profile::read(environment)?;
-    let identity = s3_identity(environment, &profile)?;
+    let files = SharedFiles::read(environment);
+    let profile = files.asked(environment)?;
+    let identity = s3_identity(environment, &files, &profile)?;
     let region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION")).or_else(|| profile.get("region"));
     let endpoint = get("AWS_ENDPOINT_URL_S3")
         .or_else(|| get("AWS_ENDPOINT_URL"))
@@ -85,10 +114,12 @@ pub(super) fn s3(environment: &Environment, bucket: &str) -> Result<S3Settings, 
         endpoint,
         verify_tls: !get("S3_VERIFY_SSL").is_some_and(|value| matches!(value.to_lowercase().as_str(), "0" | "false")),
         ca_bundle: get("AWS_CA_BUNDLE").or_else(|| profile.get("ca_bundle")),
+        sts: get("AWS_ENDPOINT_URL_STS"),
+        sign_on: get("AWS_ENDPOINT_URL_SSO"),
     })
 }
 
-fn s3_identity(environment: &Environment, profile: &Profile) -> Result<S3Identity, SourceError> {
+fn s3_identity(environment: &Environment, files: &SharedFiles, profile: &Profile) -> Result<S3Identity, SourceError> {
     let get = |name: &str| set(environment, name);
     if is_true(get("awsAnonymousCredential")) {
         return Ok(S3Identity::Anonymous);
@@ -97,90 +128,27 @@ fn s3_identity(environment: &Environment, profile: &Profile) -> Result<S3Identit
     match (get("AWS_ACCESS_KEY_ID"), get("AWS_SECRET_ACCESS_KEY")) {
         (Some(id), Some(secret)) => {
             let token = get("AWS_SESSION_TOKEN").map(Secret);
-            return Ok(S3Identity::Keys { id, secret: Secret(secret), token });
+            return Ok(S3Identity::Keys(AwsKeys { id, secret: Secret(secret), token }));
         }
         (Some(_), None) => return half("AWS_SECRET_ACCESS_KEY"),
         (None, Some(_)) => return half("AWS_ACCESS_KEY_ID"),
         (None, None) => {}
     }
     if let (Some(token_file), Some(role)) = (get("AWS_WEB_IDENTITY_TOKEN_FILE"), get("AWS_ROLE_ARN")) {
-        let (session, sts_endpoint) = (get("AWS_ROLE_SESSION_NAME"), get("AWS_ENDPOINT_URL_STS"));
-        return Ok(S3Identity::WebIdentity { role, token_file, session, sts_endpoint });
+        let session = get("AWS_ROLE_SESSION_NAME");
+        return Ok(S3Identity::Source(AwsSource::WebIdentity { role, token_file, session }));
     }
-    profile.identity()
+    Ok(match files.source(profile, environment)? {
+        None => S3Identity::Anonymous,
+        Some(AwsSource::Keys(keys)) => S3Identity::Keys(keys),
+        Some(source) => S3Identity::Source(source),
+    })
 }
 
 fn legacy_endpoint(environment: &Environment) -> Option<String> {
     let endpoint = set(environment, "S3_ENDPOINT")?;
     let scheme = if set(environment, "S3_USE_HTTPS").as_deref() == Some("0") { "http" } else { "https" };
     Some(if endpoint.contains("://") { endpoint } else { format!("{scheme}://{endpoint}") })
-}
-
-/// A profile of the AWS tools' shared files.
-#[derive(Debug, Default)]
-struct Profile {
-    name: String,
-    /// Whether `AWS_PROFILE` asked for it.
-    asked: bool,
-    values: BTreeMap<String, Secret>,
-}
-
-impl Profile {
-    fn read(environment: &Environment) -> Result<Self, SourceError> {
-        let asked = set(environment, "AWS_PROFILE").or_else(|| set(environment, "AWS_DEFAULT_PROFILE"));
-        let name = asked.clone().unwrap_or_else(|| "default".to_owned());
-        let home = set(environment, "HOME").map(Utf8PathBuf::from);
-        let file = |variable: &str, usual: &str| {
-            let named = set(environment, variable).map(Utf8PathBuf::from);
-            let path = named.or_else(|| Some(home.as_ref()?.join(usual)))?;
-            std::fs::read_to_string(path).ok()
-        };
-        let config = file("AWS_CONFIG_FILE", ".aws/config").unwrap_or_default();
-        let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials").unwrap_or_default();
-        let title = if name == "default" { name.clone() } else { format!("profile {name}") };
-        let mut found = [section(&config, &title), section(&credentials, &name)];
-        if asked.is_some() && found.iter().all(Option::is_none) {
-            return Err(SourceError::Denied(format!("Invalid AWS credentials: there is no profile `{name}`")));
-        }
-        let values = found.iter_mut().filter_map(Option::take).flatten().collect();
-        Ok(Self { asked: asked.is_some(), name, values })
-    }
-
-    fn get(&self, key: &str) -> Option<String> {
-        self.values.get(key).map(|value| value.0.clone()).filter(|value| !value.is_empty())
-    }
-
-    fn identity(&self) -> Result<S3Identity, SourceError> {
-        match (self.get("aws_access_key_id"), self.get("aws_secret_access_key")) {
-            (Some(id), Some(secret)) => {
-                let token = self.get("aws_session_token").map(Secret);
-                Ok(S3Identity::Keys { id, secret: Secret(secret), token })
-            }
-            // Someone who asked for a profile by name does not expect to be nobody.
-            _ if self.asked => Err(SourceError::Denied(format!(
-                "Invalid AWS credentials: profile `{}` has no keys, and roles and SSO are not read",
-                self.name
-            ))),
-            _ => Ok(S3Identity::Anonymous),
-        }
-    }
-}
-
-/// Returns the values below `[title]` in an INI text; nested values are left out.
-fn section(text: &str, title: &str) -> Option<BTreeMap<String, Secret>> {
-    let mut lines = text.lines().skip_while(|line| heading(line) != Some(title));
-    lines.next()?;
-    let values = lines
-        .take_while(|line| heading(line).is_none())
-        .filter(|line| !line.starts_with([' ', '\t', '#', ';']))
-        .filter_map(|line| line.split_once('='))
-        .map(|(key, value)| (key.trim().to_lowercase(), Secret(value.trim().to_owned())));
-    Some(values.collect())
-}
-
-fn heading(line: &str) -> Option<&str> {
-    let title = line.trim().strip_prefix('[')?.split(']').next()?;
-    Some(title.trim())
 }
 
 /// Reads the GCS settings. Blocking: looks for the application-default file.
@@ -192,13 +160,13 @@ pub(super) fn gcs(environment: &Environment) -> Result<GcsSettings, SourceError>
         return Ok(GcsSettings { identity: GcsIdentity::Anonymous, endpoint });
     }
     let identity = match get("GOOGLE_APPLICATION_CREDENTIALS") {
-        Some(path) if Utf8Path::new(&path).is_file() => GcsIdentity::File(path.into()),
+        Some(path) if Utf8Path::new(&path).is_file() => GcsIdentity::of(path.into()),
         Some(path) => {
             return Err(SourceError::Denied(format!(
                 "GCS authentication failed. Credentials file {path} is not there."
             )));
         }
-        None => application_default(environment).map_or(GcsIdentity::Anonymous, GcsIdentity::File),
+        None => application_default(environment).map_or(GcsIdentity::Anonymous, GcsIdentity::of),
     };
     Ok(GcsSettings { identity, endpoint: None })
 }
@@ -229,7 +197,7 @@ mod tests {
 
     fn keys(id: &str, secret: &str, token: Option<&str>) -> S3Identity {
         let token = token.map(|token| Secret(token.to_owned()));
-        S3Identity::Keys { id: id.to_owned(), secret: Secret(secret.to_owned()), token }
+        S3Identity::Keys(AwsKeys { id: id.to_owned(), secret: Secret(secret.to_owned()), token })
     }
 
     #[test]
@@ -258,7 +226,7 @@ mod tests {
 
         let refused = [
             (environment(&[("AWS_PROFILE", "gone"), ("HOME", home)]), "there is no profile `gone`"),
-            (environment(&[("AWS_PROFILE", "sso"), ("HOME", home)]), "profile `sso` has no keys"),
+            (environment(&[("AWS_PROFILE", "sso"), ("HOME", home)]), "names the sso-session `x`, which is not there"),
             (environment(&[("AWS_ACCESS_KEY_ID", "x")]), "AWS_SECRET_ACCESS_KEY is missing"),
         ];
         for (environment, problem) in refused {
@@ -307,6 +275,9 @@ mod tests {
         assert_eq!(gcs(&environment(&[("HOME", home)])).unwrap(), found);
         assert_eq!(gcs(&environment(&[("GOOGLE_APPLICATION_CREDENTIALS", file.as_str())])).unwrap(), found);
         assert!(gcs(&environment(&[("GOOGLE_APPLICATION_CREDENTIALS", "/gone.json")])).is_err());
+        std::fs::write(&file, r#"{"type": "impersonated_service_account"}"#).unwrap();
+        let exchanged = gcs(&environment(&[("HOME", home)])).unwrap().identity;
+        assert!(matches!(&exchanged, GcsIdentity::Exchanged { kind, .. } if kind == "impersonated_service_account"));
         let emulator = gcs(&environment(&[("HOME", home), ("STORAGE_EMULATOR_HOST", "localhost:9023")])).unwrap();
         assert_eq!(emulator.endpoint.as_deref(), Some("http://localhost:9023"));
         assert_eq!(emulator.identity, GcsIdentity::Anonymous);

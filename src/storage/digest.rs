@@ -68,20 +68,28 @@ impl DigestKind {
     }
 }
 
-/// A digest of one whole file.
+/// A digest that covers all of one file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StatedDigest {
     /// How it is computed.
     pub kind: DigestKind,
     /// Lower-case hexadecimal digits, big-endian.
     pub hex: String,
+    /// When it is the digest of the digests of parts: the size of every part but the last, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<u64>,
 }
 
 impl StatedDigest {
     /// Makes a digest of its hexadecimal form; none when it is not one of this kind.
     pub fn from_hex(kind: DigestKind, hex: &str) -> Option<Self> {
         let good = hex.len() == kind.digits() && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-        good.then(|| Self { kind, hex: hex.to_ascii_lowercase() })
+        good.then(|| Self { kind, hex: hex.to_ascii_lowercase(), part: None })
+    }
+
+    /// Returns how it is computed.
+    fn way(&self) -> Way {
+        Way { kind: self.kind, part: self.part }
     }
 
     /// Makes a digest of its Base64 form; none when it is not one of this kind.
@@ -97,15 +105,8 @@ impl StatedDigest {
 pub fn from_headers(headers: &HeaderMap) -> Vec<StatedDigest> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let mut stated = Vec::new();
-    if text("x-amz-checksum-type").is_none_or(|kind| !kind.eq_ignore_ascii_case("COMPOSITE")) {
-        let amazon = [
-            ("x-amz-checksum-sha256", DigestKind::Sha256),
-            ("x-amz-checksum-sha1", DigestKind::Sha1),
-            ("x-amz-checksum-crc64nvme", DigestKind::Crc64Nvme),
-            ("x-amz-checksum-crc32c", DigestKind::Crc32c),
-            ("x-amz-checksum-crc32", DigestKind::Crc32),
-        ];
-        stated.extend(amazon.iter().filter_map(|&(name, kind)| StatedDigest::from_base64(kind, text(name)?)));
+    if !says_composite(headers) {
+        stated.extend(AMAZON.iter().filter_map(|&(name, kind)| StatedDigest::from_base64(kind, text(name)?)));
     }
     for value in headers.get_all("x-goog-hash").iter().filter_map(|value| value.to_str().ok()) {
         stated.extend(value.split(',').filter_map(|part| match part.trim().split_once('=')? {
@@ -143,39 +144,102 @@ pub fn etag_md5(headers: &HeaderMap) -> Option<StatedDigest> {
     StatedDigest::from_hex(DigestKind::Md5, etag.trim_matches('"'))
 }
 
+/// The headers of S3's additional checksums.
+const AMAZON: [(&str, DigestKind); 5] = [
+    ("x-amz-checksum-sha256", DigestKind::Sha256),
+    ("x-amz-checksum-sha1", DigestKind::Sha1),
+    ("x-amz-checksum-crc64nvme", DigestKind::Crc64Nvme),
+    ("x-amz-checksum-crc32c", DigestKind::Crc32c),
+    ("x-amz-checksum-crc32", DigestKind::Crc32),
+];
+
+fn says_composite(headers: &HeaderMap) -> bool {
+    headers.get("x-amz-checksum-type").is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(b"COMPOSITE"))
+}
+
+/// A checksum of S3 over the checksums of parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Composite {
+    digest: StatedDigest,
+    parts: Option<u64>,
+}
+
+impl Composite {
+    /// Reads one from the headers of an answer: its type says so, or it ends in `-` and the number of parts.
+    pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
+        AMAZON.iter().find_map(|&(name, kind)| {
+            let value = headers.get(name)?.to_str().ok()?;
+            let (digest, parts) = match value.rsplit_once('-') {
+                Some((digest, parts)) => (digest, Some(parts.parse().ok().filter(|parts| *parts > 0)?)),
+                None if says_composite(headers) => (value, None),
+                None => return None,
+            };
+            Some(Self { digest: StatedDigest::from_base64(kind, digest)?, parts })
+        })
+    }
+
+    /// Makes it a digest that can be checked, from the size of the first part and of the whole, in bytes. None when they
+    /// do not fit the number of parts: then the parts are of different sizes, and nothing is known.
+    pub fn of_parts(self, part: u64, parts: Option<u64>, whole: u64) -> Option<StatedDigest> {
+        let count = match (self.parts, parts) {
+            (Some(one), Some(other)) if one != other => return None,
+            (one, other) => one.or(other)?,
+        };
+        (part > 0 && whole.div_ceil(part).max(1) == count).then_some(StatedDigest { part: Some(part), ..self.digest })
+    }
+}
+
+/// How a digest is computed over a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    kind: DigestKind,
+    /// See [`StatedDigest::part`].
+    part: Option<u64>,
+}
+
+impl From<DigestKind> for Way {
+    fn from(kind: DigestKind) -> Self {
+        Self { kind, part: None }
+    }
+}
+
 /// Computes SHA-256, and what else is wanted, of bytes that pass.
 #[derive(Clone)]
 pub(super) struct Digester {
     sha256: Sha256,
-    more: Vec<(DigestKind, Running)>,
+    more: Vec<(Way, Running)>,
 }
 
 #[derive(Clone)]
 enum Running {
+    Sha256(Box<Sha256>),
     Sha1(Box<Sha1>),
     Md5(Box<Md5>),
-    Crc(Box<crc_fast::Digest>),
+    Crc(Box<crc_fast::Digest>, usize),
+    Parts(Box<Parts>),
+}
+
+/// The digest of the digests of parts, under way.
+#[derive(Clone)]
+struct Parts {
+    size: u64,
+    /// Bytes of the part under way.
+    at: u64,
+    empty: Running,
+    part: Running,
+    all: Running,
 }
 
 impl Digester {
     /// Begins; `size` is the file's when it is known, which git's digest needs.
-    pub(super) fn new(wanted: impl IntoIterator<Item = DigestKind>, size: Option<u64>) -> Self {
-        let mut more: Vec<(DigestKind, Running)> = Vec::new();
-        for kind in wanted {
-            let running = match kind {
-                DigestKind::Sha256 => continue,
-                DigestKind::Sha1 => Running::Sha1(Box::default()),
-                DigestKind::GitBlob => match size {
-                    None => continue,
-                    Some(size) => Running::Sha1(Box::new(Sha1::new_with_prefix(format!("blob {size}\0")))),
-                },
-                DigestKind::Md5 => Running::Md5(Box::default()),
-                DigestKind::Crc64Nvme => crc(crc_fast::CrcAlgorithm::Crc64Nvme),
-                DigestKind::Crc32c => crc(crc_fast::CrcAlgorithm::Crc32Iscsi),
-                DigestKind::Crc32 => crc(crc_fast::CrcAlgorithm::Crc32IsoHdlc),
-            };
-            if more.iter().all(|(known, _)| *known != kind) {
-                more.push((kind, running));
+    pub(super) fn new<W: Into<Way>>(wanted: impl IntoIterator<Item = W>, size: Option<u64>) -> Self {
+        let mut more: Vec<(Way, Running)> = Vec::new();
+        for way in wanted.into_iter().map(Into::into) {
+            if way == DigestKind::Sha256.into() || more.iter().any(|(known, _)| *known == way) {
+                continue;
+            }
+            if let Some(running) = Running::new(way, size) {
+                more.push((way, running));
             }
         }
         Self { sha256: Sha256::new(), more }
@@ -184,29 +248,84 @@ impl Digester {
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
         for (_, running) in &mut self.more {
-            match running {
-                Running::Sha1(sha) => sha.update(bytes),
-                Running::Md5(md5) => md5.update(bytes),
-                Running::Crc(crc) => crc.update(bytes),
-            }
+            running.update(bytes);
         }
     }
 
     pub(super) fn finish(self) -> Computed {
-        let more = self.more.into_iter().map(|(kind, running)| {
-            let hex = match running {
-                Running::Sha1(sha) => hex(&sha.finalize()),
-                Running::Md5(md5) => hex(&md5.finalize()),
-                Running::Crc(crc) => format!("{:0width$x}", crc.finalize(), width = kind.digits()),
-            };
-            StatedDigest { kind, hex }
+        let more = self.more.into_iter().map(|(Way { kind, part }, running)| {
+            let hex = hex(&running.finish());
+            StatedDigest { kind, hex, part }
         });
-        Computed { sha256: hex(&self.sha256.finalize()), more: more.collect() }
+        Computed { more: more.collect(), sha256: hex(&self.sha256.finalize()) }
     }
 }
 
-fn crc(algorithm: crc_fast::CrcAlgorithm) -> Running {
-    Running::Crc(Box::new(crc_fast::Digest::new(algorithm)))
+impl Running {
+    /// Begins; none when the size is needed and not known.
+    fn new(way: Way, size: Option<u64>) -> Option<Self> {
+        if let Some(part) = way.part {
+            let empty = Self::new(way.kind.into(), Some(part))?;
+            let (part_running, all) = (empty.clone(), empty.clone());
+            return Some(Self::Parts(Box::new(Parts { size: part, at: 0, empty, part: part_running, all })));
+        }
+        let crc = |algorithm| Self::Crc(Box::new(crc_fast::Digest::new(algorithm)), way.kind.digits() / 2);
+        Some(match way.kind {
+            DigestKind::Sha256 => Self::Sha256(Box::default()),
+            DigestKind::Sha1 => Self::Sha1(Box::default()),
+            DigestKind::GitBlob => Self::Sha1(Box::new(Sha1::new_with_prefix(format!("blob {}\0", size?)))),
+            DigestKind::Md5 => Self::Md5(Box::default()),
+            DigestKind::Crc64Nvme => crc(crc_fast::CrcAlgorithm::Crc64Nvme),
+            DigestKind::Crc32c => crc(crc_fast::CrcAlgorithm::Crc32Iscsi),
+            DigestKind::Crc32 => crc(crc_fast::CrcAlgorithm::Crc32IsoHdlc),
+        })
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(sha) => sha.update(bytes),
+            Self::Sha1(sha) => sha.update(bytes),
+            Self::Md5(md5) => md5.update(bytes),
+            Self::Crc(crc, _) => crc.update(bytes),
+            Self::Parts(parts) => parts.update(bytes),
+        }
+    }
+
+    /// Returns the digest, big-endian.
+    fn finish(self) -> Vec<u8> {
+        match self {
+            Self::Sha256(sha) => sha.finalize().to_vec(),
+            Self::Sha1(sha) => sha.finalize().to_vec(),
+            Self::Md5(md5) => md5.finalize().to_vec(),
+            Self::Crc(crc, length) => crc.finalize().to_be_bytes()[8 - length..].to_vec(),
+            Self::Parts(parts) => parts.finish(),
+        }
+    }
+}
+
+impl Parts {
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.at == self.size {
+                self.close();
+            }
+            let take = bytes.len().min((self.size - self.at).try_into().unwrap_or(usize::MAX));
+            self.part.update(&bytes[..take]);
+            self.at += take as u64;
+            bytes = &bytes[take..];
+        }
+    }
+
+    fn close(&mut self) {
+        let part = std::mem::replace(&mut self.part, self.empty.clone());
+        self.all.update(&part.finish());
+        self.at = 0;
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.close();
+        self.all.finish()
+    }
 }
 
 /// Digests of what was received.
@@ -219,18 +338,18 @@ pub(super) struct Computed {
 }
 
 impl Computed {
-    /// Returns the digest of a kind.
-    pub(super) fn get(&self, kind: DigestKind) -> Option<&str> {
-        match kind {
-            DigestKind::Sha256 => Some(&self.sha256),
-            _ => self.more.iter().find(|digest| digest.kind == kind).map(|digest| digest.hex.as_str()),
+    /// Returns the digest that is computed in a way.
+    pub(super) fn get(&self, way: impl Into<Way>) -> Option<&str> {
+        match way.into() {
+            Way { kind: DigestKind::Sha256, part: None } => Some(&self.sha256),
+            way => self.more.iter().find(|digest| digest.way() == way).map(|digest| digest.hex.as_str()),
         }
     }
 
     /// Returns the first stated digest that is another than the one computed, with that one.
     pub(super) fn contradicts<'a>(&'a self, stated: &'a [StatedDigest]) -> Option<(&'a StatedDigest, &'a str)> {
         stated.iter().find_map(|stated| {
-            let actual = self.get(stated.kind)?;
+            let actual = self.get(stated.way())?;
             (actual != stated.hex).then_some((stated, actual))
         })
     }
@@ -240,15 +359,18 @@ impl Computed {
 const SLOW_ABOVE: u64 = 64 << 20;
 
 /// Chooses which of the stated digests are worth computing besides SHA-256.
-pub(super) fn worth_checking(stated: &[StatedDigest], size: Option<u64>) -> Vec<DigestKind> {
-    let quick = |kind: &DigestKind| {
-        matches!(kind, DigestKind::Sha256 | DigestKind::Crc64Nvme | DigestKind::Crc32c | DigestKind::Crc32)
+pub(super) fn worth_checking(stated: &[StatedDigest], size: Option<u64>) -> Vec<Way> {
+    let quick = |way: &Way| match way.kind {
+        DigestKind::Crc64Nvme | DigestKind::Crc32c | DigestKind::Crc32 => true,
+        // The file's own name in the cache; of parts it is one more pass.
+        DigestKind::Sha256 => way.part.is_none(),
+        DigestKind::Sha1 | DigestKind::GitBlob | DigestKind::Md5 => false,
     };
-    let kinds = stated.iter().map(|digest| digest.kind);
-    if size.is_some_and(|size| size > SLOW_ABOVE) && kinds.clone().any(|kind| quick(&kind)) {
-        return kinds.filter(quick).collect();
+    let ways = stated.iter().map(StatedDigest::way);
+    if size.is_some_and(|size| size > SLOW_ABOVE) && ways.clone().any(|way| quick(&way)) {
+        return ways.filter(quick).collect();
     }
-    kinds.collect()
+    ways.collect()
 }
 
 /// Writes bytes as lower-case hexadecimal digits.
@@ -315,11 +437,45 @@ mod tests {
     #[test]
     fn large_files_are_not_read_for_a_slow_digest_when_a_quick_one_is_stated() {
         let stated = |kinds: &[DigestKind]| -> Vec<StatedDigest> {
-            kinds.iter().map(|&kind| StatedDigest { kind, hex: String::new() }).collect()
+            kinds.iter().map(|&kind| StatedDigest { kind, hex: String::new(), part: None }).collect()
         };
         let both = stated(&[DigestKind::Md5, DigestKind::Crc32c]);
         assert_eq!(worth_checking(&both, Some(1000)).len(), 2);
-        assert_eq!(worth_checking(&both, Some(1 << 30)), [DigestKind::Crc32c]);
-        assert_eq!(worth_checking(&stated(&[DigestKind::Md5]), Some(1 << 30)), [DigestKind::Md5]);
+        assert_eq!(worth_checking(&both, Some(1 << 30)), [DigestKind::Crc32c.into()]);
+        assert_eq!(worth_checking(&stated(&[DigestKind::Md5]), Some(1 << 30)), [DigestKind::Md5.into()]);
+    }
+
+    #[test]
+    fn composite_checksums_are_known_as_such_and_checked_part_by_part() {
+        let headers = |pairs: &[(&'static str, &'static str)]| {
+            pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect::<HeaderMap>()
+        };
+        // Of "12345678" and "9", by the tools of others.
+        let stated = [("x-amz-checksum-crc32", "NAIU5Q==-2")];
+        let composite = Composite::from_headers(&headers(&stated)).unwrap();
+        let typed = [("x-amz-checksum-crc32", "NAIU5Q=="), ("x-amz-checksum-type", "COMPOSITE")];
+        assert_eq!(Composite::from_headers(&headers(&typed)).unwrap().digest, composite.digest);
+        assert_eq!(from_headers(&headers(&stated)), []);
+        let whole = [("x-amz-checksum-crc32", "NAIU5Q=="), ("x-amz-checksum-type", "FULL_OBJECT")];
+        assert_eq!(Composite::from_headers(&headers(&whole)), None);
+        for (part, count, size) in [(8, None, 17), (8, Some(3), 9), (0, None, 9), (4, None, 9)] {
+            assert_eq!(composite.clone().of_parts(part, count, size), None, "{part} {count:?} {size}");
+        }
+        for kind in [DigestKind::Crc32, DigestKind::Crc64Nvme, DigestKind::Sha256, DigestKind::Sha1] {
+            let of = |bytes: &[u8]| {
+                let mut running = Running::new(kind.into(), None).unwrap();
+                running.update(bytes);
+                running.finish()
+            };
+            let expected = hex(&of(&[of(b"12345678"), of(b"9")].concat()));
+            for cut in 0..9 {
+                let mut digester = Digester::new([Way { kind, part: Some(8) }, kind.into()], Some(9));
+                digester.update(&b"123456789"[..cut]);
+                digester.update(&b"123456789"[cut..]);
+                let computed = digester.finish();
+                assert_eq!(computed.get(Way { kind, part: Some(8) }), Some(expected.as_str()), "{kind} {cut}");
+                assert_eq!(computed.get(kind), Some(hex(&of(b"123456789")).as_str()));
+            }
+        }
     }
 }

@@ -20,9 +20,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::{Notify, watch};
 
-use super::digest::{Computed, DigestKind, Digester, worth_checking};
+use super::digest::{Computed, Digester, Way, worth_checking};
 use super::nearby;
-use super::piece::{Landed, Piece, Ranges, Sink, blocking, pieces_of, read_blocks, read_piece};
+use super::piece::{Landed, Piece, Ranges, Sink, Turn, blocking, pieces_of, read_blocks, read_piece};
 use super::pull::{Progress, PullConfig};
 use super::record::RecordedFile;
 use super::resume::{Finished, ResumeLog};
@@ -31,6 +31,9 @@ use super::{ModelSource, PullError, RemoteFile, SourceError, StatedDigest};
 
 /// Bytes after which a connection that breaks again has been worth it.
 const PROGRESS: u64 = 1 << 18;
+
+/// Bytes of a large file that are brought to disk at once while it arrives.
+const SYNC_EVERY: u64 = 64 << 20;
 
 /// One download.
 pub(super) struct Fetch<'a> {
@@ -70,6 +73,7 @@ struct Download<'a> {
     ranges: Ranges,
     folder: Utf8PathBuf,
     pieces: Vec<Vec<Piece>>,
+    turns: Vec<Turn>,
     log: Arc<ResumeLog>,
     recorded: Finished,
     done: Mutex<BTreeSet<(usize, u64)>>,
@@ -98,6 +102,7 @@ impl<'a> Download<'a> {
             fetch,
             ranges,
             folder,
+            turns: pieces.iter().map(|_| Turn::default()).collect(),
             pieces,
             log: Arc::new(log),
             recorded,
@@ -113,7 +118,7 @@ impl<'a> Download<'a> {
             .map(|piece| self.piece(piece))
             .buffer_unordered(self.fetch.config.concurrency.max(1))
             .try_collect::<()>();
-        let ((), large) = futures::future::try_join(fetching, self.digest_large()).await?;
+        let ((), large, ()) = futures::future::try_join3(fetching, self.digest_large(), self.sync_large()).await?;
         let mut digests = self.whole.lock().unwrap_or_else(PoisonError::into_inner).clone();
         digests.extend(large);
         let recorded = self.fetch.files.iter().enumerate().map(|(index, remote)| {
@@ -126,7 +131,7 @@ impl<'a> Download<'a> {
 
     /// Compares what came with what was stated.
     fn check(&self, remote: &RemoteFile, computed: &Computed, stated: &[StatedDigest]) -> Result<(), PullError> {
-        let differs = computed.contradicts(&remote.digests).or_else(|| computed.contradicts(stated));
+        let differs = computed.contradicts(stated);
         differs.map_or(Ok(()), |(stated, actual)| {
             Err(PullError::WrongDigest {
                 uri: self.fetch.uri.to_owned(),
@@ -136,6 +141,10 @@ impl<'a> Download<'a> {
                 actual: actual.to_owned(),
             })
         })
+    }
+
+    fn sink(&self, piece: Piece) -> Sink {
+        Sink::new(self.target(piece), Arc::clone(&self.turns[piece.file]), piece)
     }
 
     fn target(&self, piece: Piece) -> Utf8PathBuf {
@@ -172,18 +181,23 @@ impl<'a> Download<'a> {
                 return Ok(());
             }
         }
-        let mut sink = Sink::new(self.target(piece), piece);
+        let mut sink = self.sink(piece);
         let stated = self.fill(piece, &mut sink).await?;
-        let landed = sink.close().await.map_err(|error| self.disk_error(error))?;
-        if piece.whole
-            && let Err(wrong) = self.check(remote, &landed.computed, &stated)
-        {
+        let known: Vec<StatedDigest> = match piece.whole {
+            true => stated.iter().chain(&remote.digests).cloned().collect(),
+            false => Vec::new(),
+        };
+        let (log, against) = (self.log.clone(), known.clone());
+        // Recorded when it is known to be right: what is resumed was checked.
+        let record = move |landed: &Landed| match landed.computed.contradicts(&against) {
+            None => log.finished(piece.file, piece.index, landed.crc),
+            Some(_) => Ok(()),
+        };
+        let landed = sink.close(record).await.map_err(|error| self.disk_error(error))?;
+        if let Err(wrong) = self.check(remote, &landed.computed, &known) {
             self.retreat(landed.size);
             return Err(wrong);
         }
-        // Recorded when it is known to be right: what is resumed was checked.
-        let (log, crc) = (self.log.clone(), landed.crc);
-        blocking(move || log.finished(piece.file, piece.index, crc)).await.map_err(|error| self.disk_error(error))?;
         self.finished(piece, landed);
         Ok(())
     }
@@ -216,7 +230,7 @@ impl<'a> Download<'a> {
             tokio::time::sleep(pause(self.fetch.config.backoff, failures)).await;
             if !resumable {
                 self.retreat(sink.written());
-                *sink = Sink::new(self.target(piece), piece);
+                *sink = self.sink(piece);
             }
         }
     }
@@ -305,7 +319,7 @@ impl<'a> Download<'a> {
             let remote = &self.fetch.files[file];
             let stated = self.stated(remote).await?;
             let known: Vec<StatedDigest> = stated.iter().chain(&remote.digests).cloned().collect();
-            let wanted: Vec<DigestKind> = worth_checking(&known, remote.size);
+            let wanted: Vec<Way> = worth_checking(&known, remote.size);
             let mut digester = Digester::new(wanted, remote.size);
             for &piece in pieces {
                 self.wait_for(piece).await;
@@ -318,10 +332,28 @@ impl<'a> Download<'a> {
                 .map_err(|error| self.disk_error(error))?;
             }
             let computed = digester.finish();
-            self.check(remote, &computed, &stated)?;
+            self.check(remote, &computed, &known)?;
             digests.insert(file, (computed, remote.size.unwrap_or_default()));
         }
         Ok(digests)
+    }
+
+    /// Brings large files to disk while they arrive, so that publishing them does not have to wait for all of it.
+    async fn sync_large(&self) -> Result<(), PullError> {
+        for pieces in self.pieces.iter().filter(|pieces| pieces.len() > 1) {
+            let mut waiting = 0;
+            for &piece in pieces {
+                self.wait_for(piece).await;
+                waiting += piece.length.unwrap_or_default();
+                if waiting >= SYNC_EVERY {
+                    waiting = 0;
+                    let path = self.target(piece);
+                    let synced = blocking(move || std::fs::File::open(path)?.sync_data()).await;
+                    synced.map_err(|error| self.disk_error(error))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Asks what the source states about a file that is read in parts.

@@ -9,19 +9,18 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 
 use async_trait::async_trait;
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use url::Url;
 
 use super::piece::blocking;
 use super::pull::PullConfig;
 use super::reach::ReachPolicy;
 use super::scratch::Scratch;
-use super::{ModelSource, Nearby, Reading, RemoteFile, RemoteManifest, SourceError, Unpack};
+use super::walk::{Walked, remote_files, walk};
+use super::{ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, Unpack};
 
 /// Pointers of large-file storage begin so (its specification).
 const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
-/// What a symbolic link may be followed through.
-const MOST_LINKS: usize = 16;
 
 /// A revision of a repository.
 #[derive(Debug)]
@@ -190,7 +189,7 @@ impl ModelSource for GitSource {
         let root = self.scratch.path().to_owned();
         let walked = blocking(move || {
             super::cache::remove_tree(&root.join(".git"))?;
-            Ok(walk(&root))
+            Ok(files(&root))
         });
         let files =
             walked.await.map_err(|error| SourceError::transient("could not read what git fetched", error))??;
@@ -198,18 +197,7 @@ impl ModelSource for GitSource {
             let resource = &self.shown;
             return Err(SourceError::NotFound(format!("Failed to fetch model. No model found in {resource}.")));
         }
-        let root = self.scratch.path();
-        let files = files.into_iter().map(|(path, real, size)| RemoteFile {
-            key: path.to_string(),
-            nearby: Some(if real == root.join(&path) { Nearby::Ours(real) } else { Nearby::Theirs(real) }),
-            path,
-            size: Some(size),
-            version: Some(commit.clone()),
-            ..RemoteFile::default()
-        });
-        // Links first: they are copies of files that are moved away afterwards.
-        let (links, own): (Vec<_>, Vec<_>) = files.partition(|file| matches!(file.nearby, Some(Nearby::Theirs(_))));
-        Ok(RemoteManifest { files: links.into_iter().chain(own).collect(), unpack: Unpack::Keep })
+        Ok(RemoteManifest { files: remote_files(files, Some(&commit)), unpack: Unpack::Keep })
     }
 
     async fn read(&self, file: &RemoteFile, _offset: u64, _length: Option<u64>) -> Result<Reading, SourceError> {
@@ -221,40 +209,19 @@ impl ModelSource for GitSource {
     }
 }
 
-/// Every file below a folder: its path, where its content is, its size. Symbolic links that stay inside are files.
-fn walk(root: &Utf8Path) -> Result<Vec<(Utf8PathBuf, Utf8PathBuf, u64)>, SourceError> {
-    let unread = |error: std::io::Error| SourceError::transient("could not read what git fetched", error);
-    let mut files = Vec::new();
-    let mut folders = vec![(root.to_owned(), 0)];
-    let base = root.canonicalize_utf8().map_err(unread)?;
-    while let Some((folder, links)) = folders.pop() {
-        for entry in folder.read_dir_utf8().map_err(unread)? {
-            let path = entry.map_err(unread)?.into_path();
-            let is_link = std::fs::symlink_metadata(&path).map_err(unread)?.is_symlink();
-            let relative = path.strip_prefix(root).unwrap_or(&path).to_owned();
-            let real = match path.canonicalize_utf8() {
-                Ok(real) if real.starts_with(&base) && links + usize::from(is_link) <= MOST_LINKS => real,
-                _ => {
-                    return Err(SourceError::Invalid(format!(
-                        "`{relative}` of the git repository is a link that leads out of it"
-                    )));
-                }
-            };
-            let meta = std::fs::metadata(&real).map_err(unread)?;
-            if meta.is_dir() {
-                folders.push((path, links + usize::from(is_link)));
-                continue;
-            }
-            if meta.len() < 1024 && std::fs::read(&real).map_err(unread)?.starts_with(POINTER) {
-                return Err(SourceError::Invalid(format!(
-                    "`{relative}` of the git repository is in large-file storage; install git-lfs to fetch it"
-                )));
-            }
-            let inside = if is_link || links > 0 { real } else { path };
-            files.push((relative, inside, meta.len()));
+/// Every file of the work folder; one that large-file storage should have brought is refused.
+fn files(root: &Utf8Path) -> Result<Vec<Walked>, SourceError> {
+    let files = walk(root, "the git repository")?;
+    for file in files.iter().filter(|file| file.size < 1024) {
+        let content = std::fs::read(&file.real);
+        let content = content.map_err(|error| SourceError::transient("could not read what git fetched", error))?;
+        if content.starts_with(POINTER) {
+            return Err(SourceError::Invalid(format!(
+                "`{}` of the git repository is in large-file storage; install git-lfs to fetch it",
+                file.path
+            )));
         }
     }
-    files.sort();
     Ok(files)
 }
 

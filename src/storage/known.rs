@@ -39,7 +39,7 @@ impl Known {
         if file.sha256.is_empty() {
             return;
         }
-        let own = StatedDigest { kind: DigestKind::Sha256, hex: file.sha256.clone() };
+        let own = StatedDigest { kind: DigestKind::Sha256, hex: file.sha256.clone(), part: None };
         let digests = file.digests.iter().chain([&own]).filter_map(mark);
         // An ETag alone is no proof: some web servers hash a file's time and size into one that looks like an MD5.
         let counted = file.etag.as_deref().and_then(etag_mark).filter(|etag| etag.contains('-'));
@@ -59,7 +59,7 @@ impl Known {
 }
 
 fn mark(digest: &StatedDigest) -> Option<String> {
-    digest.kind.names_content().then(|| match digest.kind {
+    (digest.kind.names_content() && digest.part.is_none()).then(|| match digest.kind {
         // One name for an MD5, stated as a digest or as an ETag.
         DigestKind::Md5 => digest.hex.clone(),
         kind => format!("{kind}:{}", digest.hex),

@@ -15,10 +15,12 @@
 //! | `claims`, `remove`, `room` | who needs a model; taking models out; room before a download |
 //! | `verify`, `transfer` | reading models again; in and out as archives |
 //! | [`staging`] | a model under construction: locked, and published by one rename |
-//! | [`object`] (and [`object_azure`]), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`image`], [`registry`] (and [`registry_reference`], [`layers`]), [`local`] | the sources |
+//! | [`object`] (and [`object_azure`], `object_aws`, `object_gcp`, `object_client`), [`http`], [`hugging_face`] (and [`hugging_face_cache`]), [`model_scope`], [`git`], [`hdfs`], [`azure_files`], [`image`], [`registry`] (and [`registry_reference`], [`layers`]), [`local`] | the sources |
 //! | [`trial`] | whether a URI answers, and as whom it is asked |
 //! | [`open`] | which source a URI has, and with which credentials |
-//! | [`credentials`], [`credentials_azure`] | what the environment says about S3, GCS and Azure |
+//! | [`credentials`], [`credentials_aws`], [`credentials_azure`] | what the environment says about S3, GCS and Azure |
+//! | [`container`] | what a container of the user's fetches |
+//! | `walk` | what someone else's program put into a folder |
 //! | [`scratch`] | a folder of one pull's own |
 //! | [`reach`] | where connections may go, and the HTTP client that keeps to it |
 //! | [`digest`] | digests that sources state, computed while bytes pass |
@@ -33,7 +35,9 @@ pub mod azure_files;
 mod blobs;
 pub mod cache;
 mod claims;
+pub mod container;
 pub mod credentials;
+pub mod credentials_aws;
 pub mod credentials_azure;
 pub mod digest;
 pub mod fetch;
@@ -50,7 +54,10 @@ pub mod model_scope;
 pub mod names;
 pub mod nearby;
 pub mod object;
+mod object_aws;
 pub mod object_azure;
+mod object_client;
+mod object_gcp;
 pub mod open;
 pub mod piece;
 pub mod pull;
@@ -67,6 +74,7 @@ mod transfer;
 pub mod trial;
 pub mod unpack;
 mod verify;
+mod walk;
 pub mod web;
 
 use std::io;

@@ -5,7 +5,7 @@ use std::io;
 
 use camino::Utf8Path;
 
-use super::digest::DigestKind;
+use super::digest::Way;
 use super::piece::{Landed, Piece, read_piece};
 use super::{Nearby, RemoteFile};
 
@@ -14,7 +14,7 @@ pub(super) fn take(
     remote: &RemoteFile,
     target: &Utf8Path,
     piece: Piece,
-    wanted: Vec<DigestKind>,
+    wanted: Vec<Way>,
 ) -> io::Result<Option<Landed>> {
     let placed = match &remote.nearby {
         None => return Ok(None),
@@ -50,8 +50,8 @@ mod tests {
 
     use camino::Utf8PathBuf;
 
-    use super::super::StatedDigest;
     use super::super::piece::{Ranges, pieces_of};
+    use super::super::{DigestKind, StatedDigest};
     use super::*;
 
     fn remote(nearby: Nearby, size: u64, sha256: Option<&str>) -> RemoteFile {
@@ -67,7 +67,7 @@ mod tests {
 
     fn taken(remote: &RemoteFile, target: &Utf8Path) -> Option<u64> {
         let piece = pieces_of(0, remote, 1, Ranges::No)[0];
-        take(remote, target, piece, vec![DigestKind::Sha256]).unwrap().map(|landed| landed.size)
+        take(remote, target, piece, vec![DigestKind::Sha256.into()]).unwrap().map(|landed| landed.size)
     }
 
     #[test]

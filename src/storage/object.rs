@@ -5,7 +5,7 @@
 //! because Python packages have them; only folder markers are left out.
 //!
 //! object_store's own retries, request timeout (30 s with the body!) and redirects are off: the pull has its own, and every
-//! connection goes through the client of [`super::reach`].
+//! connection goes through the client of [`super::object_client`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,9 +14,7 @@ use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
-use object_store::client::{
-    ClientOptions, HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService,
-};
+use object_store::client::HttpError;
 use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
 use object_store::path::Path;
 use object_store::{
@@ -25,11 +23,13 @@ use object_store::{
 use url::Url;
 
 use super::credentials::{self, GcsIdentity, S3Identity, S3Settings};
+use super::credentials_aws::AwsKeys;
+use super::object_aws::{AwsProvider, NoKeys};
+use super::object_client::{Connector, NotRanged, OtherRegion, Stated};
+use super::object_gcp::GcloudProvider;
 use super::pull::PullConfig;
-use super::reach::{self, ClientWish, ReachPolicy, Unreachable};
-use super::{
-    ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, StatedDigest, Unpack, digest, http, unpack,
-};
+use super::reach::{self, Unreachable};
+use super::{ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, StatedDigest, Unpack, http, unpack};
 
 /// A prefix of a bucket.
 #[derive(Debug)]
@@ -61,30 +61,34 @@ impl ObjectSource {
             Some(path) => Some(http::read_authorities(path).map_err(SourceError::Invalid)?),
             None => http::authorities(environment).map_err(SourceError::Invalid)?,
         };
-        let connector = Connector::new(&url, settings.verify_tls, authorities, config, environment)?;
+        let region = settings.region;
+        let connector = Connector::new(&url, settings.verify_tls, authorities, config, environment)?.for_s3(&region);
         let builder = AmazonS3Builder::new()
             .with_bucket_name(bucket)
-            .with_region(settings.region)
+            .with_region(region.clone())
             .with_endpoint(endpoint)
             .with_virtual_hosted_style_request(settings.virtual_hosted || settings.accelerate)
             .with_allow_http(true)
             .with_retry(no_retries())
-            .with_http_connector(connector);
+            .with_http_connector(connector.clone());
         let builder = match settings.identity {
             S3Identity::Anonymous => builder.with_skip_signature(true),
-            S3Identity::Keys { id, secret, token } => {
+            S3Identity::Keys(AwsKeys { id, secret, token }) => {
                 let builder = builder.with_access_key_id(id).with_secret_access_key(secret.0);
                 token.into_iter().fold(builder, |builder, token| builder.with_token(token.0))
             }
-            S3Identity::WebIdentity { role, token_file, session, sts_endpoint } => {
-                use object_store::aws::AmazonS3ConfigKey as Key;
-                let builder =
-                    builder.with_config(Key::RoleArn, role).with_config(Key::WebIdentityTokenFile, token_file);
-                let builder = session.into_iter().fold(builder, |b, name| b.with_config(Key::RoleSessionName, name));
-                sts_endpoint.into_iter().fold(builder, |builder, url| builder.with_config(Key::StsEndpoint, url))
-            }
+            S3Identity::Source(source) => builder.with_credentials(Arc::new(AwsProvider {
+                source,
+                connector: keys_connector(settings.sts.as_deref(), config, environment)?,
+                region: region.clone(),
+                sts: settings.sts,
+                sign_on: settings.sign_on,
+                environment: environment.clone(),
+                kept: tokio::sync::Mutex::default(),
+            })),
         };
-        Self::new(builder.build(), "S3", bucket, path, format!("s3://{bucket}/{path}"))
+        let built = builder.build().inspect(|store| connector.sign_as(store.credentials()));
+        Self::new(built, "S3", bucket, path, format!("s3://{bucket}/{path}"))
     }
 
     /// Makes the source of `gs://bucket/path` as the environment says. Blocking.
@@ -112,6 +116,12 @@ impl ObjectSource {
                 .with_skip_signature(true)
                 .with_credentials(Arc::new(StaticCredentialProvider::new(GcpCredential { bearer: String::new() }))),
             GcsIdentity::File(file) => builder.with_application_credentials(file.as_str()),
+            GcsIdentity::Exchanged { file, kind } => builder.with_credentials(Arc::new(GcloudProvider {
+                file,
+                kind,
+                environment: environment.clone(),
+                kept: tokio::sync::Mutex::default(),
+            })),
         };
         Self::new(builder.build(), "GCS", bucket, path, format!("gs://{bucket}/{path}"))
     }
@@ -196,6 +206,9 @@ impl ObjectSource {
         if let Some(refused) = reach::cause::<Unreachable>(&error) {
             return SourceError::Denied(refused.to_string());
         }
+        if let Some(NoKeys(problem)) = reach::cause::<NoKeys>(&error) {
+            return problem.clone();
+        }
         if let Some(elsewhere) = reach::cause::<OtherRegion>(&error) {
             return SourceError::Invalid(format!("{protocol} bucket '{}' {elsewhere}", self.bucket));
         }
@@ -250,6 +263,9 @@ impl ObjectSource {
             | "TokenRefreshRequired" => {
                 Some(SourceError::Denied(format!("Invalid AWS credentials. {protocol} said {code}.")))
             }
+            "RequestTimeTooSkewed" => Some(SourceError::Denied(format!(
+                "{protocol} authentication failed. {protocol} said {code}: the clock of this machine is wrong."
+            ))),
             "AuthenticationFailed" | "InvalidAuthenticationInfo" => {
                 Some(SourceError::Denied(format!("{protocol} authentication failed. It said {code}.")))
             }
@@ -369,74 +385,19 @@ fn s3_endpoint(settings: &S3Settings, bucket: &str) -> String {
     }
 }
 
+/// Makes the client that asks for keys: of AWS, not of the store, whose certificates may be its own.
+fn keys_connector(
+    sts: Option<&str>,
+    config: &PullConfig,
+    environment: &BTreeMap<String, String>,
+) -> Result<Connector, SourceError> {
+    let authorities = http::authorities(environment).map_err(SourceError::Invalid)?;
+    Connector::new(&parse(sts.unwrap_or("https://sts.amazonaws.com"))?, true, authorities, config, environment)
+}
+
 pub(super) fn no_retries() -> RetryConfig {
     RetryConfig { max_retries: 0, ..RetryConfig::default() }
 }
-
-/// Gives the library our client, whatever options it asks for.
-#[derive(Clone, Debug)]
-pub(super) struct Connector {
-    client: reqwest::Client,
-    policy: ReachPolicy,
-}
-
-impl Connector {
-    pub(super) fn new(
-        url: &Url,
-        verify_tls: bool,
-        authorities: Option<Vec<u8>>,
-        config: &PullConfig,
-        environment: &BTreeMap<String, String>,
-    ) -> Result<Self, SourceError> {
-        let wish =
-            ClientWish { url, follow: true, verify_tls, authorities, identity: None, stall: config.stall_timeout };
-        let client = reach::client(&config.reach, wish, environment)
-            .map_err(|error| SourceError::Invalid(format!("`{url}` cannot be reached: {error}")))?;
-        Ok(Self { client, policy: config.reach.clone() })
-    }
-}
-
-impl HttpConnector for Connector {
-    fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.clone()))
-    }
-}
-
-#[async_trait]
-impl HttpService for Connector {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let url =
-            Url::parse(&request.uri().to_string()).map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
-        self.policy.check(&url).map_err(|refused| HttpError::new(HttpErrorKind::Unknown, refused))?;
-        let ranged = request.headers().contains_key(::http::header::RANGE);
-        let mut response = HttpService::call(&self.client, request).await?;
-        if response.status().is_redirection() && !response.headers().contains_key(::http::header::LOCATION) {
-            let region = response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
-            return Err(HttpError::new(HttpErrorKind::Unknown, OtherRegion(region.map(str::to_owned))));
-        }
-        if ranged && response.status() == ::http::StatusCode::OK {
-            return Err(HttpError::new(HttpErrorKind::Decode, NotRanged));
-        }
-        let mut stated = digest::from_headers(response.headers());
-        stated.extend(digest::etag_md5(response.headers()));
-        response.extensions_mut().insert(Stated(stated));
-        Ok(response)
-    }
-}
-
-/// What an answer states about the object.
-#[derive(Clone)]
-struct Stated(Vec<StatedDigest>);
-
-/// A redirect without an address: S3's way to say so.
-#[derive(Debug, thiserror::Error)]
-#[error("is in {}; set AWS_REGION to it", .0.as_deref().unwrap_or("another region"))]
-struct OtherRegion(Option<String>);
-
-/// The whole came where a range was asked for.
-#[derive(Debug, thiserror::Error)]
-#[error("the whole object came where a range was asked for")]
-struct NotRanged;
 
 /// What the library's error says, without addresses and query strings.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,8 @@ use object_store::StaticCredentialProvider;
 use object_store::azure::{AzureAccessKey, AzureConfigKey, AzureCredential, MicrosoftAzureBuilder};
 
 use super::credentials_azure::{AzureIdentity, AzureService, azure};
-use super::object::{Connector, ObjectSource, no_retries, parse};
+use super::object::{ObjectSource, no_retries, parse};
+use super::object_client::Connector;
 use super::pull::PullConfig;
 use super::{SourceError, http};
 use crate::api::storage_uri::redact;

@@ -6,8 +6,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::sync::{Arc, OnceLock};
 
 use camino::Utf8Path;
+use tokio::sync::watch;
 
 use super::azure_files::AzureFilesSource;
+use super::container::{ContainerSource, StorageContainers};
 use super::git::GitSource;
 use super::hdfs::HdfsSource;
 use super::http::HttpSource;
@@ -17,9 +19,10 @@ use super::model_scope::ModelScopeSource;
 use super::object::ObjectSource;
 use super::object_azure;
 use super::pull::PullConfig;
+use super::record::ModelKey;
 use super::registry::RegistrySource;
 use super::scratch::Scratch;
-use super::{ModelSource, SourceError};
+use super::{ModelSource, Progress, SourceError};
 use crate::api::StorageUri;
 use crate::api::storage_uri::OciMode;
 use crate::workload::Access;
@@ -36,6 +39,10 @@ pub(super) struct Opening<'a> {
     pub(super) scratch: &'a Utf8Path,
     /// An engine with images.
     pub(super) images: Option<&'a Arc<dyn ImageFolders>>,
+    /// An engine that runs containers of the user's.
+    pub(super) containers: Option<&'a Arc<dyn StorageContainers>>,
+    /// Who is told how far a source is that does more than list.
+    pub(super) progress: &'a watch::Sender<Progress>,
 }
 
 /// Opens the source of a remote URI. Blocking.
@@ -92,6 +99,22 @@ fn by_scheme(
                 _ => Ok(Box::new(registry)),
             }
         }
+        uri @ StorageUri::By { container, .. } => match (opening.containers, &opening.access.downloader) {
+            (Some(containers), Some(downloader)) => Ok(Box::new(ContainerSource {
+                containers: Arc::clone(containers),
+                downloader: Arc::clone(downloader),
+                id: ModelKey::of(uri).id().to_owned(),
+                logins: opening.access.registries.clone(),
+                beside: opening.scratch.to_owned(),
+                silence: config.container_silence,
+                progress: opening.progress.clone(),
+                scratch: tokio::sync::Mutex::default(),
+            })),
+            _ => Err(SourceError::Invalid(format!(
+                "`{}` is fetched by the ClusterStorageContainer `{container}`, which only the daemon runs",
+                uri.redacted()
+            ))),
+        },
         other => Err(SourceError::Invalid(format!("`{}` is not fetched", other.redacted()))),
     }
 }

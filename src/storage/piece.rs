@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use camino::{Utf8Path, Utf8PathBuf};
+use crc_fast::{CrcAlgorithm, Digest as Crc};
+use tokio::sync::Mutex;
 
 use super::RemoteFile;
-use super::digest::{Computed, DigestKind, Digester};
+use super::digest::{Computed, Digester, Way};
 
 /// Bytes written at once.
 const BLOCK: usize = 1 << 20;
@@ -59,9 +62,13 @@ pub(super) struct Landed {
     pub(super) size: u64,
 }
 
+/// Whose turn it is to write to a file: the kernel lets one in at a time, and the others burn a core while they wait.
+pub(super) type Turn = Arc<Mutex<()>>;
+
 /// Where the bytes of one piece go: in order, a block at a time, on a blocking thread.
 pub(super) struct Sink {
     path: Utf8PathBuf,
+    turn: Turn,
     next: u64,
     waiting: Vec<Bytes>,
     waiting_bytes: usize,
@@ -73,19 +80,19 @@ struct SinkState {
     file: Option<File>,
     /// Of the file, when it is this piece and nothing else.
     digester: Option<Digester>,
-    crc: flate2::Crc,
+    crc: Crc,
 }
 
 impl Sink {
-    pub(super) fn new(path: Utf8PathBuf, piece: Piece) -> Self {
+    pub(super) fn new(path: Utf8PathBuf, turn: Turn, piece: Piece) -> Self {
         let Piece { start, whole, .. } = piece;
-        let digester = whole.then(|| Digester::new([], piece.length));
-        let state = Some(SinkState { file: None, digester, crc: flate2::Crc::new() });
-        Self { path, next: start, start, waiting: Vec::new(), waiting_bytes: 0, state }
+        let digester = whole.then(|| Digester::new::<Way>([], piece.length));
+        let state = Some(SinkState { file: None, digester, crc: crc() });
+        Self { path, turn, next: start, start, waiting: Vec::new(), waiting_bytes: 0, state }
     }
 
     /// Computes these digests besides SHA-256. Before the first byte, and for whole files only.
-    pub(super) fn expect(&mut self, wanted: Vec<DigestKind>, size: Option<u64>) {
+    pub(super) fn expect(&mut self, wanted: Vec<Way>, size: Option<u64>) {
         if let Some(state) = self.state.as_mut().filter(|state| state.digester.is_some()) {
             state.digester = Some(Digester::new(wanted, size));
         }
@@ -103,28 +110,50 @@ impl Sink {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
+        self.state = Some(self.append_with(Ok).await?);
+        Ok(())
+    }
+
+    /// Writes what is left, and returns the digests, the checksum and the length; `record` sees them before, on the same
+    /// thread.
+    pub(super) async fn close(
+        mut self,
+        record: impl FnOnce(&Landed) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Landed> {
+        let size = self.written();
+        let end = move |state: SinkState| {
+            let computed = state.digester.map(Digester::finish).unwrap_or_default();
+            let landed = Landed { computed, crc: state.crc.finalize() as u32, size };
+            record(&landed)?;
+            Ok(landed)
+        };
+        self.append_with(end).await
+    }
+
+    /// Writes what waits, and does something with the state on the same thread.
+    async fn append_with<T: Send + 'static>(
+        &mut self,
+        then: impl FnOnce(SinkState) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let blocks = std::mem::take(&mut self.waiting);
         let offset = self.next - self.waiting_bytes as u64;
         self.waiting_bytes = 0;
         let mut state = self.state.take().ok_or_else(|| io::Error::other("a write failed before"))?;
         let path = self.path.clone();
-        let state = blocking(move || {
+        // Given back when the block is written, or when nobody waits for that any more.
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let appended = blocking(move || {
             state.append(&path, offset, &blocks)?;
-            Ok(state)
+            drop(turn);
+            then(state)
         });
-        self.state = Some(state.await?);
-        Ok(())
+        appended.await
     }
+}
 
-    /// Writes what is left, and returns the digests, the checksum and the length.
-    pub(super) async fn close(mut self) -> io::Result<Landed> {
-        self.flush().await?;
-        let (computed, crc) = match self.state.take() {
-            Some(state) => (state.digester.map(Digester::finish).unwrap_or_default(), state.crc.sum()),
-            None => (Computed::default(), 0),
-        };
-        Ok(Landed { computed, crc, size: self.written() })
-    }
+/// The checksum that pieces are recorded with.
+fn crc() -> Crc {
+    Crc::new(CrcAlgorithm::Crc32IsoHdlc)
 }
 
 impl SinkState {
@@ -148,18 +177,13 @@ impl SinkState {
 }
 
 /// Reads a piece back.
-pub(super) fn read_piece(
-    path: &Utf8Path,
-    piece: Piece,
-    length: Option<u64>,
-    wanted: Vec<DigestKind>,
-) -> io::Result<Landed> {
+pub(super) fn read_piece(path: &Utf8Path, piece: Piece, length: Option<u64>, wanted: Vec<Way>) -> io::Result<Landed> {
     let length = match length {
         Some(length) => length,
         None => std::fs::metadata(path)?.len(),
     };
     let mut digester = piece.whole.then(|| Digester::new(wanted, Some(length)));
-    let mut crc = flate2::Crc::new();
+    let mut crc = crc();
     read_blocks(path, piece.start, length, |block| {
         if let Some(digester) = &mut digester {
             digester.update(block);
@@ -167,7 +191,7 @@ pub(super) fn read_piece(
         crc.update(block);
     })?;
     let computed = digester.map(Digester::finish).unwrap_or_default();
-    Ok(Landed { computed, crc: crc.sum(), size: length })
+    Ok(Landed { computed, crc: crc.finalize() as u32, size: length })
 }
 
 pub(super) fn read_blocks(path: &Utf8Path, start: u64, length: u64, mut each: impl FnMut(&[u8])) -> io::Result<()> {

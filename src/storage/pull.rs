@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cache;
+use super::container::StorageContainers;
 use super::fetch::{Fetch, pause};
 use super::image::ImageFolders;
 use super::known::link_known;
@@ -45,7 +46,7 @@ use super::staging::Staging;
 use super::unpack::{self, ArchiveLimits, UnpackError};
 use super::{Cache, CachedModel, ModelSource, PullError, RemoteFile, RemoteManifest, SourceError, Unpack};
 use crate::api::StorageUri;
-use crate::workload::Access;
+use crate::workload::{Access, patterns};
 
 /// How far a pull is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct PullConfig {
     pub backoff: Duration,
     /// Where connections may go.
     pub reach: ReachPolicy,
+    /// How long a container that fetches may be silent.
+    pub container_silence: Duration,
     /// What archives may become.
     pub archive: ArchiveLimits,
     /// How much room the cache may take.
@@ -87,11 +90,12 @@ impl Default for PullConfig {
     fn default() -> Self {
         Self {
             concurrency: 8,
-            range_size: 16 << 20,
+            range_size: 8 << 20,
             stall_timeout: Duration::from_secs(30),
             attempts: 5,
             backoff: Duration::from_millis(200),
             reach: ReachPolicy::default(),
+            container_silence: Duration::from_secs(15 * 60),
             archive: ArchiveLimits::default(),
             room: RoomPolicy::default(),
             offline: false,
@@ -116,6 +120,7 @@ pub struct Puller {
     config: PullConfig,
     environment: Arc<BTreeMap<String, String>>,
     images: Option<Arc<dyn ImageFolders>>,
+    containers: Option<Arc<dyn StorageContainers>>,
     flights: Arc<Mutex<BTreeMap<StorageUri, Flight>>>,
 }
 
@@ -123,13 +128,19 @@ impl Puller {
     /// Makes a puller that writes into `cache`; `environment` holds the credentials and endpoints the user's own tools
     /// would find (`AWS_*`, `GOOGLE_APPLICATION_CREDENTIALS`, `STORAGE_EMULATOR_HOST`, …), read once by the caller.
     pub fn new(cache: Cache, config: PullConfig, environment: Arc<BTreeMap<String, String>>) -> Self {
-        Self { cache, config, environment, images: None, flights: Arc::default() }
+        Self { cache, config, environment, images: None, containers: None, flights: Arc::default() }
     }
 
     /// Gives the puller an engine whose images `oci://` models are read from; without one their registries are.
     #[must_use]
     pub fn with_images(self, images: Arc<dyn ImageFolders>) -> Self {
         Self { images: Some(images), ..self }
+    }
+
+    /// Gives the puller an engine that runs the containers of `ClusterStorageContainer` objects.
+    #[must_use]
+    pub fn with_containers(self, containers: Arc<dyn StorageContainers>) -> Self {
+        Self { containers: Some(containers), ..self }
     }
 
     /// Fetches a model unless it is there. Local URIs are checked and returned as they are.
@@ -191,6 +202,7 @@ impl Puller {
             uri: uri.clone(),
             access: access.clone(),
             images: self.images.clone(),
+            containers: self.containers.clone(),
             cache: self.cache.clone(),
             config: self.config.clone(),
             environment: self.environment.clone(),
@@ -209,6 +221,7 @@ struct Pull {
     uri: StorageUri,
     access: Access,
     images: Option<Arc<dyn ImageFolders>>,
+    containers: Option<Arc<dyn StorageContainers>>,
     cache: Cache,
     config: PullConfig,
     environment: Arc<BTreeMap<String, String>>,
@@ -304,6 +317,7 @@ impl Pull {
         self.phase("listing");
         let (uri, config, environment) = (self.uri.clone(), self.config.clone(), self.environment.clone());
         let (access, images, scratch) = (self.access.clone(), self.images.clone(), staging.folder().to_owned());
+        let (containers, progress) = (self.containers.clone(), self.progress.clone());
         let opening = move || {
             Ok(open(&Opening {
                 uri: &uri,
@@ -312,6 +326,8 @@ impl Pull {
                 access: &access,
                 scratch: &scratch,
                 images: images.as_ref(),
+                containers: containers.as_ref(),
+                progress: &progress,
             }))
         };
         let opened = self.blocking(opening).await?;
@@ -395,7 +411,9 @@ impl Pull {
                 Ok(manifest) => break manifest,
                 Err(error @ SourceError::Transient { .. }) => {
                     failures += 1;
-                    if failures >= LISTING_ATTEMPTS.min(self.config.attempts) {
+                    // A container that failed is run again by the next pull, later and later.
+                    let once = matches!(self.uri, StorageUri::By { .. });
+                    if once || failures >= LISTING_ATTEMPTS.min(self.config.attempts) {
                         return Err(self.failed(error));
                     }
                     tokio::time::sleep(pause(self.config.backoff, failures)).await;
@@ -403,6 +421,7 @@ impl Pull {
                 Err(error) => return Err(self.failed(error)),
             }
         };
+        let manifest = self.wanted(manifest)?;
         let mut placed = Placed::default();
         for file in &manifest.files {
             let checked = super::names::check(file.path.as_str()).and_then(|path| placed.file(&path));
@@ -411,6 +430,30 @@ impl Pull {
             })?;
         }
         Ok(manifest)
+    }
+
+    /// Leaves out the files that are not wanted. What remains counts when it comes to a single archive.
+    fn wanted(&self, manifest: RemoteManifest) -> Result<RemoteManifest, PullError> {
+        let StorageUri::Part { allow, ignore, .. } = &self.uri else { return Ok(manifest) };
+        let RemoteManifest { mut files, unpack } = manifest;
+        // An object that is named itself is meant, as upstream has it.
+        if let (StorageUri::S3 { path, .. }, [only]) = (self.uri.bare(), &files[..])
+            && only.key == *path
+        {
+            return Ok(RemoteManifest { files, unpack });
+        }
+        files.retain(|file| patterns::wanted(file.path.as_str(), allow, ignore));
+        if files.is_empty() {
+            let nothing =
+                "Failed to fetch model. STORAGE_ALLOW_PATTERNS and STORAGE_IGNORE_PATTERNS leave no file of it.";
+            return Err(self.failed(SourceError::NotFound(nothing.to_owned())));
+        }
+        let hub = matches!(self.uri.bare(), StorageUri::HuggingFace { .. } | StorageUri::ModelScope { .. });
+        let unpack = match (&files[..], unpack) {
+            ([only], Unpack::Keep) if !hub => unpack::kind_of(only.path.file_name().unwrap_or_default()),
+            (_, unpack) => unpack,
+        };
+        Ok(RemoteManifest { files, unpack })
     }
 
     /// Sees to it that there is room, before the download begins.

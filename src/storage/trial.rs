@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use camino::Utf8PathBuf;
 use futures::StreamExt;
+use tokio::sync::watch;
 
 use super::SourceError;
 use super::credentials::{self, GcsIdentity, S3Identity};
+use super::credentials_aws::AwsKeys;
 use super::credentials_azure::{self, AzureIdentity, AzureService};
 use super::open::{Opening, open, surroundings};
 use super::pull::PullConfig;
@@ -39,7 +41,17 @@ pub async fn trial(
     let opening = (uri.clone(), access.clone(), config.clone(), environment.clone(), folder.clone());
     let opened = tokio::task::spawn_blocking(move || {
         let (uri, access, config, environment, folder) = &opening;
-        open(&Opening { uri, access, config, environment, scratch: folder, images: None })
+        let progress = watch::Sender::default();
+        open(&Opening {
+            uri,
+            access,
+            config,
+            environment,
+            scratch: folder,
+            images: None,
+            containers: None,
+            progress: &progress,
+        })
     });
     let source = opened.await.map_err(|error| SourceError::transient("could not open the source", error))??;
     let manifest = source.manifest().await?;
@@ -79,14 +91,14 @@ pub fn identity(
     Ok(match uri.bare() {
         StorageUri::S3 { bucket, .. } => match credentials::s3(&merged, bucket)?.identity {
             S3Identity::Anonymous => "nobody (anonymous)".to_owned(),
-            S3Identity::Keys { id, .. } if merged.contains_key("AWS_ACCESS_KEY_ID") => {
+            S3Identity::Keys(AwsKeys { id, .. }) if merged.contains_key("AWS_ACCESS_KEY_ID") => {
                 format!("access key {} (AWS_ACCESS_KEY_ID of {})", shortened(&id), of(&["AWS_ACCESS_KEY_ID"]))
             }
-            S3Identity::Keys { id, .. } => {
+            S3Identity::Keys(AwsKeys { id, .. }) => {
                 let profile = merged.get("AWS_PROFILE").map_or("default", String::as_str);
                 format!("access key {} (profile `{profile}` of the AWS files)", shortened(&id))
             }
-            S3Identity::WebIdentity { role, .. } => format!("role {role} (AWS_WEB_IDENTITY_TOKEN_FILE)"),
+            S3Identity::Source(source) => source.shown(),
         },
         StorageUri::Gs { .. } => {
             let given = access.variables.contains_key("GOOGLE_APPLICATION_CREDENTIALS");
@@ -95,6 +107,9 @@ pub fn identity(
                 Ok(settings) => match settings.identity {
                     GcsIdentity::Anonymous => "nobody (anonymous)".to_owned(),
                     GcsIdentity::File(path) => format!("the credentials in {path}"),
+                    GcsIdentity::Exchanged { file, kind } => {
+                        format!("whoever gcloud makes of the {kind} credentials in {file}")
+                    }
                 },
                 Err(error) => return Err(error),
             }
@@ -127,7 +142,10 @@ pub fn identity(
             "the logins of imagePullSecrets, else the user's own".to_owned()
         }
         StorageUri::Oci { .. } => "the user's own registry login, if there is one".to_owned(),
-        StorageUri::Local(_) | StorageUri::Pvc { .. } | StorageUri::At { .. } => "this user".to_owned(),
+        StorageUri::By { container, .. } => format!("whoever storage container `{container}` is told"),
+        StorageUri::Local(_) | StorageUri::Pvc { .. } | StorageUri::At { .. } | StorageUri::Part { .. } => {
+            "this user".to_owned()
+        }
     })
 }
 
@@ -145,7 +163,7 @@ fn azure(uri: &str, service: AzureService, merged: &BTreeMap<String, String>) ->
 }
 
 /// Shows the beginning of a name or token, never enough to use it.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     let shown: String = text.chars().take(4.min(text.chars().count() / 3)).collect();
     format!("`{shown}…`")
 }

@@ -65,6 +65,17 @@ pub enum UnpackError {
     Stopped,
 }
 
+impl UnpackError {
+    /// Names the entry that was read.
+    fn in_entry(self, path: &Utf8Path) -> Self {
+        match self {
+            Self::Broken(problem) => Self::Broken(format!("`{path}`: {problem}")),
+            Self::Hostile(problem) => Self::Hostile(format!("with `{path}` {problem}")),
+            other => other,
+        }
+    }
+}
+
 impl From<NameError> for UnpackError {
     fn from(error: NameError) -> Self {
         Self::Hostile(error.to_string())
@@ -174,9 +185,9 @@ impl<'a> Sandbox<'a> {
             let read = match from.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => read,
-                Err(error) => return Err(unread(error)),
+                Err(error) => return Err(unread(error).in_entry(&path)),
             };
-            self.spend(read as u64)?;
+            self.spend(read as u64).map_err(|error| error.in_entry(&path))?;
             sha.update(&buffer[..read]);
             out.write_all(&buffer[..read]).map_err(UnpackError::Disk)?;
             size += read as u64;
@@ -205,7 +216,7 @@ impl<'a> Sandbox<'a> {
             return Err(hostile(&format!("`{path}` is a hard link to `{target}`, which is no file before it")));
         };
         self.placed.file(&path)?;
-        self.spend(original.size)?;
+        self.spend(original.size).map_err(|error| error.in_entry(&path))?;
         let mut from = File::open(self.root.join(&target)).map_err(UnpackError::Disk)?;
         let mut out = self.create(&path, 0)?;
         io::copy(&mut from, &mut out).map_err(UnpackError::Disk)?;

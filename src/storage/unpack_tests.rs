@@ -319,6 +319,155 @@ fn hostile_and_broken_archives_write_nothing_outside_and_are_refused() {
     }
 }
 
+/// Replaces the first place where `from` stands; both are of one length.
+fn patched(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(from.len()).position(|window| window == from).expect("it is there");
+    bytes[at..at + from.len()].copy_from_slice(to);
+    bytes
+}
+
+/// Replaces the last place where `from` stands.
+fn patched_last(mut bytes: Vec<u8>, from: &[u8], to: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(from.len()).rposition(|window| window == from).expect("it is there");
+    bytes[at..at + from.len()].copy_from_slice(to);
+    bytes
+}
+
+#[test]
+fn archives_that_contradict_themselves_are_unpacked_safely_or_refused() {
+    let twins = |a: &str, b: &str| tar_of(&[file(a, b"1"), file(b, b"2")]);
+    let plain_zip = || zip_of(&[("aaaa", 0o644, b"content"), ("bbbb", 0o644, b"content")]);
+    let size = 7_u32.to_le_bytes();
+    let sparse = {
+        // A hole of 16 GiB, in GNU's old form: offset, length, and the real size behind them.
+        let mut bytes = tar_of(&[Raw { kind: b'S', ..file("holes", &[1; 512]) }]);
+        bytes[257..265].copy_from_slice(b"ustar  \0");
+        bytes[386..398].copy_from_slice(b"00000000000\0");
+        bytes[398..410].copy_from_slice(b"00000001000\0");
+        bytes[483..495].copy_from_slice(b"20000000000\0");
+        bytes[148..156].copy_from_slice(b"        ");
+        let sum: u32 = bytes[..512].iter().map(|byte| u32::from(*byte)).sum();
+        bytes[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        bytes
+    };
+    let cases: Vec<(&str, Unpack, Vec<u8>)> = vec![
+        ("names that differ by case", Unpack::Tar, twins("Model.bin", "model.bin")),
+        ("names that differ by composition", Unpack::Tar, twins("\u{e9}", "e\u{301}")),
+        ("names that look the same", Unpack::Tar, twins("model", "m\u{43e}del")),
+        ("a name that is written backwards", Unpack::Tar, tar_of(&[file("\u{202e}txt.exe", b"x")])),
+        ("a name of Windows", Unpack::Tar, tar_of(&[file("CON", b"x"), file("nul.txt", b"x"), file("a:stream", b"x")])),
+        ("a name that ends in a dot or a space", Unpack::Tar, tar_of(&[file("a.", b"x"), file("b ", b"x")])),
+        (
+            "a name with a NUL in its header",
+            Unpack::Tar,
+            tar_of(&[Raw { name: b"a\0/../../precious", ..Raw::default() }]),
+        ),
+        ("a pax name with a NUL", Unpack::Tar, pax("path", "a\0b", file("x", b"1"))),
+        ("a pax name of nothing", Unpack::Tar, pax("path", "", file("x", b"1"))),
+        ("a pax size that is no number", Unpack::Tar, pax("size", "-1", file("x", b"1"))),
+        ("a pax link that leads out", Unpack::Tar, pax("linkpath", "../../precious", link("l", b'1', "x"))),
+        ("a pax sparse name", Unpack::Tar, pax("GNU.sparse.name", "../precious", file("x", b"1"))),
+        (
+            "a pax record that lies about its length",
+            Unpack::Tar,
+            patched(pax("path", "a/b", file("x", b"1")), b"12 path", b"99 path"),
+        ),
+        (
+            "a global pax name",
+            Unpack::Tar,
+            tar_of(&[
+                Raw { name: b"g", kind: b'g', content: b"23 path=../../precious\n", ..Raw::default() },
+                file("x", b"1"),
+            ]),
+        ),
+        ("a file with a hole of 16 GiB", Unpack::Tar, sparse),
+        (
+            "a folder with content",
+            Unpack::Tar,
+            tar_of(&[Raw { kind: b'5', ..file("d/", b"content") }, file("x", b"1")]),
+        ),
+        (
+            "a link with content",
+            Unpack::Tar,
+            tar_of(&[Raw { content: b"content", ..link("l", b'2', "x") }, file("x", b"1")]),
+        ),
+        ("setuid, setgid and sticky", Unpack::Tar, tar_of(&[Raw { mode: 0o7777, ..file("run", b"1") }])),
+        ("a file nobody may read", Unpack::Tar, tar_of(&[Raw { mode: 0, ..file("shut", b"1") }])),
+        (
+            "a folder nobody may enter",
+            Unpack::Tar,
+            tar_of(&[Raw { kind: b'5', mode: 0, ..file("d/", b"") }, file("d/x", b"1")]),
+        ),
+        (
+            "two archives behind each other",
+            Unpack::Tar,
+            [tar_of(&[file("a", b"1")]), tar_of(&[file("../precious", b"2")])].concat(),
+        ),
+        ("zip: another name in the local header", Unpack::Zip, patched(plain_zip(), b"aaaa", b"../p")),
+        ("zip: a NUL in a name", Unpack::Zip, patched_last(patched(plain_zip(), b"aaaa", b"a\0.."), b"aaaa", b"a\0..")),
+        ("zip: a colon and a slash", Unpack::Zip, zip_of(&[("C:/x", 0o644, b"1")])),
+        ("zip: a size that lies", Unpack::Zip, patched_last(plain_zip(), &size, &1_u32.to_le_bytes())),
+        ("zip: a size of 4 GiB", Unpack::Zip, patched_last(plain_zip(), &size, &u32::MAX.to_le_bytes())),
+        ("zip: a method nobody knows", Unpack::Zip, patched_last(plain_zip(), &[8, 0, 0], &[99, 0, 0])),
+        ("zip: more entries than there are", Unpack::Zip, patched_last(plain_zip(), &[2, 0, 2, 0], &[9, 0, 9, 0])),
+        (
+            "zip: as many entries as 64 bits can count",
+            Unpack::Zip,
+            patched_last(plain_zip(), &[2, 0, 2, 0], &[0xff; 4]),
+        ),
+        ("zip: setuid", Unpack::Zip, zip_of(&[("run", 0o6755, b"1")])),
+        ("zip: a folder named as a file", Unpack::Zip, zip_of(&[("a/", 0o644, b""), ("a", 0o644, b"1")])),
+        (
+            "zip: behind a program",
+            Unpack::Zip,
+            [b"#!/bin/sh\nexit 1\n".to_vec(), zip_of(&[("a", 0o644, b"1")])].concat(),
+        ),
+    ];
+    for (case, kind, bytes) in cases {
+        let bench = Bench::new();
+        let before = bench.outside();
+        let outcome = bench.unpack(&bytes, kind, &LIMITS);
+        assert_eq!(bench.outside(), before, "{case}");
+        bench.assert_links_stay_inside();
+        match outcome {
+            Ok(files) => {
+                for file in files {
+                    let path = bench.home.join("outer/box").join(&file.path);
+                    let meta = fs::symlink_metadata(&path).unwrap_or_else(|error| panic!("{case}: {path}: {error}"));
+                    let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
+                    assert!(meta.is_file() && mode & 0o7022 == 0, "{case}: {path} {mode:o}");
+                    assert_eq!(meta.len(), file.size, "{case}");
+                }
+            }
+            Err(UnpackError::Disk(error)) => panic!("{case} was blamed on the disk: {error}"),
+            Err(error) => assert!(error.to_string().starts_with("Failed to unpack archive file."), "{case}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_names_the_entry() {
+    let zeros = vec![0; 3 << 20];
+    let mut flipped = zip_of(&[("weights.bin", 0o644, &[7; 3000])]);
+    let at = 30 + "weights.bin".len() + 4;
+    flipped[at] ^= 0xff;
+    for (kind, bytes, named) in [
+        (
+            Unpack::Tar,
+            gzip(&tar_of(&[file("zeros.bin", &zeros)])),
+            "with `zeros.bin` it unpacks to far more than its size",
+        ),
+        (Unpack::Tar, tar_of(&[file("weights.bin", &[7; 3000])])[..1500].to_vec(), "`weights.bin`"),
+        (Unpack::Zip, flipped, "`weights.bin`"),
+        (Unpack::Tar, tar_of(&[file("../precious", b"x")]), "`../precious` leaves the model folder"),
+        (Unpack::Tar, tar_of(&[link("latest", b'2', "/etc")]), "`latest` is a link to `/etc`"),
+        (Unpack::Tar, tar_of(&[Raw { kind: b'3', ..file("null", b"") }]), "`null` is neither file, folder nor link"),
+    ] {
+        let said = Bench::new().unpack(&bytes, kind, &LIMITS).unwrap_err().to_string();
+        assert!(said.contains(named), "{named}: {said}");
+    }
+}
+
 #[test]
 fn unpacking_stops_when_asked() {
     let bench = Bench::new();

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::cache::Cache;
-use super::digest::Digester;
+use super::digest::{Digester, Way};
 use super::piece::read_blocks;
 use super::record::{FILES, MARKER, RecordedFile, read_marker};
 
@@ -123,7 +123,7 @@ impl Verifier {
 }
 
 fn digest(path: &Utf8Path, size: u64, progress: &mut dyn FnMut(u64)) -> io::Result<String> {
-    let mut digester = Digester::new([], Some(size));
+    let mut digester = Digester::new::<Way>([], Some(size));
     read_blocks(path, 0, size, |block| {
         digester.update(block);
         progress(block.len() as u64);

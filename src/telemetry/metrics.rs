@@ -1,7 +1,11 @@
 //! The text of `/metrics`: declared here, gathered when asked for.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
@@ -71,6 +75,42 @@ pub fn render_pulls(pulls: &[PullSample]) -> String {
     encoded(&registry)
 }
 
+/// How often everything was planned, and how long that took.
+#[derive(Debug, Default)]
+pub struct PassMeter {
+    passes: AtomicU64,
+    planning_nanos: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl PassMeter {
+    /// Counts a pass: the time of its planning, and all of its time.
+    pub fn count(&self, planning: Duration, whole: Duration) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.passes.fetch_add(1, Ordering::Relaxed);
+        self.planning_nanos.fetch_add(nanos(planning), Ordering::Relaxed);
+        self.nanos.fetch_add(nanos(whole), Ordering::Relaxed);
+    }
+}
+
+/// Returns the families of the control loop in the Prometheus text format, without the closing `# EOF`.
+pub fn render_passes(meter: &PassMeter) -> String {
+    let mut registry = Registry::with_prefix("kserve_local");
+    let passes = Counter::<u64>::default();
+    passes.inc_by(meter.passes.load(Ordering::Relaxed));
+    registry.register("control_passes", "Passes of the control loop over all services", passes);
+    let families = [
+        ("control_planning_seconds", "Time spent planning", &meter.planning_nanos),
+        ("control_pass_seconds", "Time spent in passes, planning included", &meter.nanos),
+    ];
+    for (name, help, nanos) in families {
+        let seconds = Counter::<f64, AtomicU64>::default();
+        seconds.inc_by(Duration::from_nanos(nanos.load(Ordering::Relaxed)).as_secs_f64());
+        registry.register(name, help, seconds);
+    }
+    encoded(&registry)
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Service {
     namespace: String,
@@ -127,6 +167,17 @@ mod tests {
         );
         assert!(text.contains("kserve_local_manifest_problems 1"));
         assert!(!text.contains("# EOF"));
+    }
+
+    #[test]
+    fn passes_and_their_times_are_added_up() {
+        let meter = PassMeter::default();
+        meter.count(Duration::from_millis(250), Duration::from_millis(500));
+        meter.count(Duration::from_millis(250), Duration::from_millis(500));
+        let text = render_passes(&meter);
+        assert!(text.contains("kserve_local_control_passes_total 2"), "{text}");
+        assert!(text.contains("kserve_local_control_planning_seconds_total 0.5"), "{text}");
+        assert!(text.contains("kserve_local_control_pass_seconds_total 1.0"), "{text}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::model_source::{self, ModelMounts, Wanted};
 use super::pod::{Placed, Pod, literal_env, model_read_only, set_env};
 use super::predictor::speaks_protocol;
 use super::resolve::Scope;
+use super::storage_container::Fetching;
 use super::{ResolveError, credentials, names};
 use crate::api::component::ArtExplainerSpec;
 use crate::api::{ComponentKind, ComponentSpec, meta};
@@ -121,7 +122,8 @@ fn art_explainer(component: &ComponentSpec, art: &ArtExplainerSpec, scope: &Scop
     if let Some(uri) = &art.storage_uri {
         let read_only = model_read_only(&pod.annotations);
         let access = credentials::of_account(scope, component, &mut pod.warnings)?;
-        let wanted = Wanted { namespace: &scope.key.namespace, read_only, access: &access };
+        let fetching = Fetching::of(scope, component, "spec.explainer");
+        let wanted = Wanted { namespace: &scope.key.namespace, read_only, access: &access, fetching: Some(&fetching) };
         pod.models = model_source::single(uri, &format!("{path}.storageUri"), &wanted)?;
         pod.has_model = true;
     }
@@ -225,7 +227,8 @@ fn models(
     let own: Vec<String> = component.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()).collect();
     let mut unsaid = Vec::new(); // Warned of where images are resolved.
     access.registries = credentials::registries(&credentials::pull_secrets(&own, component, scope), scope, &mut unsaid);
-    let wanted = Wanted { namespace: &scope.key.namespace, read_only, access: &access };
+    let fetching = Fetching::of(scope, component, &path);
+    let wanted = Wanted { namespace: &scope.key.namespace, read_only, access: &access, fetching: Some(&fetching) };
     match (uri, component.storage_uris.as_deref()) {
         (Some(_), Some(_)) => Err(ResolveError::invalid(
             format!("{path}.storageUris"),

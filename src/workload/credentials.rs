@@ -21,6 +21,10 @@ pub(super) const SECRET_ANNOTATION: &str = "serving.kserve.io/storageSecretName"
 /// An IAM role, on a ServiceAccount.
 const ROLE_ANNOTATION: &str = "eks.amazonaws.com/role-arn";
 const S3_PREFIX: &str = "serving.kserve.io/s3-";
+/// Names a ConfigMap with certificate authorities for every download (config `caBundleConfigMapName`).
+pub const CA_BUNDLE: &str = "CA_BUNDLE_CONFIGMAP_NAME";
+/// Where KServe itself is installed; its ConfigMap is copied to every namespace from there.
+const KSERVE_NAMESPACE: &str = "kserve";
 /// What a CA bundle is called in its ConfigMap.
 const CA_BUNDLE_KEY: &str = "cabundle.crt";
 /// The service account key of GCS in a Secret (config `gcsCredentialFileName`).
@@ -241,6 +245,28 @@ pub(super) fn add_ca_bundle(access: &mut Access, name: &str, scope: &Scope<'_>) 
     };
     let path = format!("/etc/ssl/custom-certs/{CA_BUNDLE_KEY}");
     access.variables.insert("AWS_CA_BUNDLE".to_owned(), path.clone());
+    access.files.insert(path, pem.clone().into_bytes());
+    Ok(())
+}
+
+/// Takes the certificate authorities for every download out of a ConfigMap, of the service's namespace or of KServe's own.
+pub(super) fn add_global_ca_bundle(access: &mut Access, name: &str, scope: &Scope<'_>) -> Result<(), ResolveError> {
+    const VARIABLE: &str = "SSL_CERT_FILE";
+    if access.variables.contains_key(VARIABLE) {
+        return Ok(());
+    }
+    let namespaces = [scope.key.namespace.as_str(), KSERVE_NAMESPACE];
+    let maps = namespaces.iter().filter_map(|namespace| scope.companions.config_maps.get(&(*namespace, name)));
+    let found = maps.filter_map(|map| map.data.as_ref()).find_map(|data| data.get(CA_BUNDLE_KEY));
+    let Some(pem) = found else {
+        return Err(ResolveError::invalid(
+            CA_BUNDLE,
+            format!("ConfigMap `{}/{name}` with the key `{CA_BUNDLE_KEY}` is not there", scope.key.namespace),
+        )
+        .with_help("add the ConfigMap to the folder, or unset the variable"));
+    };
+    let path = format!("/etc/ssl/custom-certs/global-{CA_BUNDLE_KEY}");
+    access.variables.insert(VARIABLE.to_owned(), path.clone());
     access.files.insert(path, pem.clone().into_bytes());
     Ok(())
 }

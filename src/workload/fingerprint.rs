@@ -188,6 +188,7 @@ mod tests {
             timeout: None,
             container_concurrency: None,
             canary_percent: None,
+            canary: None,
             scaling: Policy::default(),
             shm_size: None,
             host_aliases: Vec::new(),
@@ -265,6 +266,7 @@ mod tests {
                 timeout: Duration::ZERO,
                 success_threshold: 1,
                 failure_threshold: 1,
+                termination_grace: None,
             });
         }));
     }

@@ -1,9 +1,10 @@
 //! LocalModelCache and LocalModelNamespaceCache: models that are fetched before they are needed, and kept (§3.9).
 
 use super::resolve::Scope;
+use super::storage_container::Fetching;
 use super::{Access, Companions, ModelRef, ResolveError, WorkloadConfig, credentials, model_source, storage_spec};
 use crate::api::model_spec::StorageSpec;
-use crate::api::storage_kinds::LocalModelCacheSpec;
+use crate::api::storage_kinds::{DOWNLOAD_JOB, LocalModelCacheSpec};
 use crate::api::{ComponentSpec, InferenceServiceSpec, Object, ServiceKey, Typed};
 use crate::runtimes::Catalog;
 
@@ -45,8 +46,10 @@ pub fn local_model(
     };
     let names = credentials::pull_secrets(&[], &component, &scope);
     let access = Access { registries: credentials::registries(&names, &scope, &mut unread), ..access };
-    let wanted = model_source::Wanted { namespace, read_only: true, access: &access };
-    let found = model_source::single(&spec.source_model_uri, "spec.sourceModelUri", &wanted)?;
+    let fetching = Fetching { workload_type: DOWNLOAD_JOB, ..Fetching::of(&scope, &component, "spec") };
+    let wanted = model_source::Wanted { namespace, read_only: true, access: &access, fetching: Some(&fetching) };
+    let whole = spec.source_model_uri.strip_suffix('/').unwrap_or(&spec.source_model_uri);
+    let found = model_source::single(whole, "spec.sourceModelUri", &wanted)?;
     Ok(found.models.into_iter().next())
 }
 
@@ -61,6 +64,7 @@ pub(super) fn kept<'u>(uri: &'u str, scope: &Scope<'_>) -> Option<(&'u str, &'u 
         let rest = uri.strip_suffix('/').unwrap_or(uri).strip_prefix(source)?;
         match rest.strip_prefix('/') {
             Some(below) if !below.is_empty() => Some((&uri[..source.len()], below)),
+            None if rest.is_empty() => Some((&uri[..source.len()], "")),
             _ => None,
         }
     };

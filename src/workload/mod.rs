@@ -4,8 +4,10 @@
 //! **Invariant:** pure. The same inputs give the same [`Workload`] and the same [`Fingerprint`], on any machine.
 
 pub mod access;
+mod canary;
 mod component;
 mod credentials;
+mod downloader;
 mod env;
 mod expand;
 mod extras;
@@ -19,6 +21,7 @@ mod model_source;
 mod mounts;
 pub mod names;
 mod origin;
+pub mod patterns;
 mod pod;
 mod predictor;
 mod probes;
@@ -29,15 +32,20 @@ pub mod resolve;
 mod resources;
 mod security;
 mod server_defaults;
+mod shared_folders;
 pub mod spec;
+mod storage_container;
 mod storage_spec;
 mod volumes;
 
-pub use access::Access;
+pub use access::{Access, Downloader};
+pub use canary::{Canary, resolve_canaries};
+pub use credentials::CA_BUNDLE;
 pub use extras::{Batching, Extras, LogSink, Logging, Mirroring};
 pub use fingerprint::{Fingerprint, fingerprint};
 pub use llm::resolve_llm;
 pub use local_model::local_model;
 pub use model_server::{Layout, ModelServer, Repository, VOLUME as MODELS_VOLUME, mark, trained_model};
+pub use patterns::Patterns;
 pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};
 pub use spec::*;

@@ -107,7 +107,8 @@ pub fn trained_model(
     let access = credentials::of_account(&scope, &server.predictor, &mut said)?;
     let names = credentials::pull_secrets(&[], &server.predictor, &scope);
     let access = Access { registries: credentials::registries(&names, &scope, &mut said), ..access };
-    let wanted = model_source::Wanted { namespace: &object.key.namespace, read_only: true, access: &access };
+    let wanted =
+        model_source::Wanted { namespace: &object.key.namespace, read_only: true, access: &access, fetching: None };
     let found = model_source::single(&spec.model.storage_uri, FIELD, &wanted)?;
     found.models.into_iter().next().ok_or_else(|| {
         ResolveError::invalid(

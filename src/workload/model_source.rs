@@ -3,9 +3,12 @@
 //! `storageUri`, or `STORAGE_URI` in a custom container, is mounted at `/mnt/models`; `storageUris` each at its own
 //! path. `pvc://` is a mount of the claim's folder and nothing is pulled. Encrypted artifacts are refused.
 
+use std::sync::Arc;
+
 use super::mounts::mount_path;
+use super::storage_container::{Fetcher, Fetching};
 use super::volumes::claim_source;
-use super::{Access, ModelRef, Mount, MountSource, ResolveError};
+use super::{Access, ModelRef, Mount, MountSource, Patterns, ResolveError, shared_folders, storage_container};
 use crate::api::component::StorageUriEntry;
 use crate::api::storage_uri::redact;
 use crate::api::{ModelSpec, StorageUri, meta};
@@ -33,36 +36,43 @@ impl ModelMounts {
 
     /// Adds the artifact at `uri`, mounted at `path`.
     fn add(&mut self, uri: &str, path: &str, at: &Place<'_>) -> Result<(), ResolveError> {
-        let parsed = StorageUri::parse(uri).map_err(|error| ResolveError::invalid(at.field, error.to_string()))?;
-        if let Some(other) = self.mounts.iter().find(|mount| overlaps(&mount.path, path)) {
-            return Err(ResolveError::invalid(
-                at.path_field,
-                format!("`{path}` and `{}` overlap: artifacts that share a folder are not served yet", other.path),
-            )
-            .with_help("give each artifact a mountPath of its own, beside the others"));
+        if let (Fetcher::Theirs { name, spec }, Some(fetching)) = (at.fetcher, at.wanted.fetching)
+            && !storage_container::never_by_container(uri)
+        {
+            let (identity, downloader) = fetching.by_container(name, spec, uri, path, at.wanted.access)?;
+            let access = Access { downloader: Some(Arc::new(downloader)), ..at.wanted.access.clone() };
+            self.mount_model(ModelRef { written: at.written(&identity), uri: identity, access }, path, at);
+            return Ok(());
         }
-        let (source, sub_path) = match parsed {
-            StorageUri::Pvc { claim, path } => {
-                if path.split('/').any(|part| part == "..") {
-                    return Err(ResolveError::invalid(at.field, "the path within a claim may not contain `..`"));
-                }
-                let sub_path = path.trim_matches('/');
-                let sub_path = (at.keeps_sub_path && !sub_path.is_empty()).then(|| sub_path.to_owned());
-                (claim_source(at.wanted.namespace, &claim, at.field)?, sub_path)
+        let parsed = StorageUri::parse(uri).map_err(|error| ResolveError::invalid(at.field, error.to_string()))?;
+        if let StorageUri::Pvc { claim, path: sub_path } = parsed {
+            if sub_path.split('/').any(|part| part == "..") {
+                return Err(ResolveError::invalid(at.field, "the path within a claim may not contain `..`"));
             }
-            uri => {
-                check(&uri, at.field)?;
-                let access = at.wanted.access.clone();
-                let model = ModelRef { written: at.written(&uri), uri: placed(uri, &access), access };
-                let position = self.models.iter().position(|other| other.uri == model.uri).unwrap_or_else(|| {
-                    self.models.push(model);
-                    self.models.len() - 1
-                });
-                (MountSource::Model(position), None)
-            }
+            let sub_path = sub_path.trim_matches('/');
+            let sub_path = (at.keeps_sub_path && !sub_path.is_empty()).then(|| sub_path.to_owned());
+            let source = claim_source(at.wanted.namespace, &claim, at.field)?;
+            self.mounts.push(Mount { path: path.to_owned(), source, sub_path, read_only: at.wanted.read_only });
+            return Ok(());
+        }
+        check(&parsed, at.field)?;
+        let access = match at.wanted.fetching {
+            Some(fetching) => fetching.access(at.fetcher, at.wanted.access)?,
+            None => at.wanted.access.clone(),
         };
-        self.mounts.push(Mount { path: path.to_owned(), source, sub_path, read_only: at.wanted.read_only });
+        let written = at.written(&parsed);
+        let uri = at.patterns(&access).part(placed(parsed, &access));
+        self.mount_model(ModelRef { written, uri, access }, path, at);
         Ok(())
+    }
+
+    fn mount_model(&mut self, model: ModelRef, path: &str, at: &Place<'_>) {
+        let position = self.models.iter().position(|other| other.uri == model.uri).unwrap_or_else(|| {
+            self.models.push(model);
+            self.models.len() - 1
+        });
+        let source = MountSource::Model(position);
+        self.mounts.push(Mount { path: path.to_owned(), source, sub_path: None, read_only: at.wanted.read_only });
     }
 }
 
@@ -74,15 +84,22 @@ pub(super) struct Wanted<'a> {
     pub(super) read_only: bool,
     /// What they are fetched with.
     pub(super) access: &'a Access,
+    /// Who may fetch them instead of kserve-local, and which parts are wanted.
+    pub(super) fetching: Option<&'a Fetching<'a>>,
+}
+
+impl Wanted<'_> {
+    fn choose(&self, uri: &str) -> Result<Fetcher<'_>, ResolveError> {
+        self.fetching.map_or_else(|| Ok(Fetcher::ours()), |fetching| fetching.choose(uri))
+    }
 }
 
 /// Where an artifact was written.
 struct Place<'a> {
     wanted: &'a Wanted<'a>,
+    fetcher: &'a Fetcher<'a>,
     /// Field of the URI.
     field: &'a str,
-    /// Field of the mount path.
-    path_field: &'a str,
     /// The URI as written.
     text: &'a str,
     /// Whether `pvc://claim/path` keeps its path; in `storageUris` upstream drops it.
@@ -92,6 +109,15 @@ struct Place<'a> {
 impl Place<'_> {
     fn written(&self, uri: &StorageUri) -> String {
         if self.text.is_empty() { uri.to_string() } else { self.text.to_owned() }
+    }
+
+    /// Returns which files are wanted: what the variables say, else the operator.
+    fn patterns(&self, access: &Access) -> Patterns {
+        let written = Patterns::of(|name| access.variables.get(name).map(String::as_str));
+        match self.wanted.fetching {
+            Some(fetching) if written == Patterns::default() => fetching.scope.config.patterns.clone(),
+            _ => written,
+        }
     }
 }
 
@@ -108,11 +134,6 @@ fn placed(uri: StorageUri, access: &Access) -> StorageUri {
     }
 }
 
-fn overlaps(a: &str, b: &str) -> bool {
-    let inside = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
-    a == b || inside(a, b) || inside(b, a)
-}
-
 fn check(uri: &StorageUri, field: &str) -> Result<(), ResolveError> {
     match uri {
         StorageUri::Local(path) if !path.starts_with('/') => {
@@ -126,12 +147,16 @@ fn check(uri: &StorageUri, field: &str) -> Result<(), ResolveError> {
 /// Resolves the one artifact of a component: `storageUri` or `STORAGE_URI`.
 pub(super) fn single(uri: &str, field: &str, wanted: &Wanted<'_>) -> Result<ModelMounts, ResolveError> {
     let mut mounts = ModelMounts::default();
-    let place = Place { wanted, field, path_field: field, text: uri, keeps_sub_path: true };
+    let fetcher = wanted.choose(uri)?;
+    let place = Place { wanted, fetcher: &fetcher, field, text: uri, keeps_sub_path: true };
     mounts.add(uri, meta::MODEL_MOUNT_PATH, &place)?;
     Ok(mounts)
 }
 
 /// Resolves `storageUris`; `path` is that of the component. Returns warnings too.
+///
+/// Artifacts may share a folder or lie within each other: what comes later in the list is laid over what comes earlier, as
+/// upstream's one download after the other into one volume does.
 pub(super) fn several(
     entries: &[StorageUriEntry],
     path: &str,
@@ -139,17 +164,23 @@ pub(super) fn several(
 ) -> Result<(ModelMounts, Vec<String>), ResolveError> {
     let mut mounts = ModelMounts::default();
     let mut warnings = Vec::new();
+    // The first decides for all, as upstream has it.
+    let fetcher = entries.first().map_or_else(|| Ok(Fetcher::ours()), |first| wanted.choose(&first.uri))?;
+    fetcher.check_several(&format!("{path}.storageUris"))?;
     for (index, entry) in entries.iter().enumerate() {
         let field = format!("{path}.storageUris[{index}].uri");
         let path_field = format!("{path}.storageUris[{index}].mountPath");
-        let target = mount_path(entry.mount_path.as_deref().unwrap_or(meta::MODEL_MOUNT_PATH), &path_field)?;
+        let written = entry.mount_path.as_deref().filter(|path| !path.is_empty()).unwrap_or(meta::MODEL_MOUNT_PATH);
+        let target = mount_path(written, &path_field)?;
         if matches!(StorageUri::parse(&entry.uri), Ok(StorageUri::Pvc { path, .. }) if !path.trim_matches('/').is_empty())
         {
             warnings.push(format!("{field}: the path within the claim is ignored in storageUris, as KServe does"));
         }
-        let place = Place { wanted, field: &field, path_field: &path_field, text: &entry.uri, keeps_sub_path: false };
+        let place = Place { wanted, fetcher: &fetcher, field: &field, text: &entry.uri, keeps_sub_path: false };
         mounts.add(&entry.uri, &target, &place)?;
+        shared_folders::check(&mounts.mounts, &path_field)?;
     }
+    mounts.mounts = shared_folders::gather(mounts.mounts);
     Ok((mounts, warnings))
 }
 
@@ -174,6 +205,7 @@ pub(super) fn refuse_unserved(model: &ModelSpec, path: &str) -> Result<(), Resol
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::Layer;
 
     fn field_of(error: ResolveError) -> String {
         match error {
@@ -191,8 +223,9 @@ mod tests {
         files: std::collections::BTreeMap::new(),
         origins: Vec::new(),
         registries: Vec::new(),
+        downloader: None,
     };
-    const WANTED: Wanted<'_> = Wanted { namespace: "team", read_only: true, access: &NOTHING };
+    const WANTED: Wanted<'_> = Wanted { namespace: "team", read_only: true, access: &NOTHING, fetching: None };
 
     #[test]
     fn one_artifact_is_mounted_at_mnt_models() {
@@ -249,19 +282,24 @@ mod tests {
     }
 
     #[test]
-    fn artifacts_that_share_a_folder_are_refused() {
-        for (a, b) in [(None, None), (Some("/mnt/models"), Some("/mnt/models/lora")), (Some("/a/b"), Some("/a"))] {
-            let entries = [entry("s3://b/x", a), entry("s3://b/y", b)];
-            let error = several(&entries, "spec.predictor", &WANTED).unwrap_err();
-            assert_eq!(field_of(error), "spec.predictor.storageUris[1].mountPath");
-        }
+    fn artifacts_that_share_a_folder_are_laid_over_each_other_in_order() {
+        let entries = [entry("s3://b/x", None), entry("s3://b/y", None), entry("s3://b/z", Some("/mnt/models/lora"))];
+        let (got, _) = several(&entries, "spec.predictor", &WANTED).unwrap();
+        let layer = |model, path: &str| Layer { model, path: path.to_owned() };
+        let source =
+            MountSource::Together { layers: vec![layer(0, ""), layer(1, ""), layer(2, "lora")], folders: Vec::new() };
+        let mount = Mount { path: "/mnt/models".to_owned(), source, sub_path: None, read_only: true };
+        assert_eq!(got.mounts, [mount]);
+        let taken = [entry("pvc://claim", Some("/a")), entry("s3://b/y", Some("/a/"))];
+        let error = several(&taken, "spec.predictor", &WANTED).unwrap_err();
+        assert_eq!(field_of(error), "spec.predictor.storageUris[1].mountPath");
     }
 
     #[test]
     fn a_model_at_another_endpoint_is_another_model() {
         let mut access = Access::default();
         access.variables.insert("AWS_ENDPOINT_URL".to_owned(), "http://minio:9000/".to_owned());
-        let wanted = Wanted { namespace: "team", read_only: true, access: &access };
+        let wanted = Wanted { namespace: "team", read_only: true, access: &access, fetching: None };
         let got = single("s3://bucket/iris", "f", &wanted).unwrap();
         assert_eq!(got.models[0].uri.to_string(), "s3://bucket/iris at http://minio:9000");
         assert_eq!(single("gs://bucket/iris", "f", &wanted).unwrap().models[0].uri.to_string(), "gs://bucket/iris");

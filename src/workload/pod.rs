@@ -171,6 +171,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         timeout: Some(seconds(component.timeout, 0, &format!("{path}.timeout"))?).filter(|time| !time.is_zero()),
         container_concurrency: limit,
         canary_percent: canary_percent(component, &path)?,
+        canary: None,
         scaling,
         host_aliases: host_aliases(component),
         callees: callees(&pod, &scope.key, scope.spec.predictor.name.as_deref(), &mut warnings),
@@ -231,16 +232,6 @@ fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), Reso
 /// Names what is written and has no effect yet; what can never have one is named where manifests are checked.
 fn not_served(component: &ComponentSpec, path: &str) -> Vec<String> {
     let written = [
-        (
-            "serviceAccountName",
-            component.service_account_name.is_some() || component.service_account.is_some(),
-            "Secrets of service accounts are not used for downloads yet; the daemon's environment is",
-        ),
-        (
-            "imagePullSecrets",
-            component.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty()),
-            "registry credentials are those of the daemon's own user (docker login); these Secrets are not used yet",
-        ),
         (
             "shareProcessNamespace",
             component.share_process_namespace == Some(true),
@@ -337,7 +328,7 @@ fn callees(pod: &Pod, service: &ServiceKey, predictor: Option<&str>, warnings: &
     names::callees(service, predictor)
 }
 
-fn host_aliases(component: &ComponentSpec) -> Vec<(String, Vec<String>)> {
+pub(super) fn host_aliases(component: &ComponentSpec) -> Vec<(String, Vec<String>)> {
     let aliases = component.host_aliases.iter().flatten();
     aliases.map(|alias| (alias.ip.clone(), alias.hostnames.clone().unwrap_or_default())).collect()
 }
@@ -410,7 +401,7 @@ fn add_model_mounts(mounts: &mut Vec<Mount>, models: &[Mount], origin: &Origin) 
     Ok(())
 }
 
-fn image(container: &Container, origin: &Origin) -> Result<String, ResolveError> {
+pub(super) fn image(container: &Container, origin: &Origin) -> Result<String, ResolveError> {
     match container.image.as_deref() {
         Some(image) if !image.trim().is_empty() => Ok(image.to_owned()),
         _ => Err(ResolveError::invalid(
@@ -421,7 +412,7 @@ fn image(container: &Container, origin: &Origin) -> Result<String, ResolveError>
 }
 
 /// Upstream's Deployments default to `IfNotPresent`, also for `latest`.
-fn pull_policy(container: &Container, origin: &Origin) -> Result<PullPolicy, ResolveError> {
+pub(super) fn pull_policy(container: &Container, origin: &Origin) -> Result<PullPolicy, ResolveError> {
     match container.image_pull_policy.as_deref().unwrap_or_default() {
         "" | "IfNotPresent" => Ok(PullPolicy::IfNotPresent),
         "Always" => Ok(PullPolicy::Always),

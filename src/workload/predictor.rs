@@ -8,10 +8,12 @@ use super::model_source::{self, ModelMounts, Wanted};
 use super::origin::Origin;
 use super::pod::{Placed, Pod, literal_env, model_read_only, set_env};
 use super::resolve::Scope;
+use super::storage_container::Fetching;
 use super::{
     Access, ResolveError, RunAs, RuntimeRef, credentials, image, local_model, process, security, server_defaults,
     storage_spec,
 };
+use crate::api::storage_kinds::DOWNLOAD_JOB;
 use crate::api::{ComponentKind, Metadata, ModelSpec, ProtocolVersion, meta};
 use crate::runtimes::select::Nodes;
 use crate::runtimes::{Runtime, select, template};
@@ -227,8 +229,10 @@ fn models(
 ) -> Result<ModelMounts, ResolveError> {
     model_source::refuse_unserved(model, MODEL)?;
     let several = scope.spec.predictor.storage_uris.as_deref();
-    let (stored, access) = access(model, several.is_some(), scope, warnings)?;
-    let wanted = Wanted { namespace: &scope.key.namespace, read_only, access: &access };
+    let (stored, access, configuration) = access(model, several.is_some(), scope, warnings)?;
+    let mut fetching = Fetching { stored: &configuration, ..Fetching::of(scope, &scope.spec.predictor, PREDICTOR) };
+    let wanted =
+        |fetching| Wanted { namespace: &scope.key.namespace, read_only, access: &access, fetching: Some(fetching) };
     match (stored.as_ref().or(model.storage_uri.as_ref()), several) {
         (Some(_), Some(_)) => Err(ResolveError::invalid(
             format!("{PREDICTOR}.storageUris"),
@@ -237,7 +241,12 @@ fn models(
         (Some(uri), None) => {
             let field = if stored.is_some() { format!("{MODEL}.storage.path") } else { format!("{MODEL}.storageUri") };
             // A model that is kept whole is fetched once, whatever part of it a service wants.
-            let (whole, below) = local_model::kept(uri, scope).unwrap_or((uri, ""));
+            let kept = local_model::kept(uri, scope);
+            if kept.is_some() {
+                fetching.workload_type = DOWNLOAD_JOB;
+            }
+            let wanted = wanted(&fetching);
+            let (whole, below) = kept.unwrap_or((uri, ""));
             let mut models = model_source::single(whole, &field, &wanted)?;
             if let (false, Some(mount)) = (below.is_empty(), models.mounts.first_mut()) {
                 mount.sub_path = Some(below.to_owned());
@@ -245,7 +254,7 @@ fn models(
             Ok(models)
         }
         (None, Some(entries)) => {
-            let (models, said) = model_source::several(entries, PREDICTOR, &wanted)?;
+            let (models, said) = model_source::several(entries, PREDICTOR, &wanted(&fetching))?;
             warnings.extend(said);
             Ok(models)
         }
@@ -254,13 +263,17 @@ fn models(
     }
 }
 
-/// The URI the `storage` block makes, and what models are fetched with: what the block gives, else the account (§3.5).
+/// A URI, what it is fetched with, and the variables of a container that fetches it.
+type Stored = (Option<String>, Access, Vec<(String, String)>);
+
+/// The URI the `storage` block makes, what models are fetched with (what the block gives, else the account), and the block
+/// as a container that fetches reads it (§3.5).
 fn access(
     model: &ModelSpec,
     several: bool,
     scope: &Scope<'_>,
     warnings: &mut Vec<String>,
-) -> Result<(Option<String>, Access), ResolveError> {
+) -> Result<Stored, ResolveError> {
     let predictor = &scope.spec.predictor;
     let own: Vec<String> = predictor.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()).collect();
     let names = credentials::pull_secrets(&own, predictor, scope);
@@ -270,7 +283,7 @@ fn access(
         model.storage.as_ref().filter(|storage| !several || (storage.key.is_some() && storage.parameters.is_some()));
     let stored = match block {
         Some(storage) => storage_spec::resolve(storage, &format!("{MODEL}.storage"), predictor, scope)?,
-        None => storage_spec::Stored { uri: None, access: None },
+        None => storage_spec::Stored::default(),
     };
     if model.storage.as_ref().is_some_and(|storage| storage.schema_path.is_some()) {
         warnings.push(format!("{MODEL}.storage.schemaPath: ignored, it is for ModelMesh only"));
@@ -279,7 +292,7 @@ fn access(
         Some(access) => access,
         None => credentials::of_account(scope, predictor, warnings)?,
     };
-    Ok((stored.uri, Access { registries, ..access }))
+    Ok((stored.uri, Access { registries, ..access }, stored.configuration))
 }
 
 /// Whether a manifest says itself what memory its model needs.

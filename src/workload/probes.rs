@@ -82,6 +82,19 @@ impl Resolver<'_> {
         if success_threshold != 1 && name != "readinessProbe" {
             return Err(ResolveError::invalid(format!("{field}.successThreshold"), "must be 1"));
         }
+        let grace = probe.termination_grace_period_seconds;
+        if grace.is_some() && name == "readinessProbe" {
+            let field = format!("{field}.terminationGracePeriodSeconds");
+            return Err(ResolveError::invalid(field, "must not be set: a readiness probe ends nothing"));
+        }
+        let termination_grace = match grace.map(u64::try_from) {
+            None => None,
+            Some(Ok(seconds @ 1..)) => Some(Duration::from_secs(seconds)),
+            Some(_) => {
+                let field = format!("{field}.terminationGracePeriodSeconds");
+                return Err(ResolveError::invalid(field, "must be greater than 0"));
+            }
+        };
         Ok(Some(Probe {
             check: self.check(probe, name, &field)?,
             initial_delay: seconds(probe.initial_delay_seconds, 0, "initialDelaySeconds")?,
@@ -89,6 +102,7 @@ impl Resolver<'_> {
             timeout: seconds(probe.timeout_seconds, 1, "timeoutSeconds")?,
             success_threshold,
             failure_threshold: number(probe.failure_threshold, 3, "failureThreshold")?,
+            termination_grace,
         }))
     }
 
@@ -236,6 +250,7 @@ mod tests {
                 timeout: seconds(1),
                 success_threshold: 1,
                 failure_threshold: 3,
+                termination_grace: None,
             };
             assert_eq!(readiness(written.clone()), Ok(want), "{written}");
         }
@@ -251,12 +266,27 @@ mod tests {
             (json!({ "httpGet": { "port": 1 }, "tcpSocket": { "port": 1 } }), ""),
             (json!({ "exec": {} }), ".exec.command"),
             (json!({ "tcpSocket": { "port": 1 }, "periodSeconds": -1 }), ".periodSeconds"),
+            (
+                json!({ "tcpSocket": { "port": 1 }, "terminationGracePeriodSeconds": 5 }),
+                ".terminationGracePeriodSeconds",
+            ),
         ];
         for (written, suffix) in cases {
             let error = readiness(written).unwrap_err();
             let ResolveError::Invalid { field, .. } = &error else { panic!("{error}") };
             assert_eq!(field, &format!("spec.predictor.model.readinessProbe{suffix}"));
         }
+    }
+
+    #[test]
+    fn a_probe_that_ends_containers_may_say_how_long_they_have() {
+        let grace = |seconds: i64| {
+            let probe = json!({ "tcpSocket": { "port": 1 }, "terminationGracePeriodSeconds": seconds });
+            let container = container(json!({ "livenessProbe": probe }));
+            probes(&container, &Origin::new("x", &container)).map(|probes| probes.liveness.unwrap().termination_grace)
+        };
+        assert_eq!(grace(5), Ok(Some(Duration::from_secs(5))));
+        assert!(grace(0).is_err() && grace(-1).is_err());
     }
 
     #[test]

@@ -6,9 +6,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use serde_json::Value;
 
 use super::pod::{self, Pod};
-use super::{Workload, component, predictor};
+use super::{Patterns, Workload, component, predictor};
 use crate::api::storage_kinds::LocalModelCacheSpec;
-use crate::api::{ComponentKind, ComponentSpec, InferenceServiceSpec, Kind, Metadata, Object, ServiceKey, Typed, meta};
+use crate::api::{
+    ComponentKind, ComponentSpec, InferenceServiceSpec, Kind, Metadata, Object, ServiceKey, StorageContainer, Typed,
+    meta,
+};
 use crate::runtimes::{Catalog, NoRuntime};
 
 /// Objects an InferenceService may refer to, by `(namespace, name)`.
@@ -24,6 +27,8 @@ pub struct Companions<'o> {
     pub llm_configs: BTreeMap<(&'o str, &'o str), &'o Value>,
     /// Models that are kept, with the namespace they are for; empty for all.
     pub local_models: Vec<(&'o str, &'o LocalModelCacheSpec)>,
+    /// Containers that fetch models, by name.
+    pub storage_containers: BTreeMap<&'o str, &'o StorageContainer>,
 }
 
 impl<'o> Companions<'o> {
@@ -39,6 +44,7 @@ impl<'o> Companions<'o> {
                 Typed::LlmInferenceService(_) if object.key.kind == Kind::LlmInferenceServiceConfig => {
                     companions.llm_configs.insert(key, &object.raw["spec"]);
                 }
+                Typed::StorageContainer(container) => drop(companions.storage_containers.insert(key.1, container)),
                 Typed::ServiceAccount(account) => drop(companions.service_accounts.insert(key, account)),
                 _ => {}
             }
@@ -54,6 +60,10 @@ pub struct WorkloadConfig {
     pub allowed_host_paths: Vec<String>,
     /// What the engine makes of a container.
     pub run_as: RunAs,
+    /// Which files of models are wanted, when nobody says otherwise.
+    pub patterns: Patterns,
+    /// ConfigMap with certificate authorities for every download.
+    pub ca_bundle: Option<String>,
 }
 
 /// What the engine makes of a container.
@@ -126,7 +136,8 @@ impl Scope<'_> {
     }
 }
 
-/// Resolves every component of an InferenceService, predictor first, and the one of an LLMInferenceService. The object has its defaults applied and its legacy
+/// Resolves every component of an InferenceService, predictor first, and the one of an LLMInferenceService; named
+/// canaries are resolved by [`resolve_canaries`](super::resolve_canaries). The object has its defaults applied and its legacy
 /// forms folded into `model` (`manifest::defaults`).
 ///
 /// # Errors
@@ -145,17 +156,11 @@ pub fn resolve(
     };
     let key = ServiceKey::new(&object.key.namespace, &object.key.name);
     let scope = Scope { key, meta: &object.meta, spec, catalog, companions, config };
-    let mut workloads: Vec<Workload> = spec
-        .components()
-        .map(|(kind, component)| resolve_component(kind, component, &scope))
-        .collect::<Result<_, _>>()?;
-    if let (Some(predictor), false) = (workloads.first_mut(), spec.canary.is_empty()) {
-        predictor.warnings.push("spec.canary: named canaries are not served yet; all traffic stays here".to_owned());
-    }
-    Ok(workloads)
+    spec.components().map(|(kind, component)| resolve_component(kind, component, &scope)).collect()
 }
 
-fn resolve_component(
+/// Resolves one component.
+pub(super) fn resolve_component(
     kind: ComponentKind,
     component: &ComponentSpec,
     scope: &Scope<'_>,
@@ -181,12 +186,6 @@ fn refuse_unserved(predictor: &ComponentSpec) -> Result<(), ResolveError> {
     if predictor.worker_spec.is_some() {
         return Err(ResolveError::invalid("spec.predictor.workerSpec", "one machine has no second node to work on")
             .with_help("leave workerSpec out; several GPUs of this machine are asked for with a nvidia.com/gpu limit and the server's own arguments"));
-    }
-    if predictor.storage_container_name.is_some() {
-        return Err(ResolveError::invalid(
-            "spec.predictor.storageContainerName",
-            "storage containers are not run: models are pulled by kserve-local itself",
-        ));
     }
     Ok(())
 }

@@ -66,6 +66,8 @@ pub struct Workload {
     pub container_concurrency: Option<u32>,
     /// Percent of traffic for the newest revision (`canaryTrafficPercent`), at most 100; none means all once it answers.
     pub canary_percent: Option<u32>,
+    /// Name of the canary it is (`spec.canary[].predictor.name`); none for components of their own.
+    pub canary: Option<String>,
     /// How many replicas are wanted.
     pub scaling: Policy,
     /// Size of `/dev/shm` when an in-memory volume is mounted there and states one.
@@ -105,7 +107,7 @@ pub struct RuntimeRef {
 }
 
 /// A model to be present before the containers start.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ModelRef {
     /// Where it is.
     pub uri: StorageUri,
@@ -297,6 +299,13 @@ pub struct Mount {
 pub enum MountSource {
     /// The model at this position of [`Workload::models`].
     Model(usize),
+    /// Several models in one folder, later ones over earlier ones.
+    Together {
+        /// The models, in order.
+        layers: Vec<Layer>,
+        /// Folders to be made besides, for mounts within.
+        folders: Vec<String>,
+    },
     /// A folder that lives as long as the replica, shared by name within it.
     EmptyDir {
         /// Volume name.
@@ -327,6 +336,15 @@ pub enum MountSource {
         /// Absolute path.
         path: String,
     },
+}
+
+/// One of several models in a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Layer {
+    /// Position in [`Workload::models`].
+    pub model: usize,
+    /// Where below the folder it is; empty for the folder itself.
+    pub path: String,
 }
 
 /// Limits and requests of one container.
@@ -387,6 +405,9 @@ pub struct Probe {
     pub success_threshold: u32,
     /// Failures in a row that mean failure.
     pub failure_threshold: u32,
+    /// Between the stop signal and the kill when its failure ends the container; none for the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_grace: Option<Duration>,
 }
 
 /// What a probe asks.

@@ -14,12 +14,14 @@ const SECRET: &str = "storage-config";
 const TYPES: [&str; 3] = ["s3", "hdfs", "webhdfs"];
 
 /// What a `storage` block means.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Stored {
     /// The URI that its path makes; none when it has no path.
     pub(super) uri: Option<String>,
     /// Credentials; none when the block says nothing of them.
     pub(super) access: Option<Access>,
+    /// The block as KServe's storage initializer reads it: `STORAGE_CONFIG` and `STORAGE_OVERRIDE_CONFIG`.
+    pub(super) configuration: Vec<(String, String)>,
 }
 
 /// Resolves a `storage` block; `path` is its field.
@@ -42,7 +44,7 @@ pub(super) fn resolve(
         });
     let Some(kind) = merged.get("type").filter(|kind| !kind.is_empty()) else {
         return match (&storage.path, storage.key.is_some() || !parameters.is_empty()) {
-            (None, false) => Ok(Stored { uri: None, access: None }),
+            (None, false) => Ok(Stored::default()),
             _ => Err(ResolveError::invalid(path, "unable to determine storage type")
                 .with_help("name a key of the Secret `storage-config`, or write parameters.type: s3, hdfs or webhdfs")),
         };
@@ -65,7 +67,17 @@ pub(super) fn resolve(
         Some(_) => format!("Secret {}/{name}", scope.key.namespace),
         None => format!("{path}.parameters"),
     });
-    Ok(Stored { uri, access: Some(access) })
+    Ok(Stored { uri, access: Some(access), configuration: variables(config.as_ref(), &parameters) })
+}
+
+fn variables(
+    config: Option<&BTreeMap<String, String>>,
+    parameters: &BTreeMap<String, String>,
+) -> Vec<(String, String)> {
+    let given = [("STORAGE_CONFIG", config), ("STORAGE_OVERRIDE_CONFIG", Some(parameters))];
+    let given =
+        given.into_iter().filter_map(|(name, values)| Some((name, values.filter(|values| !values.is_empty())?)));
+    given.map(|(name, values)| (name.to_owned(), serde_json::json!(values).to_string())).collect()
 }
 
 /// Finds the JSON object the block names: its key, else `default_{type}`, else `default`.

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::daemon::{Daemon, PATIENCE, docker_or_skip, eventually};
 
-/// Takes twice of each feature, so that the answer shows that it was asked.
-const TRANSFORMER: &str = r#"
+/// Takes twice of each feature, so that the answer shows that it was asked. Speaks the protocol it is told to.
+pub(crate) const TRANSFORMER: &str = r#"
 import argparse
 import kserve
 

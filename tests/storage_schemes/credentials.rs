@@ -227,3 +227,21 @@ async fn a_download_uses_the_secret_and_not_the_users_own_token() {
     let pulled = bench.pull_with("hf://private/model", &found.access).await.unwrap();
     assert_eq!(tree(&pulled.path), BTreeMap::from([("config.json".to_owned(), b"{}".to_vec())]));
 }
+
+#[tokio::test]
+async fn credentials_that_stand_for_someone_else_are_exchanged_by_gcloud_or_refused_with_the_next_step() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("adc.json");
+    std::fs::write(&file, r#"{"type": "external_account", "credential_source": {"file": "hush"}}"#).unwrap();
+    let bench = |path: &str| {
+        Bench::new(&[("GOOGLE_APPLICATION_CREDENTIALS", file.to_str().unwrap()), ("PATH", path), ("HOME", "/nowhere")])
+    };
+    let said = bench("/nowhere").refused("gs://bucket/model").await;
+    assert!(said.contains("type `external_account`") && said.contains("Install the Google Cloud CLI"), "{said}");
+    let gcloud = home.path().join("gcloud");
+    std::fs::write(&gcloud, "#!/bin/sh\necho 'ERROR: Reauthentication is needed' >&2\nexit 1\n").unwrap();
+    std::fs::set_permissions(&gcloud, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let said = bench(&format!("{}:/usr/bin:/bin", home.path().display())).refused("gs://bucket/model").await;
+    assert!(said.contains("Reauthentication is needed"), "{said}");
+}

@@ -30,6 +30,10 @@ pub(crate) struct Object {
     pub(crate) chunked: bool,
     /// More headers of answers with its bytes.
     pub(crate) headers: Vec<(&'static str, String)>,
+    /// Headers of whole answers to those who send `x-amz-checksum-mode`.
+    pub(crate) checksums: Vec<(&'static str, String)>,
+    /// The size of its parts, when it came in parts.
+    pub(crate) part: Option<u64>,
 }
 
 impl Object {
@@ -38,7 +42,8 @@ impl Object {
         let digest = Sha256::digest(&body);
         let etag = Some(format!("\"{:02x}{:02x}{:02x}{:02x}\"", digest[0], digest[1], digest[2], digest[3]));
         let content_type = "application/octet-stream".to_owned();
-        Self { body, etag, content_type, ranges: true, stated: None, chunked: false, headers: Vec::new() }
+        let (headers, checksums) = (Vec::new(), Vec::new());
+        Self { body, etag, content_type, ranges: true, stated: None, chunked: false, headers, checksums, part: None }
     }
 
     pub(crate) fn with_header(mut self, name: &'static str, value: &str) -> Self {
@@ -311,6 +316,9 @@ fn object_or_list(state: &State, method: &str, seen: &Seen) -> Answer {
     {
         return Answer::xml(412, "PreconditionFailed");
     }
+    if let Some(part) = object.part.filter(|_| seen.query.contains("partNumber=1")) {
+        return first_part(object, part);
+    }
     let whole = object.body.len() as u64;
     let stated = object.stated.unwrap_or(whole);
     let mut answer = match seen.header("range").filter(|_| object.ranges).and_then(|range| bounds(range, whole)) {
@@ -330,6 +338,17 @@ fn object_or_list(state: &State, method: &str, seen: &Seen) -> Answer {
     answer.headers.push(("content-type", object.content_type.clone()));
     answer.headers.extend(object.etag.clone().map(|etag| ("etag", etag)));
     answer.headers.extend(object.headers.iter().cloned());
+    if answer.status == 200 && seen.header("x-amz-checksum-mode") == Some("ENABLED") {
+        answer.headers.extend(object.checksums.iter().cloned());
+    }
+    answer
+}
+
+/// Returns the first of an object's parts.
+fn first_part(object: &Object, part: u64) -> Answer {
+    let whole = object.body.len() as u64;
+    let mut answer = Answer::new(206, object.body.slice(..part.min(whole) as usize));
+    answer.headers.push(("x-amz-mp-parts-count", whole.div_ceil(part).to_string()));
     answer
 }
 

@@ -25,6 +25,26 @@ pub(super) fn scheme_of(text: &str) -> Scheme<'_> {
     }
 }
 
+/// Every scheme that [`by_scheme`] knows, sorted.
+pub(super) const SCHEMES: [&str; 16] = [
+    "abfs",
+    "abfss",
+    "file",
+    "gs",
+    "hdfs",
+    "hf",
+    "http",
+    "https",
+    "modelscope",
+    "ms",
+    "oci",
+    "oci+fetch",
+    "oci+native",
+    "pvc",
+    "s3",
+    "webhdfs",
+];
+
 /// Parses what follows a scheme; none when the scheme is not one of ours, `Err` says what is wrong.
 pub(super) fn by_scheme(scheme: &str, rest: &str, text: &str) -> Option<Result<StorageUri, String>> {
     Some(match scheme {

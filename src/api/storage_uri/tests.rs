@@ -14,7 +14,9 @@ fn described(text: &str) -> String {
         Ok(StorageUri::Git(url)) => format!("git {url}"),
         Ok(StorageUri::Hdfs(path)) => format!("hdfs {path}"),
         Ok(StorageUri::Oci { reference, mode }) => format!("oci {mode:?} {reference}"),
-        Ok(StorageUri::At { .. }) => unreachable!("it is not written in a URI"),
+        Ok(StorageUri::At { .. } | StorageUri::By { .. } | StorageUri::Part { .. }) => {
+            unreachable!("it is not written in a URI")
+        }
         Err(StorageUriError::UnknownScheme(_)) => "unknown scheme".to_owned(),
         Err(StorageUriError::Malformed { problem, .. }) => format!("malformed: {problem}"),
     }
@@ -188,4 +190,11 @@ fn messages_hold_no_passwords_and_no_signatures() {
     assert_eq!(uri.redacted(), "https://host:81/a/m.zip?…");
     let error = StorageUri::parse("https://user:secret@host/?secret").unwrap_err();
     assert!(!error.to_string().contains("secret"), "{error}");
+}
+
+#[test]
+fn every_scheme_that_is_named_is_known() {
+    let unknown = StorageUri::SCHEMES.into_iter().filter(|scheme| forms::by_scheme(scheme, "", "").is_none());
+    assert_eq!(unknown.collect::<Vec<_>>(), Vec::<&str>::new());
+    assert!(StorageUri::SCHEMES.is_sorted());
 }

@@ -14,12 +14,9 @@ pub(super) fn check(metadata: &Metadata, spec: &InferenceServiceSpec, report: &m
         return;
     }
     let path = FieldPath::of(&["spec", "canary"]);
-    if metadata.annotation(meta::DEPLOYMENT_MODE) != Some("Standard") {
-        let message = format!("canary requires the annotation {}: Standard", meta::DEPLOYMENT_MODE);
-        report.denied(&path, message);
-        report.help("in Knative mode write spec.predictor.canaryTrafficPercent");
-    }
-    let mut names = HashSet::from([spec.predictor.name.as_deref().unwrap_or_default()]);
+    check_stable(metadata, spec, &path, report);
+    let stable = spec.predictor.name.as_deref().unwrap_or_default();
+    let mut names = HashSet::new();
     for (index, entry) in spec.canary.iter().enumerate() {
         let path = path.index(index);
         let predictor = path.key("predictor");
@@ -27,23 +24,45 @@ pub(super) fn check(metadata: &Metadata, spec: &InferenceServiceSpec, report: &m
         if name.is_empty() {
             report.denied(&predictor.key("name"), "canary predictor.name is required");
         } else if !names.insert(name) {
-            report.denied(&predictor.key("name"), format!("canary \"{name}\" must have a name of its own"));
+            report.denied(&predictor.key("name"), format!("canary predictor.name \"{name}\" is duplicated"));
+        } else if name == stable {
+            let message = format!("canary predictor.name \"{name}\" conflicts with stable predictor.name");
+            report.denied(&predictor.key("name"), message);
         }
         if !name.is_empty() && !super::names::is_service_name(name) {
             let message = format!("canary \"{name}\" must match ^[a-z]([-a-z0-9]*[a-z0-9])?$");
             report.denied(&predictor.key("name"), message);
         }
-        if entry.traffic_percent.is_some_and(|percent| !(0..=100).contains(&percent)) {
-            report.denied(&path.key("trafficPercent"), format!("canary \"{name}\" must have a percent of 0 to 100"));
+        match entry.traffic_percent {
+            Some(0..=100) => {}
+            Some(other) => {
+                let message = format!("canary \"{name}\" trafficPercent must be between 0 and 100, and is {other}");
+                report.denied(&path.key("trafficPercent"), message);
+            }
+            None => {}
         }
         check_predictor(metadata, name, &entry.predictor, &spec.predictor, &predictor, report);
     }
     let total: i64 = spec.canary.iter().filter_map(|entry| entry.traffic_percent).fold(0, i64::saturating_add);
     if total > 100 {
-        report.denied(&path, format!("the traffic of all canaries together is {total} percent; at most 100"));
+        report.denied(&path, format!("sum of canary trafficPercent must be <= 100, and is {total}"));
     }
 }
 
+/// What a service must be to have named canaries at all.
+fn check_stable(metadata: &Metadata, spec: &InferenceServiceSpec, path: &FieldPath, report: &mut Report<'_>) {
+    if metadata.annotation(meta::DEPLOYMENT_MODE) != Some("Standard") {
+        report.denied(path, "canary is only supported in Standard deployment mode");
+        report.help(format!(
+            "write the annotation {}: Standard, or spec.predictor.canaryTrafficPercent in Knative mode",
+            meta::DEPLOYMENT_MODE
+        ));
+    }
+    if spec.predictor.model.is_none() && spec.predictor.legacy_frameworks().is_empty() {
+        report.denied(path, "canary requires a stable predictor with a model");
+        report.help("spec.predictor.canaryTrafficPercent works with containers of your own, too");
+    }
+}
 fn check_predictor(
     metadata: &Metadata,
     name: &str,
@@ -62,8 +81,10 @@ fn check_predictor(
     for (field, _) in refused.into_iter().filter(|(_, set)| *set) {
         report.denied(&path.key(field), format!("canary \"{name}\" must not set {field}"));
     }
-    if canary.min_replicas.unwrap_or(1) > stable.min_replicas.unwrap_or(1) {
-        let message = format!("canary \"{name}\" must not set minReplicas above that of the stable predictor");
+    // Nothing written is derived from the share of traffic, and never more than the stable predictor has.
+    let most = stable.min_replicas.unwrap_or(1);
+    if let Some(written) = canary.min_replicas.filter(|written| *written > most) {
+        let message = format!("canary \"{name}\" minReplicas ({written}) must not exceed stable minReplicas ({most})");
         report.denied(&path.key("minReplicas"), message);
     }
     if let [only] = implementations(ComponentKind::Predictor, canary).as_slice()

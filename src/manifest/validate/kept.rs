@@ -15,7 +15,6 @@ pub(super) fn check(kind: Kind, report: &mut Report<'_>) {
 
 fn instead(kind: Kind) -> Option<&'static str> {
     Some(match kind {
-        Kind::ClusterStorageContainer => "the schemes KServe knows are fetched without one",
         Kind::LocalModelNodeGroup => "there is one node, and the model cache is its store",
         _ => return None,
     })

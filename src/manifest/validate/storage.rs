@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use crate::api::component::{ComponentSpec, StorageUriEntry};
 use crate::api::model_spec::ConfidentialSpec;
+use crate::api::storage_uri::StorageUriError;
 use crate::api::{StorageUri, meta};
 use crate::manifest::diagnostic::DiagnosticCode;
 use crate::manifest::path::{FieldPath, Step};
@@ -14,28 +15,26 @@ use super::component::{Written, models_of};
 /// Formats whose server can fetch its model by an argument, without a storageUri.
 const FETCHED_BY_SERVER: [&str; 2] = ["huggingface", "vLLM"];
 
+/// Most images whose folders a pod can have.
+const MOST_IMAGES: usize = 10;
+
 pub(super) fn check(component: &ComponentSpec, path: &FieldPath, report: &mut Report<'_>) {
     for written in models_of(component) {
         check_model(&written, component, path, report);
     }
     check_environment(component, path, report);
     if let Some(entries) = &component.storage_uris {
-        check_entries(entries, &path.key("storageUris"), report);
+        check_entries(entries, component, &path.key("storageUris"), report);
         if has_single_uri(component) {
             let message = "Setting both StorageURI and StorageURIs is not supported.";
             report.denied(&path.key("storageUris"), message);
             report.help("list every artifact under storageUris, or none");
         }
     }
-    if component.storage_container_name.is_some() {
-        let message = "storage containers (`storageContainerName`) are not served by this version";
-        report.error(&path.key("storageContainerName"), DiagnosticCode::NotServed, message);
-        report.help("remove it: the schemes KServe knows are fetched without one");
-    }
     if let Some(art) = &component.art
         && let Some(uri) = &art.storage_uri
     {
-        check_uri(uri, &path.key("art").key("storageUri"), report);
+        check_uri(uri, component, &path.key("art").key("storageUri"), report);
     }
 }
 
@@ -50,7 +49,7 @@ fn check_model(written: &Written<'_>, component: &ComponentSpec, component_path:
     let path = component_path.key(written.field);
     let model = written.model;
     if let Some(uri) = &model.storage_uri {
-        check_uri(uri, &path.key("storageUri"), report);
+        check_uri(uri, component, &path.key("storageUri"), report);
         if model.storage.as_ref().is_some_and(|storage| storage.path.is_some()) {
             let message = "must provide only one of storageUri and storage.path";
             report.invalid(&path.key("storage").key("path"), message);
@@ -78,15 +77,27 @@ fn check_environment(component: &ComponentSpec, path: &FieldPath, report: &mut R
                 && let Some(uri) = &env.value
             {
                 let path = path.key("containers").index(index).key("env").index(env_index).key("value");
-                check_uri(uri, &path, report);
+                check_uri(uri, component, &path, report);
             }
         }
     }
 }
 
-fn check_uri(uri: &str, path: &FieldPath, report: &mut Report<'_>) {
-    if let Err(error) = StorageUri::parse(uri) {
-        report.invalid(path, error.to_string());
+/// A scheme that is none of KServe's may be one that a ClusterStorageContainer takes; whether one does is seen where the
+/// service is resolved, as upstream's controller does it.
+fn check_uri(uri: &str, component: &ComponentSpec, path: &FieldPath, report: &mut Report<'_>) {
+    match StorageUri::parse(uri) {
+        _ if component.storage_container_name.is_some() => {}
+        Ok(_) => {}
+        Err(StorageUriError::UnknownScheme(uri)) => {
+            let message = format!(
+                "`{uri}` is fetched only when a ClusterStorageContainer takes it: its scheme is none of KServe's"
+            );
+            report.warning(path, DiagnosticCode::Suspicious, message);
+        }
+        Err(error) => {
+            report.invalid(path, error.to_string());
+        }
     }
 }
 
@@ -112,17 +123,30 @@ fn is_resource_id(id: &str) -> bool {
     parts.is_some_and(|parts| parts.len() == 3 && parts.iter().all(|part| !part.is_empty()))
 }
 
-fn check_entries(entries: &[StorageUriEntry], path: &FieldPath, report: &mut Report<'_>) {
+fn check_entries(entries: &[StorageUriEntry], component: &ComponentSpec, path: &FieldPath, report: &mut Report<'_>) {
     if entries.is_empty() {
         report.invalid(path, "storageUris must have at least 1 item");
     }
     for (index, entry) in entries.iter().enumerate() {
-        check_entry(entry, &path.index(index), report);
+        check_entry(entry, component, &path.index(index), report);
     }
     let is_claim = |entry: &&StorageUriEntry| entry.uri.starts_with("pvc://");
     let mut claimed = HashSet::new();
     if !entries.iter().filter(is_claim).all(|entry| claimed.insert(mount_path(entry))) {
         report.denied(path, "PVC storage paths must be unique");
+    }
+    let images = entries.iter().filter(|entry| entry.uri.starts_with("oci"));
+    if images.clone().count() > MOST_IMAGES {
+        let count = images.clone().count();
+        report.denied(path, format!("too many OCI sources ({count}); maximum is {MOST_IMAGES} per pod"));
+    }
+    let parent = |entry: &StorageUriEntry| {
+        mount_path(entry).trim_end_matches('/').rsplit_once('/').map(|(above, _)| above.to_owned())
+    };
+    let mut parents = HashSet::new();
+    if !images.filter(|entry| entry.uri.starts_with("oci://")).all(|entry| parents.insert(parent(entry))) {
+        let message = "several oci:// artifacts share a parent folder; on a cluster whose images are modelcars each needs one of its own";
+        report.warning(path, DiagnosticCode::Suspicious, message);
     }
     let paths: Vec<_> = entries.iter().filter(|entry| !is_claim(entry)).map(mount_path).collect();
     if paths.len() > 1 && !have_common_parent(&paths) {
@@ -134,11 +158,11 @@ fn check_entries(entries: &[StorageUriEntry], path: &FieldPath, report: &mut Rep
     }
 }
 
-fn check_entry(entry: &StorageUriEntry, path: &FieldPath, report: &mut Report<'_>) {
+fn check_entry(entry: &StorageUriEntry, component: &ComponentSpec, path: &FieldPath, report: &mut Report<'_>) {
     if entry.uri.is_empty() {
         report.invalid(&path.key("uri"), "storage URI cannot be empty");
     } else {
-        check_uri(&entry.uri, &path.key("uri"), report);
+        check_uri(&entry.uri, component, &path.key("uri"), report);
     }
     let at = path.key("mountPath");
     let mount = mount_path(entry);

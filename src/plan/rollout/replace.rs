@@ -118,6 +118,7 @@ impl<'w> Rollout<'w, '_> {
         facts: &[&'w ContainerFact],
     ) -> ComponentReport {
         self.bring_back(draft, revision, resolved);
+        self.advance_canaries(draft);
         self.retire_others(draft);
         self.given_up = self.history.given_up.as_ref().map(|given_up| given_up.why.clone());
         let shares = split::all(revision, Some(&resolved.workload));

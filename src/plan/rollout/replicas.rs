@@ -10,14 +10,16 @@ use crate::workload::Workload;
 impl<'w> Rollout<'w, '_> {
     /// Leaves word of a revision whose replicas follow its load.
     pub(super) fn stand(&self, draft: &mut Draft<'w>, revision: u32, workload: &Workload, percent: Option<u32>) {
-        if !workload.scaling.follows_load() {
+        let own = self.policy.as_ref().filter(|_| Some(revision) == self.target);
+        let policy = own.unwrap_or(&workload.scaling);
+        if !policy.follows_load() {
             return;
         }
         let there = self.of(Some(revision)).count();
         draft.plan.standings.push(Standing {
             component: self.key.clone(),
             revision,
-            policy: workload.scaling.clone(),
+            policy: policy.clone(),
             replicas: u32::try_from(there).unwrap_or(u32::MAX),
             ready: self.ready(Some(revision)),
             percent,

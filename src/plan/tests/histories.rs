@@ -1,14 +1,15 @@
 //! Random histories: whatever happens, once it stops happening everything ends where it should, and stays there.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
-use super::sample::{annotated, container, fingerprint, key, predicting, predictor, service, unresolvable};
+use super::sample::{annotated, at_least, container, fingerprint, key, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
-use crate::api::meta;
-use crate::plan::world::{ContainerFact, DesiredService, FactState};
+use crate::api::{ComponentKind, meta};
+use crate::plan::world::{ContainerFact, DesiredCanary, DesiredService, FactState, ResolvedWorkload};
 use crate::scale::{Hooks, Metric, Target, Way};
 use crate::workload::{Workload, names};
 
@@ -30,7 +31,7 @@ pub(super) enum Event {
     FailEvery(u64),
     LoseEvery(u64),
     Stale(usize),
-    RestartDaemon { done: bool, lost: bool },
+    RestartDaemon { orders: Orders, lost: bool },
     Jump(i64),
     Vanish(usize),
 }
@@ -51,6 +52,8 @@ pub(super) struct Shape {
     pub(super) rest: u8,
     /// What it asks for, in MiB; nothing when 0.
     pub(super) memory: u64,
+    /// A named canary: its percent, and whether it ever answers.
+    pub(super) named: Option<(u32, bool)>,
 }
 
 impl Shape {
@@ -89,7 +92,24 @@ impl Shape {
             true => unresolvable(name),
             false => service(name, vec![self.workload(name)]),
         };
+        let canaries = self.named.iter().map(|(percent, answers)| self.canary(name, *percent, *answers)).collect();
+        let service = DesiredService { canaries, ..service };
         if self.stopped { annotated(service, meta::STOP, "true") } else { service }
+    }
+
+    /// A named canary; what never answers would keep a service awake that may sleep.
+    fn canary(self, name: &str, percent: u32, answers: bool) -> DesiredCanary {
+        let image = if answers || self.replicas == 0 { "canary:good1" } else { "canary:never" };
+        let mut workload = predicting(name, image);
+        workload.containers[0].resources.memory_request = (self.memory > 0).then_some(self.memory << 20);
+        let workload = Workload {
+            service_name: names::component_service_name(name, ComponentKind::Predictor, Some("green")),
+            canary: Some("green".to_owned()),
+            scaling: at_least(1),
+            ..workload
+        };
+        let resolved = ResolvedWorkload { fingerprint: fingerprint(&workload), workload: Arc::new(workload) };
+        DesiredCanary { name: "green".to_owned(), percent, resolution: Ok(resolved) }
     }
 }
 
@@ -104,9 +124,18 @@ fn shape(memory: std::ops::Range<u64>) -> impl Strategy<Value = Shape> {
     let rare = || prop::bool::weighted(0.15);
     let canary = prop_oneof![6 => Just(None), 3 => (0..=100u32).prop_map(Some)];
     let more = prop_oneof![1 => Just(None), 1 => (1..4u32).prop_map(Some)];
-    (image, (0..3u32, more, canary, memory), (rare(), 0..6u8), rare(), rare(), rare(), prop::bool::weighted(0.1))
+    let named = prop_oneof![3 => Just(None), 1 => (0..=100u32, prop::bool::weighted(0.7)).prop_map(Some)];
+    (image, (0..3u32, more, canary, memory, named), (rare(), 0..6u8), rare(), rare(), rare(), prop::bool::weighted(0.1))
         .prop_map(
-            |(image, (replicas, more, canary, memory), (sidecar, rest), init, liveness, stopped, unresolvable)| Shape {
+            |(
+                image,
+                (replicas, more, canary, memory, named),
+                (sidecar, rest),
+                init,
+                liveness,
+                stopped,
+                unresolvable,
+            )| Shape {
                 image,
                 replicas,
                 more,
@@ -118,8 +147,13 @@ fn shape(memory: std::ops::Range<u64>) -> impl Strategy<Value = Shape> {
                 unresolvable,
                 memory,
                 rest,
+                named,
             },
         )
+}
+
+fn orders() -> impl Strategy<Value = Orders> {
+    prop_oneof![Just(Orders::Dropped), Just(Orders::Done), Just(Orders::Late)]
 }
 
 fn event(memory: std::ops::Range<u64>) -> impl Strategy<Value = Event> {
@@ -139,7 +173,7 @@ fn event(memory: std::ops::Range<u64>) -> impl Strategy<Value = Event> {
         1 => (2..5u64).prop_map(Event::FailEvery),
         1 => (2..5u64).prop_map(Event::LoseEvery),
         1 => (1..4usize).prop_map(Event::Stale),
-        1 => (any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(done, lost)| Event::RestartDaemon { done, lost }),
+        1 => (orders(), prop::bool::weighted(0.2)).prop_map(|(orders, lost)| Event::RestartDaemon { orders, lost }),
         1 => (-90_000..90_000i64).prop_map(Event::Jump),
         1 => (0..8usize).prop_map(Event::Vanish),
     ]
@@ -170,9 +204,8 @@ pub(super) fn happen(sim: &mut Sim, event: &Event) {
         Event::FailEvery(n) => sim.faults.fail_every = Some(*n),
         Event::LoseEvery(n) => sim.faults.lose_every = Some(*n),
         Event::Stale(passes) => sim.faults.stale = *passes,
-        Event::RestartDaemon { done, lost } => {
-            let orders = if *done { Orders::Done } else { Orders::Dropped };
-            sim.restart_daemon(orders, if *lost { Ledger::Lost } else { Ledger::Kept });
+        Event::RestartDaemon { orders, lost } => {
+            sim.restart_daemon(*orders, if *lost { Ledger::Lost } else { Ledger::Kept });
         }
         Event::Jump(seconds) => sim.jump(*seconds),
         Event::Vanish(index) => {
@@ -212,6 +245,8 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         assert!(is_lived_in || shape.replicas == 0, "{} holds a network for nobody", sandbox.name);
     }
     let own: Vec<_> = own().filter(|fact| !fact.is_sandbox()).collect();
+    let (canaries, own): (Vec<_>, Vec<_>) = own.into_iter().partition(|fact| fact.record.canary.is_some());
+    assert!(canaries.len() <= usize::from(shape.named.is_some()), "{name} has no such canary: {canaries:#?}");
     if shape.stopped {
         assert!(own.is_empty(), "{name} is stopped");
         return;
@@ -234,12 +269,16 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
     } else if answers {
         let history = &sim.world.memory.revisions[&predictor(name)];
         let revision = history.target;
+        let canary_answers = shape.named.is_some_and(|(_, answers)| answers);
+        assert!(!canary_answers || canaries.iter().any(|fact| fact.is_running()), "{name}: {canaries:#?}");
+        // What answers of a canary stands in for one of it.
+        let replicas = if canary_answers { (shape.replicas - 1).max(1) } else { shape.replicas };
         // Beside it, at most the one that keeps a share.
         let stable = crate::plan::split::split(history, &workload).map(|split| split.stable);
         assert!(own.iter().all(|fact| fact.revision == revision || Some(fact.revision) == stable), "{own:#?}");
         let own: Vec<_> = own.into_iter().filter(|fact| fact.revision == revision).collect();
         let mut expected = BTreeSet::new();
-        for ordinal in 0..shape.replicas {
+        for ordinal in 0..replicas {
             let replica = names::replica_name("default", &workload.service_name, revision, ordinal);
             for spec in &workload.containers {
                 expected.insert(names::container_name("test", &replica, &spec.name));
@@ -250,8 +289,8 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         assert_eq!(there, expected);
         assert!(own.iter().all(|fact| fact.fingerprint == wanted));
         assert!(own.iter().all(|fact| fact.is_running() || fact.container == "prepare"));
-        if stable.is_none() {
-            assert_eq!(sim.backends(name).len(), usize::try_from(shape.replicas).unwrap());
+        if stable.is_none() && shape.named.is_none() {
+            assert_eq!(sim.backends(name).len(), usize::try_from(replicas).unwrap());
         }
         assert!(sim.status(name).is_ready());
     } else {
@@ -262,7 +301,8 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         assert!(revisions.len() <= most, "{revisions:?}");
         assert!(!sim.status(name).is_ready());
         for backend in sim.backends(name) {
-            assert!(own.iter().any(|fact| *fact.replica == *backend && fact.fingerprint != wanted), "{backend}");
+            let mut all = own.iter().chain(&canaries);
+            assert!(all.any(|fact| *fact.replica == *backend && fact.fingerprint != wanted), "{backend}");
         }
     }
 }

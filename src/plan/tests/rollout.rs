@@ -315,16 +315,16 @@ fn labels_win_over_a_ledger_that_was_lost() {
     // The daemon came up before the engine did, and gave the number of another workload's containers.
     let mut memory = Memory::default();
     memory.want(&key, &fingerprint("new"), Now::at(0.0));
-    assert!(memory.adopt(&key, 1, "old", Now::at(1.0)));
+    assert!(memory.adopt_revision(&key, 1, ("old", None), Now::at(1.0)));
     let revisions = &memory.revisions[&key];
     assert_eq!(revisions.known[&1].fingerprint, "old");
     assert_eq!((revisions.target, revisions.highest), (2, 2));
     // It gave a number to what runs under another.
     let mut memory = Memory::default();
     memory.want(&key, &fingerprint("same"), Now::at(0.0));
-    assert!(memory.adopt(&key, 7, "same", Now::at(1.0)));
+    assert!(memory.adopt_revision(&key, 7, ("same", None), Now::at(1.0)));
     assert_eq!(memory.revisions[&key].target, 7);
-    assert!(!memory.adopt(&key, 7, "same", Now::at(2.0)));
+    assert!(!memory.adopt_revision(&key, 7, ("same", None), Now::at(2.0)));
     memory.want(&key, &fingerprint("next"), Now::at(3.0));
     assert_eq!(memory.revisions[&key].target, 8);
 }

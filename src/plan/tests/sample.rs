@@ -43,6 +43,7 @@ pub(super) fn probe(path: &str, period: u64, failure_threshold: u32) -> Probe {
         timeout: Duration::from_secs(1),
         success_threshold: 1,
         failure_threshold,
+        termination_grace: None,
     }
 }
 
@@ -65,6 +66,7 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         timeout: Some(Duration::from_secs(60)),
         container_concurrency: None,
         canary_percent: None,
+        canary: None,
         scaling: Policy::default(),
         shm_size: None,
         host_aliases: Vec::new(),
@@ -102,6 +104,7 @@ pub(super) fn service(name: &str, workloads: Vec<Workload>) -> DesiredService {
         kind: Kind::InferenceService,
         meta: Metadata { name: name.to_owned(), namespace: "default".to_owned(), generation: 1, ..Metadata::default() },
         resolution: Ok(workloads.into_iter().map(resolved).collect()),
+        canaries: Vec::new(),
     }
 }
 

@@ -69,6 +69,8 @@ pub(super) struct Sim {
     wall_offset: SignedDuration,
     runs: HashMap<String, Duration>,
     pending: Vec<Pending>,
+    /// Starts ordered by a daemon that has ended, and when the engine is done with them.
+    late: Vec<(Duration, Action)>,
     lists: VecDeque<(Duration, BTreeMap<String, ContainerFact>)>,
     saved: Memory,
     made: u64,
@@ -155,6 +157,7 @@ impl Sim {
             wall_offset: SignedDuration::ZERO,
             runs: HashMap::new(),
             pending: Vec::new(),
+            late: Vec::new(),
             lists: VecDeque::new(),
             saved: Memory::default(),
             made: 0,
@@ -181,7 +184,7 @@ impl Sim {
     pub(super) fn apply(&mut self, mut service: DesiredService) {
         let before = self.world.services.get(&service.key).map_or(0, |before| before.meta.generation);
         service.meta.generation = before + 1;
-        for resolved in service.resolution.iter().flatten() {
+        for resolved in service.workloads() {
             self.made_from.insert(resolved.fingerprint.0.clone(), resolved.clone());
         }
         self.world.services.insert(service.key.clone(), Arc::new(service));
@@ -214,8 +217,9 @@ impl Sim {
         let timers = self.plan.wake_at.map(|at| at + self.boot).into_iter();
         let orders = self.pending.iter().map(|pending| pending.at);
         let ends = self.containers.values().filter_map(|fact| self.ends_at(fact));
+        let late = self.late.iter().map(|(at, _)| *at);
         let measures = (!self.world.memory.scales.is_empty()).then(|| self.measured + MEASURE_EVERY);
-        timers.chain(orders).chain(ends).chain(measures).min().unwrap_or(Duration::MAX)
+        timers.chain(orders).chain(ends).chain(late).chain(measures).min().unwrap_or(Duration::MAX)
     }
 
     /// What was asked since the last second, when somebody wants to know.
@@ -257,6 +261,7 @@ impl Sim {
         }
         self.check(&next);
         self.save_if(|memory| memory.note_plan(&next, now));
+        self.saved.granted.clone_from(&self.world.memory.granted);
         for action in &next.actions {
             assert!(self.world.in_flight.insert(action.key()), "ordered twice: {action}");
             self.dispatch(action.clone());
@@ -282,14 +287,22 @@ impl Sim {
             self.world.engine = EngineState::Up;
             let index = self.faults.stale.min(self.lists.len() - 1);
             let (at, list) = self.lists[index].clone();
-            self.world.containers = list;
+            let before = std::mem::replace(&mut self.world.containers, list);
+            let gone = before.into_values().filter(|fact| !self.world.containers.contains_key(&fact.name));
+            // The driver tells an old list by what it did since; this one does not.
+            for fact in gone.filter(|_| index == 0).collect::<Vec<_>>() {
+                self.world.note_vanished(&fact, now);
+            }
             self.world.listed_at = Some(at);
         }
         let facts: Vec<ContainerFact> = self.world.containers.values().cloned().collect();
         for fact in &facts {
-            self.save_if(|memory| memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now));
+            self.save_if(|memory| memory.adopt(fact, now));
             match &fact.state {
-                FactState::Running { .. } => self.world.memory.note_running(&fact.name, now),
+                FactState::Running { .. } => {
+                    let up_for = self.runs.get(&fact.name).map_or(Duration::ZERO, |began| self.clock - *began);
+                    self.world.memory.note_found_running(&fact.name, up_for, now);
+                }
                 FactState::Removing => self.world.memory.note_removing(&fact.name, now),
                 FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
                     if exit.out_of_memory {
@@ -302,9 +315,12 @@ impl Sim {
             }
         }
         for service in self.world.services.clone().values() {
+            let component = ComponentKey { service: service.key.clone(), component: ComponentKind::Predictor };
+            self.save_if(|memory| memory.release_canaries(&component, &service.canaries));
             for resolved in service.resolution.iter().flatten() {
                 self.save_if(|memory| memory.want(&resolved.workload.component, &resolved.fingerprint, now));
             }
+            self.save_if(|memory| memory.want_canaries(&component, &service.canaries, now));
         }
         self.revive_older();
         self.world.leases = self.leases.iter().map(|(name, count)| (name.as_str().into(), *count)).collect();
@@ -384,6 +400,13 @@ impl Sim {
         let (due, later) = std::mem::take(&mut self.pending).into_iter().partition(|pending| pending.at <= self.clock);
         self.pending = later;
         let due: Vec<Pending> = due;
+        let (landed, late): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.late).into_iter().partition(|(at, _)| *at <= self.clock);
+        self.late = late;
+        for (_, action) in landed {
+            // Somebody else may have been there first.
+            drop(self.act(&action));
+        }
         for pending in due {
             self.finish(&pending.action);
         }
@@ -433,6 +456,10 @@ impl Sim {
                 match (result.err().or(lost), action) {
                     (Some(message), _) => self.world.memory.note_failure(action, message, false, now),
                     (None, Action::Rouse(order)) => self.world.memory.note_roused(order),
+                    (None, Action::Remove { name, .. }) => {
+                        self.world.containers.remove(name);
+                        self.world.memory.forget_container(name);
+                    }
                     (None, _) => {}
                 }
             }
@@ -618,10 +645,12 @@ impl Sim {
             reach: if order.join.is_none() { FactReach::Address(address) } else { FactReach::None },
             gpus: order.gpus.clone(),
             created_at: Some(self.now().wall),
-            record: Arc::new(match ReplicaRecord::of(workload).with_sandbox(order.sandboxed) {
-                record if order.lift_cpu => record.lifting_cpu(workload),
-                record => record,
-            }),
+            record: Arc::new(
+                match ReplicaRecord::of(workload).with_sandbox(order.sandboxed).with_memory(order.memory) {
+                    record if order.lift_cpu => record.lifting_cpu(workload),
+                    record => record,
+                },
+            ),
             sandbox: order.join.clone().filter(|_| order.sandboxed),
         };
         self.containers.insert(order.name.clone(), fact);
@@ -662,16 +691,27 @@ impl Sim {
 
     /// Ends the daemon and starts it again. Orders under way are lost, or done by the engine all the same.
     pub(super) fn restart_daemon(&mut self, orders: Orders, ledger: Ledger) {
+        let orders = if ledger == Ledger::Lost && orders == Orders::Late { Orders::Done } else { orders };
         for pending in std::mem::take(&mut self.pending) {
             let on_container = matches!(pending.action.key(), ActionKey::Container(_));
-            if orders == Orders::Done && on_container && !self.faults.engine_down {
-                drop(self.act(&pending.action));
+            if self.faults.engine_down || !on_container {
+                continue;
+            }
+            match (orders, &pending.action) {
+                (Orders::Dropped, _) => {}
+                (Orders::Late, Action::Create(_) | Action::Start { .. }) => {
+                    self.late.push((self.clock + LATE, pending.action));
+                }
+                (Orders::Done | Orders::Late, _) => drop(self.act(&pending.action)),
             }
         }
         if ledger == Ledger::Lost {
             self.saved = Memory::default();
         }
         self.world.memory = self.saved.clone();
+        for grant in self.world.memory.granted.values_mut() {
+            grant.at = LANDS_WITHIN;
+        }
         self.world.in_flight.clear();
         self.world.images.clear();
         self.world.models.retain(|_, state| matches!(state, ModelState::Present { .. }));
@@ -692,9 +732,11 @@ impl Sim {
         if ledger == Ledger::Lost {
             let now = self.now();
             for service in self.world.services.clone().values() {
+                let component = ComponentKey { service: service.key.clone(), component: ComponentKind::Predictor };
                 for resolved in service.resolution.iter().flatten() {
                     self.world.memory.want(&resolved.workload.component, &resolved.fingerprint, now);
                 }
+                self.world.memory.want_canaries(&component, &service.canaries, now);
             }
         }
         let early = plan(&self.world, self.now());
@@ -780,7 +822,7 @@ impl Sim {
             let revisions: BTreeSet<_> = backends.iter().map(|backend| &backend.revision).collect();
             let parts = self.world.services[key].resolution.as_deref().unwrap_or_default();
             let is_canary = parts.iter().any(|part| part.workload.canary_percent.is_some_and(|percent| percent < 100));
-            let most = if is_canary { 2 } else { 1 };
+            let most = if is_canary { 2 } else { 1 } + self.world.services[key].canaries.len();
             assert!(revisions.len() <= most, "traffic is never split by accident: {backends:?}");
             assert!(backends.iter().all(|backend| backend.weight > 0), "who gets nothing is not in the table");
             for Backend { replica, .. } in backends {
@@ -905,7 +947,14 @@ pub(super) enum Orders {
     Dropped,
     /// The engine does them.
     Done,
+    /// The engine does them when the next daemon has looked already.
+    Late,
 }
+
+/// How long the engine takes over what it does late.
+const LATE: Duration = Duration::from_millis(700);
+/// How long granted room holds although no list shows what became of it, after a restart.
+const LANDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What becomes of the file with the revisions when the daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq)]

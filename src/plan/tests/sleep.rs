@@ -126,8 +126,13 @@ fn a_request_that_comes_while_the_replica_stops_waits_for_the_next_start() {
             sim.run(0.02);
         }
         sim.ask("iris");
-        sim.run(stop_takes + 3.0);
+        // A pass may come at any moment, also while the start is under way.
+        let until = sim.now().tick + Duration::from_secs_f64(stop_takes + 3.0);
+        while sim.now().tick < until {
+            sim.run(0.01);
+        }
         assert_eq!((sim.answered, sim.refused), (1, 0), "a stop in order is no crash");
+        assert_eq!(sim.plan.pods[0].containers[0].restarts, 0);
         assert_eq!(sim.backends("iris"), [FIRST]);
     }
 }

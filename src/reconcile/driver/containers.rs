@@ -10,6 +10,7 @@ use super::{Driver, RELIST, RELIST_DOWN, Urgency};
 use crate::engine::{Container, EngineError};
 use crate::plan::world::{ContainerFact, EngineState, FactState, ModelState};
 use crate::plan::{Action, ActionKey};
+use crate::reconcile::downloads::is_download;
 use crate::reconcile::execute::{self, Failure, Lesson};
 use crate::reconcile::{observe, renames};
 
@@ -51,7 +52,8 @@ impl Driver {
                 return Urgency::Never;
             }
         };
-        if matches!(self.world.engine, EngineState::Down { .. }) {
+        let (was_away, now) = (matches!(self.world.engine, EngineState::Down { .. }), self.parts.clock.now());
+        if was_away {
             info!("the container engine answers again");
             // Refusals while it was away say nothing about now.
             self.world.memory.refusals.clear();
@@ -62,6 +64,7 @@ impl Driver {
         self.world.holds_networks = self.parts.executor.engine.holds_networks();
         renames::follow(&mut self.world, &containers);
         self.world.listed_at = Some(self.asked_at);
+        self.parts.executor.downloads.sweep(&containers);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = HashSet::new();
         let mut fresh = Vec::new();
@@ -72,7 +75,11 @@ impl Driver {
                 continue;
             }
             match observe::fact(container) {
-                Some(fact) => fresh.push(fact),
+                Some(fact) => {
+                    observe::find(&mut self.world, container, &fact, was_away, now);
+                    fresh.push(fact);
+                }
+                None if is_download(container) => {}
                 None => debug!(container = container.name, "a container of ours has labels of another version"),
             }
         }
@@ -80,8 +87,9 @@ impl Driver {
             self.world.containers.keys().filter(|name| !listed.contains(*name) && !newer(name)).cloned().collect();
         self.touched.retain(|_, serial| *serial > asked);
         for name in gone {
-            self.world.containers.remove(&name);
-            self.world.memory.forget_container(&name);
+            if let Some(fact) = self.world.containers.remove(&name) {
+                self.world.note_vanished(&fact, now);
+            }
             urgency = Urgency::Now;
         }
         for fact in fresh {
@@ -103,7 +111,7 @@ impl Driver {
         if known == Some(&fact) {
             return Urgency::Never;
         }
-        self.world.memory.adopt(&fact.component, fact.revision, &fact.fingerprint, now);
+        self.world.memory.adopt(&fact, now);
         match &fact.state {
             FactState::Running { .. } if known.is_none_or(|old| !old.is_running()) => {
                 self.world.memory.note_running(&fact.name, now);

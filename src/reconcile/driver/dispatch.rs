@@ -60,8 +60,8 @@ impl Driver {
             }
             Action::Probe(order) => {
                 tasks.spawn_droppable("probe", async move {
-                    let result = executor.probe(&order).await;
-                    done(Fact::Probed { order, result }).await;
+                    let outcome = executor.probe(&order).await;
+                    done(Fact::Probed { order, outcome }).await;
                 });
             }
             action => {

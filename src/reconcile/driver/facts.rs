@@ -12,6 +12,7 @@ use crate::plan::action::{ProbeKind, ProbeOrder};
 use crate::plan::trained::{Held, RepositoryOrder};
 use crate::plan::world::{ImageState, ModelState};
 use crate::plan::{Action, ActionKey};
+use crate::probe::Outcome;
 use crate::reconcile::execute::{self, Failure};
 use crate::reconcile::measure::Measured;
 use crate::storage::CachedModel;
@@ -26,7 +27,7 @@ pub(super) enum Fact {
     ImageChecked { image: String, result: Result<bool, Failure> },
     ImagePulled { image: String, result: Result<(), (Failure, bool)> },
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
-    Probed { order: Box<ProbeOrder>, result: Result<(), String> },
+    Probed { order: Box<ProbeOrder>, outcome: Outcome },
     LastWords { name: String, lines: Vec<String> },
     Used(Option<HashMap<ContainerId, Usage>>),
     Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
@@ -50,12 +51,13 @@ impl Driver {
             Fact::ImageChecked { image, result } => self.take_image_check(image, result),
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
             Fact::Container { action, result } => self.take_container(&action, result),
-            Fact::Probed { order, result } => self.take_probe(&order, result),
+            Fact::Probed { order, outcome } => self.take_probe(&order, outcome),
             Fact::Repository { order, result } => self.take_repository(&order, result),
-            Fact::Measured(measured) => match self.rounds.end(&mut self.world, measured) {
-                true => Urgency::Now,
-                false => Urgency::Never,
-            },
+            Fact::Measured(measured) => {
+                let now = self.parts.clock.now();
+                let is_news = self.rounds.end(&mut self.world, measured, &self.parts.events, now);
+                if is_news { Urgency::Now } else { Urgency::Never }
+            }
             Fact::Used(usage) => {
                 let tick = self.parts.clock.now().tick;
                 self.resources.take(&self.world, usage, tick);
@@ -149,11 +151,15 @@ impl Driver {
         Urgency::Now
     }
 
-    pub(super) fn take_probe(&mut self, order: &ProbeOrder, result: Result<(), String>) -> Urgency {
+    pub(super) fn take_probe(&mut self, order: &ProbeOrder, outcome: Outcome) -> Urgency {
         self.world.in_flight.remove(&ActionKey::Probe(order.name.clone(), order.kind));
-        let failed = result.is_err();
-        let now = self.parts.clock.now();
-        let changed = self.world.memory.note_check(order, result, now);
+        let failed = outcome != Outcome::Success;
+        let (memory, now) = (&mut self.world.memory, self.parts.clock.now());
+        let changed = match outcome {
+            Outcome::Success => memory.note_check(order, Ok(()), now),
+            Outcome::Failure(words) => memory.note_check(order, Err(words), now),
+            Outcome::Unknown(words) => memory.note_unasked(order, words, now),
+        };
         match (changed, failed) {
             (true, _) => Urgency::Now,
             // Still loading: the next look is due in milliseconds, and so are those at others.

@@ -17,7 +17,7 @@ use crate::storage::Cache;
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::EventLog;
-use crate::telemetry::metrics::PullSample;
+use crate::telemetry::metrics::{PassMeter, PullSample};
 use crate::traffic::TrafficBoard;
 use crate::workload::WorkloadConfig;
 
@@ -50,6 +50,8 @@ pub struct DriverParts {
     pub room: watch::Sender<Arc<RoomView>>,
     /// What is being fetched, for metrics.
     pub pulls: watch::Sender<Vec<PullSample>>,
+    /// Counts passes, for metrics.
+    pub passes: Arc<PassMeter>,
     /// Events.
     pub events: EventLog,
     /// Rung by the gateway when a backend refused a connection.

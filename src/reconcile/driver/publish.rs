@@ -1,5 +1,6 @@
 //! What a plan says, shown and remembered before anything of it is done.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tracing::warn;
@@ -41,7 +42,9 @@ impl Driver {
         self.world.memory.note_plan(plan, now);
         self.show_room(plan);
         self.world.tidy(now);
-        self.parts.board.retain(|name| self.world.containers.values().any(|fact| fact.replica.as_ref() == name));
+        self.grants.save(&self.parts.home, &self.world.memory.granted);
+        let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
+        self.parts.board.retain(|name| replicas.contains(name));
         if self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed) {
             self.save_revisions();
         }

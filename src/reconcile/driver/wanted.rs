@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::{Driver, Urgency};
-use crate::api::ServiceKey;
+use crate::api::{ComponentKind, ServiceKey};
 use crate::plan::Now;
 use crate::plan::world::{ImageState, ModelState, ResolvedWorkload};
 use crate::reconcile::desired::Resolver;
@@ -37,6 +37,8 @@ impl Driver {
             self.warn_about(key, now);
         }
         for service in self.world.services.values() {
+            let component = ComponentKey { service: service.key.clone(), component: ComponentKind::Predictor };
+            self.world.memory.release_canaries(&component, &service.canaries);
             let written = snapshot.objects.get(&service.object_key()).map(|stored| &stored.object.raw);
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 let component = &resolved.workload.component;
@@ -44,8 +46,10 @@ impl Driver {
                 if let Some(written) = written {
                     self.sources_changed |= self.world.memory.note_source(component, written);
                 }
-                resolved.workload.containers.iter().for_each(|spec| self.parts.executor.engine.learn(spec));
             }
+            self.world.memory.want_canaries(&component, &service.canaries, now);
+            let containers = service.workloads().flat_map(|resolved| &resolved.workload.containers);
+            containers.for_each(|spec| self.parts.executor.engine.learn(spec));
         }
         let (kept, wrong) = self.resolver.kept();
         self.world.kept = kept;
@@ -79,7 +83,7 @@ impl Driver {
     /// Says what in a changed service means nothing here, or something else than its author may think.
     pub(super) fn warn_about(&self, key: &ServiceKey, now: Now) {
         let Some(service) = self.world.services.get(key) else { return };
-        for resolved in service.resolution.as_deref().unwrap_or_default() {
+        for resolved in service.workloads() {
             for warning in &resolved.workload.warnings {
                 let object = service.object_key();
                 if self.parts.events.record(&object, EventType::Warning, "ManifestWarning", warning, now.wall) {
@@ -92,7 +96,7 @@ impl Driver {
     /// A changed service gets a fresh try at once.
     pub(super) fn forgive(&mut self, key: &ServiceKey) {
         let Some(service) = self.world.services.get(key) else { return };
-        for resolved in service.resolution.as_deref().unwrap_or_default() {
+        for resolved in service.workloads() {
             for model in &resolved.workload.models {
                 if let Some(state @ ModelState::Failed { .. }) = self.world.models.get_mut(&model.uri) {
                     *state = ModelState::Absent;
@@ -126,7 +130,7 @@ impl Driver {
     pub(super) fn look_up_models(&mut self) {
         let mut wanted = BTreeSet::new();
         for service in self.world.services.values() {
-            for resolved in service.resolution.as_deref().unwrap_or_default() {
+            for resolved in service.workloads() {
                 wanted.extend(resolved.workload.models.iter().map(|model| model.uri.clone()));
             }
         }

@@ -151,7 +151,7 @@ fn models(
     // Warned of where images are resolved.
     let mut unsaid = Vec::new();
     let access = Access { registries: credentials::registries(&secrets, scope, &mut unsaid), ..access };
-    let wanted = Wanted { namespace: &scope.key.namespace, read_only: true, access: &access };
+    let wanted = Wanted { namespace: &scope.key.namespace, read_only: true, access: &access, fetching: None };
     let is_fetched = spec.storage_initializer.as_ref().and_then(|initializer| initializer.enabled) != Some(false);
     let uri = model.uri.as_deref().unwrap_or_default();
     match is_fetched {

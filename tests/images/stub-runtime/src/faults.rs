@@ -12,6 +12,7 @@ use hyper::{Request, StatusCode};
 use crate::model::Stub;
 use crate::reply::{self, Reply};
 use crate::settings::Settings;
+use crate::work;
 
 /// What one request asks for in its `x-stub-*` headers.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Faults {
     pub chunks: Option<u64>,
     pub chunk_delay: Duration,
     pub eat_mib: usize,
+    pub child_eat_mib: usize,
+    pub burn: Duration,
     answer_headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -58,6 +61,10 @@ impl Faults {
             chunks: number(headers, "x-stub-chunks"),
             chunk_delay: Duration::from_millis(number(headers, "x-stub-chunk-delay-ms").unwrap_or(0)),
             eat_mib: number(headers, "x-stub-eat-mib").and_then(|mib| usize::try_from(mib).ok()).unwrap_or(0),
+            child_eat_mib: number(headers, "x-stub-child-eat-mib")
+                .and_then(|mib| usize::try_from(mib).ok())
+                .unwrap_or(0),
+            burn: Duration::from_millis(number(headers, "x-stub-burn-ms").unwrap_or(0)),
             answer_headers: headers
                 .get_all("x-stub-header")
                 .iter()
@@ -79,6 +86,14 @@ impl Faults {
             exit(code, "x-stub-exit");
         }
         keep(eat(self.eat_mib));
+        if self.child_eat_mib > 0 {
+            eprintln!("stub-runtime: the child ended: {}", work::child_that_eats(self.child_eat_mib).await);
+        }
+        if !self.burn.is_zero() {
+            let time = self.burn;
+            // A burn that panicked has burnt enough.
+            let _ = tokio::task::spawn_blocking(move || work::burn(time)).await;
+        }
         let default = if inference { stub.settings.delay } else { Duration::ZERO };
         reply::pause(self.delay.unwrap_or(default)).await;
         if self.hang {

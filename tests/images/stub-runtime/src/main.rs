@@ -15,6 +15,7 @@ mod settings;
 mod v1;
 mod v2;
 mod websocket;
+mod work;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -46,10 +47,20 @@ fn main() -> ExitCode {
     runtime.block_on(run(settings))
 }
 
-/// `stub-runtime exit N`: something for an exec probe to run in an image that holds nothing else.
+/// `stub-runtime exit N`, `sleep N` (seconds) and `eat N` (MiB, kept for a minute): something for an exec probe, or a child,
+/// to be in an image that holds nothing else.
 fn probe_command(args: &[String]) -> Option<ExitCode> {
     match args {
         [verb, code] if verb == "exit" => Some(ExitCode::from(code.parse().unwrap_or(2))),
+        [verb, seconds] if verb == "sleep" => {
+            std::thread::sleep(Duration::from_secs(seconds.parse().unwrap_or(60)));
+            Some(ExitCode::SUCCESS)
+        }
+        [verb, mib] if verb == "eat" => {
+            let _held = faults::eat(mib.parse().unwrap_or(1));
+            std::thread::sleep(Duration::from_secs(60));
+            Some(ExitCode::SUCCESS)
+        }
         _ => None,
     }
 }
@@ -61,6 +72,7 @@ async fn run(settings: Settings) -> ExitCode {
         eprintln!("{line}");
     }
     let _held = faults::eat(settings.eat_mib);
+    work::burn(settings.burn);
     faults::exit_later(&settings);
 
     let slow_start = tokio::time::sleep(settings.start_delay);

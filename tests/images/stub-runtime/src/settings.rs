@@ -24,6 +24,8 @@ pub struct Settings {
     pub ignore_term: bool,
     pub term_delay: Duration,
     pub eat_mib: usize,
+    /// Processor time used before anything else.
+    pub burn: Duration,
     /// Applies to every inference request that does not say otherwise.
     pub delay: Duration,
     pub say: Option<String>,
@@ -76,6 +78,7 @@ impl Settings {
             ignore_term: on("STUB_IGNORE_TERM"),
             term_delay: millis("STUB_TERM_DELAY_MS").unwrap_or_default(),
             eat_mib: number("STUB_EAT_MIB").and_then(|mib| usize::try_from(mib).ok()).unwrap_or(0),
+            burn: millis("STUB_BURN_MS").unwrap_or_default(),
             delay: millis("STUB_DELAY_MS").unwrap_or_default(),
             say: env("STUB_SAY"),
             log_requests: on("STUB_LOG_REQUESTS"),
