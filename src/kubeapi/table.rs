@@ -115,7 +115,19 @@ fn columns(resource: Resource) -> &'static [Column] {
                 ]
             }
         }
-        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel | Kind::LlmInferenceService) => {
+        Resource::Object(Kind::LlmInferenceService) => {
+            const {
+                &[
+                    NAME,
+                    column("URL", "string", "Address"),
+                    column("Ready", "string", "Whether it answers"),
+                    column("Reason", "string", "Why not"),
+                    AGE,
+                    wide("URLs", "string", "Every address"),
+                ]
+            }
+        }
+        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel) => {
             const { &[NAME, column("URL", "string", "Address"), column("Ready", "string", "Whether it answers"), AGE] }
         }
         Resource::Object(Kind::LocalModelCache | Kind::LocalModelNamespaceCache) => {
@@ -240,7 +252,8 @@ fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
             vec![name, json!(keys.iter().sum::<usize>()), age]
         }
         Resource::Object(Kind::Namespace) => vec![name, object["status"]["phase"].clone(), age],
-        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel | Kind::LlmInferenceService) => {
+        Resource::Object(Kind::LlmInferenceService) => language_model(object, name, age),
+        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel) => {
             vec![name, object["status"]["url"].clone(), condition(object, "Ready"), age]
         }
         Resource::Object(Kind::LocalModelCache | Kind::LocalModelNamespaceCache) => {
@@ -295,6 +308,16 @@ fn inference_service(object: &Value, name: Value, age: Value) -> Vec<Value> {
         age,
         why(object),
     ]
+}
+
+fn language_model(object: &Value, name: Value, age: Value) -> Vec<Value> {
+    let status = &object["status"];
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
+    let reason = ready.map(|ready| ready["reason"].clone()).unwrap_or_default();
+    let urls = status["addresses"].as_array().into_iter().flatten().filter_map(|address| address["url"].as_str());
+    let urls = urls.collect::<Vec<_>>().join(",");
+    vec![name, status["url"].clone(), condition(object, "Ready"), reason, age, json!(urls)]
 }
 
 /// Returns what keeps a service from being ready, in a few words.

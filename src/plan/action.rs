@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::doze::DozeOrder;
+use super::trained::RepositoryOrder;
 use super::world::FactReach;
 use crate::api::StorageUri;
 use crate::workload::{Check, Hook, Probe, Readiness, Workload};
@@ -18,6 +19,8 @@ pub enum ActionKey {
     Probe(String, ProbeKind),
     /// The processor limit of a container, by name.
     Limit(String),
+    /// The models a server has loaded, by the name of its container.
+    Repository(String),
     /// A model.
     Model(StorageUri),
     /// The source of a model.
@@ -112,6 +115,8 @@ pub enum Action {
     },
     /// Check a container once.
     Probe(Box<ProbeOrder>),
+    /// Look at, load or unload a model of a running server.
+    Repository(Box<RepositoryOrder>),
 }
 
 /// Everything the executor needs to make a container.
@@ -200,13 +205,14 @@ impl Action {
             Self::LimitCpu { name, .. } => ActionKey::Limit(name.clone()),
             Self::Doze(order) | Self::Rouse(order) => ActionKey::Container(order.name.clone()),
             Self::Probe(order) => ActionKey::Probe(order.name.clone(), order.kind),
+            Self::Repository(order) => ActionKey::Repository(order.name.clone()),
         }
     }
 
     /// Whether the action can only be done by the engine.
     pub fn needs_engine(&self) -> bool {
         match self {
-            Self::PullModel { .. } | Self::CheckModel { .. } => false,
+            Self::PullModel { .. } | Self::CheckModel { .. } | Self::Repository(_) => false,
             Self::Probe(order) => matches!(order.what, ProbeWhat::Check(Check::Exec { .. })),
             _ => true,
         }
@@ -233,6 +239,7 @@ impl fmt::Display for Action {
             Self::Remove { name, .. } => write!(f, "remove {name}"),
             Self::LimitCpu { name, milli, .. } => write!(f, "limit {name} to {milli}m of processor"),
             Self::Probe(order) => write!(f, "check {} of {}", order.kind, order.name),
+            Self::Repository(order) => write!(f, "{} in {}", order.work, order.name),
         }
     }
 }

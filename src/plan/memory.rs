@@ -11,6 +11,7 @@ use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
 use super::stages::Stage;
+use super::trained::Loaded;
 use super::vanish::Vanished;
 use super::world::{ExitFact, Now};
 use crate::api::ServiceKey;
@@ -30,6 +31,8 @@ pub struct Memory {
     pub history_limit: Option<usize>,
     /// The InferenceService as it was written for each revision, to make it again from.
     pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
+    /// What is loaded in servers that load models while they run, per container name.
+    pub repositories: HashMap<String, Loaded>,
     /// Attempts to make or start a container that failed, per container name.
     pub refusals: HashMap<String, Refusal>,
     /// Attempts to stop or remove a container that failed, per container name.
@@ -351,7 +354,7 @@ impl Memory {
             }
             Action::PullModel { .. } | Action::CheckModel { .. } | Action::Probe(_) => {}
             Action::CheckImage { .. } | Action::PullImage { .. } => {}
-            Action::LimitCpu { .. } => {}
+            Action::LimitCpu { .. } | Action::Repository(_) => {}
         }
     }
 
@@ -364,6 +367,7 @@ impl Memory {
             self.draining.entry(name.to_string()).or_insert(now.tick);
         }
         self.note_rests(plan, now);
+        self.note_repositories(plan, now);
         self.note_room(plan);
         self.scales.note(&plan.standings, now);
         self.preloaded.extend(plan.preloaded.iter().cloned());

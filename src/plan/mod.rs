@@ -24,6 +24,7 @@ mod kept;
 mod learn;
 pub mod ledger;
 pub mod lift;
+mod llm;
 pub mod memory;
 pub mod pace;
 pub mod planner;
@@ -45,6 +46,7 @@ pub mod sleep;
 pub mod split;
 pub mod stages;
 pub mod status;
+pub mod trained;
 pub mod vanish;
 pub mod world;
 

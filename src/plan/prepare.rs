@@ -53,7 +53,8 @@ pub(super) fn fetch_kept(draft: &mut Draft<'_>) {
     }
 }
 
-fn need_model(draft: &mut Draft<'_>, uri: &StorageUri) -> Option<Phase> {
+/// Orders a model unless it is here; says why it is not.
+pub(super) fn need_model(draft: &mut Draft<'_>, uri: &StorageUri) -> Option<Phase> {
     match draft.world.models.get(uri) {
         Some(ModelState::Present { .. }) => None,
         Some(ModelState::Pulling(note)) => Some(Phase::PullingModel(uri.clone(), note.clone())),

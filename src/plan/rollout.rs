@@ -20,6 +20,7 @@ use super::sandbox;
 use super::scale::{self, Count};
 use super::split::{self, Split};
 use super::stages::StageNote;
+use super::trained;
 use super::world::{ContainerFact, ResolvedWorkload};
 use crate::scale::Policy;
 use crate::workload::{ComponentKey, Workload, names};
@@ -256,6 +257,11 @@ impl<'w, 'k> Rollout<'w, 'k> {
         if phase.is_ready() && backend(&unit, unit.revision).is_none() {
             let message = format!("port {} of the container cannot be reached from here", unit.record.entry.port);
             phase = Phase::NotReady { message };
+        }
+        if phase.is_ready()
+            && let Some(loading) = trained::tend(draft, &unit)
+        {
+            phase = loading;
         }
         self.views.push(pods::pod(draft.world, self.key, &unit, &phase));
         self.phases.insert((unit.revision, ordinal), (unit, phase));

@@ -333,7 +333,7 @@ fn beside(message: String, remark: &str) -> String {
     }
 }
 
-fn public_url(world: &World, host: &str) -> String {
+pub(super) fn public_url(world: &World, host: &str) -> String {
     match world.config.data_port {
         80 => format!("http://{host}"),
         port => format!("http://{host}:{port}"),

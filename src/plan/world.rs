@@ -13,8 +13,9 @@ use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
 use super::record::ReplicaRecord;
 use super::refresh::SourceNote;
+use super::trained::TrainedModel;
 use super::{Action, ActionKey, routes::ReplicaName};
-use crate::api::{Metadata, ObjectKey, ServiceKey, StorageUri};
+use crate::api::{Kind, Metadata, ObjectKey, ServiceKey, StorageUri};
 use crate::graph::{CompileError, Graph};
 use crate::workload::{ComponentKey, Fingerprint, ModelRef, ResolveError, Workload, names};
 
@@ -44,6 +45,10 @@ pub struct World {
     pub services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     /// Graphs that are wanted.
     pub graphs: BTreeMap<ServiceKey, Arc<DesiredGraph>>,
+    /// LLMInferenceServices whose name an InferenceService has, too: they are not served.
+    pub shadowed: Vec<(ServiceKey, i64)>,
+    /// Models that servers are to load, by the InferenceService they name; the oldest first.
+    pub trained: BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>>,
     /// False until the folder was read once: nothing is removed before.
     pub desired_known: bool,
     /// What earlier revisions were made from, as far as that is still known: those that keep a share of traffic are made
@@ -108,6 +113,7 @@ impl World {
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
+        memory.repositories.retain(|name, _| exists(name));
         memory.tidy_vanished(exists, now);
         memory.removing.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
@@ -210,11 +216,13 @@ pub struct KeptModel {
     pub model: ModelRef,
 }
 
-/// One InferenceService as wanted.
+/// One InferenceService or LLMInferenceService as wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredService {
     /// Its name.
     pub key: ServiceKey,
+    /// Which of the two it is.
+    pub kind: Kind,
     /// Its metadata.
     pub meta: Metadata,
     /// Its components, or why they cannot be.
@@ -240,6 +248,13 @@ pub struct DesiredCanary {
     pub percent: u32,
     /// What it runs, or why it cannot.
     pub resolution: Result<ResolvedWorkload, ResolveError>,
+}
+
+impl DesiredService {
+    /// Returns the key of the object it is of.
+    pub fn object_key(&self) -> ObjectKey {
+        self.key.to_key_of(self.kind)
+    }
 }
 
 /// One InferenceGraph as wanted.

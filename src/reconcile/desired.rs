@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::refresh::Versions;
-use crate::api::{Kind, ObjectKey, ServiceKey, StorageUri};
+use crate::api::{Kind, ObjectKey, ServiceKey, StorageUri, Typed, quantity};
 use crate::manifest;
+use crate::plan::trained::TrainedModel;
 use crate::plan::world::{DesiredCanary, DesiredService, KeptModel, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
 use crate::workload::{
-    Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, local_model, resolve, resolve_canaries,
+    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, mark, resolve,
+    resolve_canaries, trained_model,
 };
 
 /// Resolutions that still hold.
@@ -63,7 +65,15 @@ impl Resolver {
             .objects
             .values()
             .filter(|stored| {
-                !matches!(stored.object.key.kind, Kind::InferenceService | Kind::InferenceGraph | Kind::Namespace)
+                let kind = stored.object.key.kind;
+                !matches!(
+                    kind,
+                    Kind::InferenceService
+                        | Kind::LlmInferenceService
+                        | Kind::InferenceGraph
+                        | Kind::TrainedModel
+                        | Kind::Namespace
+                )
             })
             .cloned()
             .collect();
@@ -80,10 +90,16 @@ impl Resolver {
         let (catalog, references) = surroundings(&self.companions);
         let mut services = BTreeMap::new();
         let mut anew = Vec::new();
-        for stored in snapshot.list(Kind::InferenceService, None) {
+        let kinds = [Kind::InferenceService, Kind::LlmInferenceService];
+        for stored in kinds.into_iter().flat_map(|kind| snapshot.list(kind, None)) {
             let object = &stored.object;
             let key = ServiceKey::new(object.key.namespace.clone(), object.key.name.clone());
-            let known = self.services.get(&key).filter(|known| known.meta == object.meta);
+            if services.contains_key(&key) {
+                // An InferenceService has the name; both would have one address.
+                continue;
+            }
+            let same = |known: &&Arc<DesiredService>| known.kind == object.key.kind && known.meta == object.meta;
+            let known = self.services.get(&key).filter(same);
             if let Some(known) = known.filter(|_| self.sources.get(&key) == Some(&object.raw)) {
                 services.insert(key, Arc::clone(known));
                 continue;
@@ -103,7 +119,8 @@ impl Resolver {
                 percent: canary.percent,
             });
             let canaries = canaries.collect();
-            let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution, canaries };
+            let (kind, meta) = (object.key.kind, object.meta.clone());
+            let service = DesiredService { key: key.clone(), kind, meta, resolution, canaries };
             self.sources.insert(key.clone(), object.raw.clone());
             anew.push(key.clone());
             services.insert(key, Arc::new(service));
@@ -126,6 +143,44 @@ impl Resolver {
             }
         }
         (kept, wrong)
+    }
+
+    /// Returns the LLMInferenceServices whose name an InferenceService has, and the generation of each.
+    pub fn shadowed(snapshot: &Snapshot) -> Vec<(ServiceKey, i64)> {
+        let all = snapshot.list(Kind::LlmInferenceService, None).map(|stored| {
+            let object = &stored.object;
+            (ServiceKey::new(object.key.namespace.clone(), object.key.name.clone()), object.meta.generation)
+        });
+        all.filter(|(key, _)| snapshot.objects.contains_key(&key.to_object_key())).collect()
+    }
+
+    /// Resolves the TrainedModels of a snapshot, by the InferenceService they name, the oldest first. Call it after
+    /// [`Resolver::resolve`].
+    pub fn trained(&self, snapshot: &Snapshot) -> BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>> {
+        let (_, references) = surroundings(&self.companions);
+        let mut all: BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>> = BTreeMap::new();
+        for stored in snapshot.list(Kind::TrainedModel, None) {
+            let Typed::TrainedModel(spec) = &stored.object.typed else { continue };
+            let key = ServiceKey::new(&stored.object.key.namespace, &stored.object.key.name);
+            let service = ServiceKey::new(&key.namespace, &spec.inference_service);
+            let server = snapshot.objects.get(&service.to_object_key());
+            let server = server.and_then(|stored| stored.object.as_inference_service());
+            let model = trained_model(&stored.object, spec, server, &references, &self.config);
+            let trained = TrainedModel {
+                key,
+                meta: stored.object.meta.clone(),
+                service: service.clone(),
+                framework: spec.model.framework.clone(),
+                memory: quantity::parse_whole(&spec.model.memory.0).unwrap_or_default(),
+                mark: model.as_ref().map(|model| mark(model, &spec.model.framework)).unwrap_or_default(),
+                model,
+            };
+            all.entry(service).or_default().push(Arc::new(trained));
+        }
+        for models in all.values_mut() {
+            models.sort_by(|a, b| (a.meta.creation_timestamp, &a.key).cmp(&(b.meta.creation_timestamp, &b.key)));
+        }
+        all
     }
 
     /// Resolves a revision of a component as it was written once; none when that means nothing any more.

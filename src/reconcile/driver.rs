@@ -30,6 +30,7 @@ mod dispatch;
 mod facts;
 mod parts;
 mod publish;
+mod repository;
 mod wanted;
 
 use facts::Fact;

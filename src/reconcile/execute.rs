@@ -189,6 +189,7 @@ impl Executor {
             | Action::CheckImage { .. }
             | Action::PullImage { .. }
             | Action::Probe(_)
+            | Action::Repository(_)
             | Action::LimitCpu { .. } => Ok(None),
         }
     }

@@ -116,6 +116,13 @@ pub(super) fn check_graph(raw: &Value, report: &mut Report<'_>) {
     );
 }
 
+/// The pod of an LLMInferenceService.
+pub(super) fn check_llm(raw: &Value, report: &mut Report<'_>) {
+    let place = FieldPath::of(&["spec", "template"]);
+    warn(&POD, &place, raw, report);
+    warn_of_containers(&place, raw, report);
+}
+
 pub(super) fn check_runtime(raw: &Value, report: &mut Report<'_>) {
     let place = FieldPath::of(&["spec"]);
     warn(&RUNTIME, &place, raw, report);

@@ -173,7 +173,9 @@ fn scrape(key: &ComponentKey, unit: &Replica<'_>, annotations: &BTreeMap<String,
 /// Returns the names under which a service's models are called on the bare address.
 pub(in super::super) fn model_names(service: &DesiredService, reports: &[ComponentReport]) -> Vec<String> {
     let mut names = vec![service.key.name.clone()];
-    for name in reports.iter().filter_map(|report| report.model_name.clone()) {
+    let parts = service.resolution.as_deref().unwrap_or_default();
+    let aliases = parts.iter().flat_map(|part| part.workload.aliases.iter().cloned());
+    for name in reports.iter().filter_map(|report| report.model_name.clone()).chain(aliases) {
         if !names.contains(&name) {
             names.push(name);
         }

@@ -59,6 +59,13 @@ impl Driver {
                     done(Fact::Limited { name, run, result }).await;
                 });
             }
+            Action::Repository(order) => {
+                // What it was doing is found half done, and is done anew.
+                tasks.spawn_droppable("repository", async move {
+                    let result = executor.repository(&order).await;
+                    done(Fact::Repository { order, result }).await;
+                });
+            }
             Action::Probe(order) => {
                 tasks.spawn_droppable("probe", async move {
                     let outcome = executor.probe(&order).await;

@@ -1,6 +1,6 @@
 //! What comes back from effects, and what each means for the world.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -9,6 +9,7 @@ use super::{Driver, Urgency};
 use crate::api::StorageUri;
 use crate::engine::{Container, ContainerId, EngineError, Usage};
 use crate::plan::action::{ProbeKind, ProbeOrder};
+use crate::plan::trained::{Held, RepositoryOrder};
 use crate::plan::world::{ImageState, ModelState};
 use crate::plan::{Action, ActionKey};
 use crate::probe::Outcome;
@@ -32,6 +33,7 @@ pub(super) enum Fact {
     Used(Option<HashMap<ContainerId, Usage>>),
     Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
     Measured(Measured),
+    Repository { order: Box<RepositoryOrder>, result: Result<BTreeMap<String, Held>, Failure> },
 }
 
 impl Driver {
@@ -52,6 +54,7 @@ impl Driver {
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
             Fact::Container { action, result } => self.take_container(&action, result),
             Fact::Probed { order, outcome } => self.take_probe(&order, outcome),
+            Fact::Repository { order, result } => self.take_repository(&order, result),
             Fact::Measured(measured) => {
                 let now = self.parts.clock.now();
                 let is_news = self.rounds.end(&mut self.world, measured, &self.parts.events, now);
