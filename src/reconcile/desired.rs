@@ -11,8 +11,8 @@ use crate::plan::world::{DesiredCanary, DesiredService, KeptModel, ResolvedWorkl
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
 use crate::workload::{
-    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, mark, resolve,
-    resolve_canaries, trained_model,
+    Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, local_model, mark, resolve, resolve_canaries,
+    trained_model,
 };
 
 /// Resolutions that still hold.
