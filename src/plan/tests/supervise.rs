@@ -70,7 +70,7 @@ fn a_liveness_check_with_a_time_of_its_own_ends_the_container_within_it() {
         workload.containers[0].probes.liveness = Some(Probe { termination_grace: grace, ..probe("/live", 5, 2) });
     });
     sim.sick.insert(IRIS.to_owned());
-    sim.run(12.0);
+    sim.run(6.5);
     let Some(Action::Stop { grace, .. }) = sim.stops.first() else { panic!("{:?}", sim.stops) };
     assert_eq!(*grace, Duration::from_secs(3));
     sim.sick.clear();
