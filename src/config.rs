@@ -1,6 +1,7 @@
 //! Settings: file, then environment, then flags. Read once; nothing reads the environment later.
 
 pub mod cache;
+pub mod effective;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -47,9 +48,10 @@ pub struct FileConfig {
     pub listen: Option<String>,
     /// Address of the API; `127.0.0.1:8090` by default.
     pub api_listen: Option<String>,
-    /// `auto`, `docker`, `process` or `memory`.
+    /// What runs models: `auto` (Docker when it answers, else processes), `docker`, `process`, or `memory` (containers are
+    /// imagined).
     pub engine: Option<EngineChoice>,
-    /// Endpoint of the engine, as `DOCKER_HOST` writes it.
+    /// Endpoint of the engine, as `DOCKER_HOST` writes it; one of this machine. Found as docker finds it by default.
     pub docker_host: Option<String>,
     /// Folder of the model cache; the platform's cache folder by default.
     pub cache_dir: Option<Utf8PathBuf>,
@@ -258,13 +260,22 @@ impl Settings {
     }
 }
 
+/// Reads the file; one that is not there is empty.
+fn read_text(home: &Home) -> Result<String, ConfigError> {
+    let path = home.config();
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(source) => Err(ConfigError::Read { path, source }),
+    }
+}
+
 fn read_file(home: &Home) -> Result<FileConfig, ConfigError> {
     let path = home.config();
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(FileConfig::default()),
-        Err(source) => return Err(ConfigError::Read { path, source }),
-    };
+    let text = read_text(home)?;
+    if text.trim().is_empty() {
+        return Ok(FileConfig::default());
+    }
     yaml::from_yaml(&text).map_err(|error| ConfigError::File {
         path: error.position.map_or_else(|| path.to_string(), |position| format!("{path}:{position}")),
         message: error.message,

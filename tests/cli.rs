@@ -6,11 +6,13 @@
 #[expect(dead_code, reason = "shared with the tests of the API")]
 mod support;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Stdio;
 
 use clap::CommandFactory;
 use kserve_local::cli::Cli;
+use kserve_local::config::effective::{OUTSIDE, effective};
 use serde_json::{Value, json};
 use support::{Api, isvc};
 use tokio::io::AsyncWriteExt;
@@ -107,6 +109,9 @@ async fn exit_codes_say_whose_problem_it_is() {
         ("--version", 0),
         ("version", 0),
         ("completion bash", 0),
+        ("completion powershell", 0),
+        ("config view", 0),
+        ("config view --listen 0.0.0.0:1", 2),
         ("runtimes", 0),
         ("validate", 0),
         ("frobnicate", 2),
@@ -395,6 +400,79 @@ fn hold_document(path: &str, part: &str, wanted: &str) {
         return;
     }
     assert!(text == whole, "{path} is stale: run this test with INSTA_UPDATE=always");
+}
+
+/// The doc comments of a struct's fields, by the names the file has for them.
+fn fields(source: &str, name: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(format!("{}/src/{source}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let body = text.split_once(&format!("pub struct {name} {{")).unwrap().1;
+    let (mut fields, mut about) = (Vec::new(), String::new());
+    for line in body.split_once("\n}").unwrap().0.lines().map(str::trim) {
+        if let Some(words) = line.strip_prefix("///") {
+            about.push_str(words);
+        } else if let Some((field, _)) = line.strip_prefix("pub ").and_then(|line| line.split_once(':')) {
+            let mut words = field.split('_');
+            let mut key = words.next().unwrap().to_owned();
+            for word in words {
+                key.push_str(&word[..1].to_uppercase());
+                key.push_str(&word[1..]);
+            }
+            fields.push((key, std::mem::take(&mut about).trim().to_owned()));
+        }
+    }
+    fields
+}
+
+/// Every setting with its variable, flag, default and meaning, as the code has them.
+#[test]
+fn the_configuration_reference_is_what_the_code_says() {
+    let (_folder, home) = folder();
+    let flags = kserve_local::config::Flags::default();
+    let settings =
+        kserve_local::config::Settings::load(kserve_local::home::Home::new(home), &flags, BTreeMap::default()).unwrap();
+    let structs = [
+        ("config.rs", "FileConfig", ""),
+        ("config.rs", "IngressConfig", "ingress."),
+        ("config.rs", "DeployConfig", "deploy."),
+        ("config.rs", "SandboxesConfig", "sandboxes."),
+        ("config/cache.rs", "CacheConfig", "cache."),
+        ("config/memory_keys.rs", "MemoryKeys", "memory."),
+    ];
+    let about: BTreeMap<String, String> = structs
+        .into_iter()
+        .flat_map(|(file, name, prefix)| {
+            fields(file, name).into_iter().map(move |(key, text)| (format!("{prefix}{key}"), text))
+        })
+        .collect();
+    let mut text = "| `config.yaml` | environment | flag | default | |\n|---|---|---|---|---|\n\
+        | | `KSERVE_LOCAL_HOME` | `--home` | `~/.kserve-local` | Folder of manifests and state |\n"
+        .to_owned();
+    let quoted = |text: Option<String>| text.map(|text| format!("`{text}`")).unwrap_or_default();
+    for setting in effective(&settings, &flags).unwrap().iter().filter(|setting| !setting.key.starts_with("gateway.")) {
+        let outside = OUTSIDE.iter().find(|outside| outside.key == setting.key);
+        let default = match (&setting.value, setting.key.as_str()) {
+            (_, "cacheDir") => "the platform's (`~/.cache/kserve-local`)".to_owned(),
+            (Value::Null, _) => "none".to_owned(),
+            (Value::String(text), _) => format!("`{text}`"),
+            (other, _) => format!("`{other}`"),
+        };
+        let about = about.get(&setting.key).cloned().unwrap_or_default();
+        // The default has a column of its own.
+        let about = about
+            .rsplit_once("; ")
+            .filter(|(_, end)| end.ends_with("by default."))
+            .map_or(about.as_str(), |(about, _)| about);
+        let variable = quoted(outside.map(|outside| format!("KSERVE_LOCAL_{}", outside.variable)));
+        let flag = quoted(outside.and_then(|outside| outside.flag).map(str::to_owned));
+        writeln!(text, "| `{}` | {variable} | {flag} | {default} | {} |", setting.key, about.trim_end_matches('.'))
+            .unwrap();
+    }
+    text.push_str(
+        "| `gateway.…` | | | | Limits and deadlines of the data plane: [each with its default](data-plane.md) |\n",
+    );
+    text.push_str("| | `KSERVE_LOCAL_LOG` | `--log` | `info` | Log filter, for example `warn,kserve_local=debug` |\n");
+    text.push_str("| | | `--log-format` | `text` | How logs are written: `text` or `json` |\n");
+    hold_document("configuration.md", "settings", &text);
 }
 
 #[test]

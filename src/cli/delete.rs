@@ -3,9 +3,11 @@
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use reqwest::Method;
 
 use super::client::Client;
+use super::complete;
 use super::find::{escaped, items, not_found, path_of};
 use super::folder::{self, Folder, Place};
 use super::input::{self, InputArgs};
@@ -21,13 +23,13 @@ use crate::kubeapi::resource::Resource;
 #[derive(Clone, Debug, Args)]
 pub struct DeleteArgs {
     /// KIND NAME…, or KIND/NAME…
-    #[arg(value_name = "KIND")]
+    #[arg(value_name = "KIND", add = ArgValueCompleter::new(complete::object))]
     pub objects: Vec<String>,
     /// What to delete, as manifests.
     #[command(flatten)]
     pub input: InputArgs,
     /// Namespace
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", add = ArgValueCompleter::new(complete::namespace))]
     pub namespace: Option<String>,
     /// Every object of the kind in the namespace
     #[arg(long)]

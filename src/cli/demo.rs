@@ -14,6 +14,7 @@ use super::{home, leftovers, output};
 use crate::api::{ConditionStatus, InferenceServiceStatus, ServiceKey};
 use crate::config::{EngineChoice, Flags, Settings};
 use crate::daemon::{Containers, Daemon, Inherited};
+use crate::diagnosis::{Evidence, Subject, diagnose};
 use crate::environments::Tools;
 use crate::home::Home;
 use crate::home::write_atomically;
@@ -198,22 +199,14 @@ fn hopeless(status: &InferenceServiceStatus) -> Result<()> {
     let Some(ready) = status.condition("Ready").filter(|ready| ready.status == ConditionStatus::False) else {
         return Ok(());
     };
-    let problem = |exit, hint: &str| Problem::new(exit, ready.message.clone()).hint(hint);
-    match ready.reason.as_str() {
-        "EngineUnavailable" => Err(problem(
-            Exit::Machine,
-            "the demo runs its model in a container: install Docker (or Podman with its socket), start it, and make sure this user may use it, for example `docker info`",
-        )
-        .into()),
-        "ImagePullFailed" => Err(NoImage(ready.message.clone()).into()),
-        "EnvironmentFailed" => Err(problem(
-            Exit::Machine,
-            "without Docker the demo needs Python (or uv) and, once, its packages from the internet",
-        )
-        .into()),
-        "CrashLoopBackOff" | "OOMKilled" | "ContainerCannotRun" | "NoSupportingRuntime" => {
-            Err(problem(Exit::NotSo, "the container's last lines above say why").into())
-        }
-        _ => Ok(()),
-    }
+    let exit = match ready.reason.as_str() {
+        "ImagePullFailed" => return Err(NoImage(ready.message.clone()).into()),
+        "EngineUnavailable" | "EnvironmentFailed" => Exit::Machine,
+        "CrashLoopBackOff" | "OOMKilled" | "ContainerCannotRun" | "NoSupportingRuntime" => Exit::NotSo,
+        _ => return Ok(()),
+    };
+    let subject = Subject { kind: "InferenceService", namespace: "default", name: NAME, generation: 0 };
+    let told = diagnose(&Evidence::of(subject, Some(status)));
+    let output: String = told.output.iter().map(|line| format!("\n  {line}")).collect();
+    Err(Problem::new(exit, format!("{}: {}{output}", told.what, told.why)).hint(told.step).into())
 }

@@ -3,11 +3,13 @@
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::client::Client;
-use super::diagnosis::find_out;
+use super::complete;
+use super::diagnosis::{find_out, lines};
 use super::find::{SERVICE, condition, items};
 use super::output::{self, Grid};
 use super::predict::{Protocol, Route, protocol_of};
@@ -25,7 +27,7 @@ use crate::reconcile::clock::Clock;
 #[derive(Clone, Debug, Args)]
 pub struct DescribeArgs {
     /// KIND NAME…, KIND/NAME…, or the name of an InferenceService
-    #[arg(value_name = "KIND", required = true)]
+    #[arg(value_name = "KIND", required = true, add = ArgValueCompleter::new(complete::described))]
     pub objects: Vec<String>,
     /// Namespace.
     #[command(flatten)]
@@ -79,12 +81,12 @@ async fn plain(
     name: &str,
 ) -> Result<(String, Exit)> {
     let found = find_out(client, home, resource, namespace, name).await?;
-    let Some(mut object) = found.object else { return Ok((found.diagnosis.lines(), Exit::NotSo)) };
+    let Some(mut object) = found.object else { return Ok((lines(&found.diagnosis), Exit::NotSo)) };
     if resource == Resource::Object(Kind::Secret) {
         hide_values(&mut object);
     }
     let mut text = match condition(&object, "Ready") {
-        Some(_) => format!("{}\n", found.diagnosis.lines()),
+        Some(_) => format!("{}\n", lines(&found.diagnosis)),
         None => String::new(),
     };
     text.push_str(&yaml::to_yaml(&object));
@@ -111,6 +113,7 @@ async fn service(client: &Client, home: &Utf8Path, namespace: &str, name: &str) 
     text.push('\n');
     text.push_str(&facts(object));
     text.push_str(&conditions(object, now));
+    text.push_str(&canaries(object));
     text.push_str(&pod_table(&found.pods, now));
     text.push_str(&events(&found.events, now));
     if found.diagnosis.standing == Standing::Ready {
@@ -175,6 +178,18 @@ fn conditions(object: &Value, now: Timestamp) -> String {
         grid.row([text("type"), text("status"), since, text("reason"), text("message")]);
     }
     section("Conditions", &mut grid)
+}
+
+/// Named canaries, and whether they have their share of the traffic.
+fn canaries(object: &Value) -> String {
+    let mut grid = Grid::new(["Name", "Ready", "Traffic", "Model"]);
+    for canary in items_of(&object["status"]["canaryStatuses"]) {
+        let model = text_of(&canary["modelStatus"]["transitionStatus"]).to_owned();
+        let ready = if canary["ready"] == true { "True" } else { "False" };
+        let percent = format!("{} %", canary["trafficPercent"]);
+        grid.row([text_of(&canary["name"]).to_owned(), ready.to_owned(), percent, model]);
+    }
+    section("Canaries", &mut grid)
 }
 
 fn pod_table(pods: &[Value], now: Timestamp) -> String {

@@ -10,8 +10,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
+use super::colour;
 use super::find::{self, SERVICE, condition, escaped, items, path_of, pods_of};
 use super::home::flag_for;
+use super::output;
 use crate::api::{InferenceServiceStatus, meta};
 use crate::diagnosis::{Diagnosis, Evidence, Happened, Standing, Subject, diagnose};
 use crate::kubeapi::resource::Resource;
@@ -43,13 +45,22 @@ impl Found {
 
     /// Returns the lines of the diagnosis, and the output of what fails below them. Writing to a string cannot fail.
     pub fn text(&self) -> String {
-        let mut text = self.diagnosis.lines();
+        let mut text = lines(&self.diagnosis);
         if !self.diagnosis.output.is_empty() {
             let of = if self.source.is_empty() { String::new() } else { format!(" of {}", self.source) };
             let lines: String = self.diagnosis.output.iter().map(|line| format!("  {line}\n")).collect();
             let _ = write!(text, "\nLast output{of}:\n{lines}");
         }
         text
+    }
+}
+
+/// Returns the lines of a diagnosis, with the first one in the colour of how it stands.
+pub fn lines(diagnosis: &Diagnosis) -> String {
+    let text = diagnosis.lines();
+    match text.split_once('\n').filter(|_| output::colours()) {
+        Some((head, rest)) => format!("{}\n{rest}", colour::of_standing(diagnosis.standing).paint(head)),
+        None => text,
     }
 }
 
@@ -73,9 +84,10 @@ pub async fn find_out(
     let pods = if resource == SERVICE { pods_of(client, namespace, name).await? } else { Vec::new() };
     let events = events(client, resource, namespace, name).await?;
     let status = object.as_ref().and_then(status);
-    let (source, output) = match &object {
-        Some(object) if !is_ready(object) => output(client, namespace, object, &pods).await,
-        _ => Default::default(),
+    let failing = object.as_ref().filter(|object| !is_ready(object)).and_then(|object| failing(&pods, said(object)));
+    let output = match &failing {
+        Some(failing) => last_output(client, namespace, failing).await,
+        None => Vec::new(),
     };
     let program = format!("kserve-local{}", flag_for(home));
     let evidence = Evidence {
@@ -90,10 +102,12 @@ pub async fn find_out(
         since: object.as_ref().and_then(|object| since(object, Clock::start().now().wall)),
         events: &events.iter().map(happened).collect::<Vec<_>>(),
         output: &output,
+        init: failing.as_ref().filter(|failing| failing.init).map(|failing| failing.container),
         program: &program,
     };
     let diagnosis = diagnose(&evidence);
-    let source = if diagnosis.output.is_empty() { String::new() } else { source };
+    let shown = failing.filter(|_| !diagnosis.output.is_empty());
+    let source = shown.map(|failing| format!("{}/{}", failing.pod, failing.container)).unwrap_or_default();
     Ok(Found { diagnosis, object, pods, source, events })
 }
 
@@ -156,37 +170,46 @@ async fn events(client: &Client, resource: Resource, namespace: &str, name: &str
     Ok(items(&list).into_iter().cloned().collect())
 }
 
-/// Returns the last lines of the container that fails, and which that is.
-async fn output(client: &Client, namespace: &str, object: &Value, pods: &[Value]) -> (String, Vec<String>) {
-    let message = condition(object, "Ready").map_or("", |ready| text_of(&ready["message"]));
-    let Some((pod, container)) = failing(pods, message) else { return Default::default() };
-    let path = path_of(Resource::Pods, namespace, pod);
-    let path = format!("{path}/log?tailLines={LOG_LINES}&container={}", escaped(container));
-    let source = format!("{pod}/{container}");
+/// What the condition Ready says.
+fn said(object: &Value) -> &str {
+    condition(object, "Ready").map_or("", |ready| text_of(&ready["message"]))
+}
+
+/// The container that keeps a service from being ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Failing<'p> {
+    pod: &'p str,
+    container: &'p str,
+    init: bool,
+}
+
+/// Returns the last lines of a container.
+async fn last_output(client: &Client, namespace: &str, failing: &Failing<'_>) -> Vec<String> {
+    let path = path_of(Resource::Pods, namespace, failing.pod);
+    let path = format!("{path}/log?tailLines={LOG_LINES}&container={}", escaped(failing.container));
     // Whoever has printed nothing has no last words; the rest of the diagnosis stands.
-    let Ok(bytes) = client.stream(&path, "text/plain").await else { return (source, Vec::new()) };
+    let Ok(bytes) = client.stream(&path, "text/plain").await else { return Vec::new() };
     let chunks: Vec<_> = bytes.collect().await;
     let text: Vec<u8> = chunks.into_iter().filter_map(Result::ok).flatten().collect();
-    (source, String::from_utf8_lossy(&text).lines().map(str::to_owned).collect())
+    String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
 }
 
 /// Finds the container that keeps a service from being ready: of the newest revision, of the component that is named, an
 /// init container before the others, and one that ran before one that never did.
-fn failing<'p>(pods: &'p [Value], message: &str) -> Option<(&'p str, &'p str)> {
+fn failing<'p>(pods: &'p [Value], message: &str) -> Option<Failing<'p>> {
     let named = ["transformer", "explainer"].into_iter().find(|kind| message.starts_with(&format!("{kind}: ")));
     let component = |pod: &Value| pod["metadata"]["labels"][meta::COMPONENT_LABEL] == named.unwrap_or("predictor");
     let revision = |pod: &Value| text_of(&pod["metadata"]["labels"]["kserve-local/revision"]).parse::<u32>().ok();
     let newest = pods.iter().filter(|pod| component(pod)).filter_map(revision).max();
     let own = pods.iter().filter(|pod| component(pod) && revision(pod) == newest);
-    own.flat_map(|pod| {
-        ["initContainerStatuses", "containerStatuses"].into_iter().flat_map(move |list| {
+    let mut containers = own.flat_map(|pod| {
+        [("initContainerStatuses", true), ("containerStatuses", false)].into_iter().flat_map(move |(list, init)| {
             let statuses = pod["status"][list].as_array().into_iter().flatten();
-            statuses.map(move |status| (pod, status))
+            statuses.map(move |status| (pod, init, status))
         })
-    })
-    .filter(|(_, status)| status["ready"] != true && has_output(status))
-    .map(|(pod, status)| (text_of(&pod["metadata"]["name"]), text_of(&status["name"])))
-    .next()
+    });
+    let (pod, init, status) = containers.find(|(_, _, status)| status["ready"] != true && has_output(status))?;
+    Some(Failing { pod: text_of(&pod["metadata"]["name"]), container: text_of(&status["name"]), init })
 }
 
 /// Whether a container ever ran.
@@ -221,9 +244,10 @@ mod tests {
         let new = pod("iris-2", "predictor", "2", &none, &running);
         let side = pod("side-1", "transformer", "1", &none, &running);
         let starts = pod("iris-3", "predictor", "3", &init, &never);
-        assert_eq!(failing(&[old.clone(), new.clone(), side.clone()], "x"), Some(("iris-2", "main")));
-        assert_eq!(failing(&[old.clone(), new, side], "transformer: x"), Some(("side-1", "main")));
-        assert_eq!(failing(&[old.clone(), starts], "x"), Some(("iris-3", "fetch")));
+        let found = |pod, container, init| Some(Failing { pod, container, init });
+        assert_eq!(failing(&[old.clone(), new.clone(), side.clone()], "x"), found("iris-2", "main", false));
+        assert_eq!(failing(&[old.clone(), new, side], "transformer: x"), found("side-1", "main", false));
+        assert_eq!(failing(&[old.clone(), starts], "x"), found("iris-3", "fetch", true));
         assert_eq!(failing(&[old], "x"), None);
     }
 }

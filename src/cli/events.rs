@@ -6,9 +6,11 @@ use std::pin::pin;
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use futures::StreamExt;
 
 use super::client::{AS_TABLE, Client};
+use super::complete;
 use super::diagnosis;
 use super::find::escaped;
 use super::follow;
@@ -32,7 +34,7 @@ pub struct EventsArgs {
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
     /// Only events about this object
-    #[arg(long = "for", value_name = "KIND/NAME")]
+    #[arg(long = "for", value_name = "KIND/NAME", add = ArgValueCompleter::new(complete::about))]
     pub about: Option<String>,
     /// Go on, and show what happens next
     #[arg(short, long)]
@@ -72,7 +74,7 @@ async fn trouble(client: &Client, home: &Utf8Path, args: &EventsArgs) -> Result<
         return Ok(told.map(|found| found.text() + "\n").unwrap_or_default());
     }
     let all = diagnosis::troubled(client, home, (!args.all_namespaces).then_some(namespace)).await?;
-    let mut text: String = all.iter().take(MOST_TOLD).map(|one| one.lines() + "\n").collect();
+    let mut text: String = all.iter().take(MOST_TOLD).map(|one| diagnosis::lines(one) + "\n").collect();
     if let Some(more) = all.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{more} more are not ready: kserve-local get isvc -o wide\n");

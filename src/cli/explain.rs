@@ -5,8 +5,10 @@ use std::fmt::Write;
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
 use super::client::Client;
+use super::complete;
 use super::output::{self, Grid};
 use super::report::Exit;
 use super::room_format::{RoomFormat, of_service, size};
@@ -17,6 +19,7 @@ use crate::plan::admission::{Explanation, Verdict};
 #[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
     /// Name of the InferenceService
+    #[arg(add = ArgValueCompleter::new(complete::service))]
     pub name: String,
     /// Namespace.
     #[command(flatten)]

@@ -1,27 +1,35 @@
 //! `get`: objects in columns, or in full.
 
-use std::pin::pin;
+use std::collections::BTreeMap;
+use std::pin::{Pin, pin};
+use std::time::Duration;
 
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
-use futures::StreamExt;
-use serde_json::Value;
+use clap_complete::engine::ArgValueCompleter;
+use futures::{Stream, StreamExt};
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
-use super::client::{AS_TABLE, Client};
+use super::client::{AS_TABLE, Client, ClientError};
+use super::complete;
 use super::find::{self, escaped, items, path_of};
-use super::follow;
+use super::follow::{self, WatchEvent};
 use super::format::{Format, list_of};
 use super::output::{self, Grid};
 use super::report::{self, Exit, Problem, exit_of};
+use super::screen::Screen;
 use super::wanted::{NamespaceArgs, Wanted};
+use crate::kubeapi::age::age;
 use crate::kubeapi::resource::Resource;
+use crate::reconcile::clock::Clock;
 
 /// Show objects: isvc, runtimes, pods, events, secrets, configmaps, serviceaccounts, namespaces.
 #[derive(Clone, Debug, Args)]
 pub struct GetArgs {
     /// KIND[,KIND…] [NAME…], or KIND/NAME…
-    #[arg(value_name = "KIND", required = true)]
+    #[arg(value_name = "KIND", required = true, add = ArgValueCompleter::new(complete::object))]
     pub objects: Vec<String>,
     /// Namespace.
     #[command(flatten)]
@@ -168,6 +176,9 @@ async fn watch(client: &Client, wanted: &Wanted, args: &GetArgs) -> Result<Exit>
     };
     let accept = if args.output.is_table() { AS_TABLE } else { "application/json" };
     let mut events = pin!(follow::watch(client, &format!("{path}watch=true"), accept).await?);
+    if let Some(screen) = Screen::on_terminal().filter(|_| args.output.is_table()) {
+        return live(screen, events, args).await;
+    }
     let mut rows = Rows::new(args, None);
     while let Some(event) = events.next().await {
         let event = event?;
@@ -186,6 +197,82 @@ async fn watch(client: &Client, wanted: &Wanted, args: &GetArgs) -> Result<Exit>
     }
     output::note("the daemon ended the watch");
     Ok(Exit::Done)
+}
+
+/// How often ages are brought up to date.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Keeps one table on the terminal up to date.
+async fn live<S>(mut screen: Screen, mut events: Pin<&mut S>, args: &GetArgs) -> Result<Exit>
+where
+    S: Stream<Item = Result<WatchEvent, ClientError>>,
+{
+    let mut board = Board::default();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        let event = tokio::select! {
+            // Losing a wait for the next event loses no event.
+            event = events.next() => match event {
+                Some(event) => Some(event?),
+                None => break,
+            },
+            _ = tick.tick() => None,
+        };
+        if let Some(WatchEvent { object, .. }) = event.as_ref().filter(|event| event.kind == "ERROR") {
+            let message = object["message"].as_str().unwrap_or("the watch ended").to_owned();
+            return Err(Problem::not_so(message).into());
+        }
+        event.into_iter().for_each(|event| board.take(event));
+        let mut rows = Rows::new(args, None);
+        rows.add(&board.table(Clock::start().now().wall));
+        screen.show(&rows.take_text().unwrap_or_else(|| "nothing there yet\n".to_owned()))?;
+    }
+    output::note("the daemon ended the watch");
+    Ok(Exit::Done)
+}
+
+/// The rows of a watched table, by namespace and name.
+#[derive(Default)]
+struct Board {
+    columns: Value,
+    rows: BTreeMap<(String, String), Value>,
+}
+
+impl Board {
+    fn take(&mut self, event: WatchEvent) {
+        if event.kind == "BOOKMARK" {
+            return;
+        }
+        let mut table = event.object;
+        if table["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()) {
+            self.columns = table["columnDefinitions"].take();
+        }
+        for row in table["rows"].as_array_mut().into_iter().flatten() {
+            let metadata = &row["object"]["metadata"];
+            let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
+            let key = (text("namespace"), text("name"));
+            match event.kind.as_str() {
+                "DELETED" => drop(self.rows.remove(&key)),
+                _ => drop(self.rows.insert(key, row.take())),
+            }
+        }
+    }
+
+    /// The table as it is now: ages are counted here.
+    fn table(&self, now: Timestamp) -> Value {
+        let columns = self.columns.as_array().map(Vec::as_slice).unwrap_or_default();
+        let at = columns.iter().position(|column| column["name"] == "Age");
+        let aged = |row: &Value| {
+            let mut row = row.clone();
+            let made: Option<Timestamp> =
+                row["object"]["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse().ok());
+            if let (Some(at), Some(made)) = (at, made) {
+                row["cells"][at] = age(made, now).into();
+            }
+            row
+        };
+        json!({"columnDefinitions": columns, "rows": self.rows.values().map(aged).collect::<Vec<_>>()})
+    }
 }
 
 /// Rows of Tables, as they are printed.
@@ -251,5 +338,33 @@ fn cell(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.replace('\n', " "),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_board_keeps_the_newest_row_of_each_object_and_counts_ages_itself() {
+        let event = |kind: &str, name: &str, ready: &str| WatchEvent {
+            kind: kind.to_owned(),
+            object: json!({
+                "columnDefinitions": [{"name": "Name"}, {"name": "Ready"}, {"name": "Age"}],
+                "rows": [{
+                    "cells": [name, ready, "0s"],
+                    "object": {"metadata": {"name": name, "creationTimestamp": "1970-01-01T00:00:00Z"}},
+                }],
+            }),
+        };
+        let mut board = Board::default();
+        for (kind, name, ready) in
+            [("ADDED", "b", "Unknown"), ("ADDED", "a", "True"), ("MODIFIED", "b", "True"), ("DELETED", "a", "True")]
+        {
+            board.take(event(kind, name, ready));
+        }
+        let table = board.table(Timestamp::from_second(90).unwrap());
+        assert_eq!(table["rows"].as_array().unwrap().len(), 1);
+        assert_eq!(table["rows"][0]["cells"], json!(["b", "True", "90s"]));
     }
 }

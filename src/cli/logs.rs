@@ -4,10 +4,12 @@ use anyhow::Result;
 use bytes::Bytes;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use futures::stream::{self, StreamExt};
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
+use super::complete;
 use super::find::{self, SERVICE, condition, path_of, pods_of};
 use super::follow;
 use super::output;
@@ -20,6 +22,7 @@ use crate::kubeapi::resource::Resource;
 #[derive(Clone, Debug, Args)]
 pub struct LogsArgs {
     /// Name of an InferenceService or of one of its pods; isvc/NAME and pod/NAME are taken too
+    #[arg(add = ArgValueCompleter::new(complete::service))]
     pub name: String,
     /// Namespace.
     #[command(flatten)]

@@ -12,7 +12,7 @@ use crate::home::write_atomically;
 /// Print the manual page, or write one for every verb into a folder.
 #[derive(Clone, Debug, Args)]
 pub struct ManArgs {
-    /// Folder for `kserve-local.1`, `kserve-local-apply.1`, …
+    /// Folder for `kserve-local.1`, `kserve-local-apply.1`, `kserve-local-cache-ls.1`, …
     #[arg(value_name = "DIR")]
     pub folder: Option<Utf8PathBuf>,
 }
@@ -29,14 +29,19 @@ pub fn run(args: ManArgs) -> Result<Exit> {
         return Ok(Exit::Done);
     };
     std::fs::create_dir_all(&folder).with_context(|| format!("could not make `{folder}`"))?;
-    let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set()).cloned();
-    let pages = verbs.map(|verb| (format!("kserve-local-{}", verb.get_name()), verb)).collect::<Vec<_>>();
-    for (name, verb) in [("kserve-local".to_owned(), command)].into_iter().chain(pages) {
+    for (name, verb) in pages("kserve-local", &command) {
         let path = folder.join(format!("{name}.1"));
         let text = page(verb.display_name(name.clone()))?;
         write_atomically(&path, text.as_bytes(), 0o644).with_context(|| format!("could not write `{path}`"))?;
     }
     Ok(Exit::Done)
+}
+
+/// A command and everything below it, by the names of their pages.
+fn pages(name: &str, command: &clap::Command) -> Vec<(String, clap::Command)> {
+    let below = command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
+    let below = below.flat_map(|verb| pages(&format!("{name}-{}", verb.get_name()), verb));
+    [(name.to_owned(), command.clone())].into_iter().chain(below).collect()
 }
 
 fn page(command: clap::Command) -> Result<String> {
@@ -61,5 +66,7 @@ mod tests {
         );
         let apply = std::fs::read_to_string(folder.join("kserve-local-apply.1")).unwrap();
         assert!(apply.contains(".TH kserve-local-apply 1"), "{apply}");
+        let below = std::fs::read_to_string(folder.join("kserve-local-config-view.1")).unwrap();
+        assert!(below.contains(".TH kserve-local-config-view 1") && below.contains("config.yaml"), "{below}");
     }
 }

@@ -6,7 +6,10 @@
 pub mod apply;
 pub mod cache;
 pub mod client;
+pub mod colour;
+pub mod complete;
 pub mod completion;
+pub mod config;
 pub mod delete;
 pub mod demo;
 pub mod describe;
@@ -47,6 +50,7 @@ pub mod run;
 pub mod run_report;
 pub mod runtimes;
 pub mod schema;
+pub mod screen;
 pub mod serve;
 pub mod service;
 pub mod service_units;

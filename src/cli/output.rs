@@ -1,8 +1,24 @@
 //! The only place that prints: results to stdout, everything else to stderr.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
+
+use super::colour;
+
+/// Whether results are coloured; decided once, when the command line is read.
+static COLOURS: AtomicBool = AtomicBool::new(false);
+
+/// Sets whether results are coloured.
+pub fn use_colours(use_them: bool) {
+    COLOURS.store(use_them, Ordering::Relaxed);
+}
+
+/// Whether results are coloured.
+pub fn colours() -> bool {
+    COLOURS.load(Ordering::Relaxed)
+}
 
 /// Stdout could not be written; a reader that went away is one case of it.
 #[derive(Debug, thiserror::Error)]
@@ -75,18 +91,21 @@ impl Grid {
         let mut text = String::new();
         if !self.head_shown && !self.rows.is_empty() {
             self.head_shown = true;
-            text.push_str(&self.aligned(&self.heads));
+            text.push_str(&self.aligned(&self.heads, false));
         }
         for row in std::mem::take(&mut self.rows) {
-            text.push_str(&self.aligned(&row));
+            text.push_str(&self.aligned(&row, colours()));
         }
         text
     }
 
-    fn aligned(&self, cells: &[String]) -> String {
+    fn aligned(&self, cells: &[String], coloured: bool) -> String {
         let mut line = String::new();
-        for (cell, width) in cells.iter().zip(&self.widths) {
-            line.push_str(cell);
+        for ((cell, width), head) in cells.iter().zip(&self.widths).zip(&self.heads) {
+            match colour::of_cell(head, cell).filter(|_| coloured) {
+                Some(tone) => line.push_str(&tone.paint(cell)),
+                None => line.push_str(cell),
+            }
             line.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count()) + 3));
         }
         line.truncate(line.trim_end().len());

@@ -6,9 +6,11 @@ use std::time::Duration;
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use serde_json::Value;
 
 use super::client::Client;
+use super::complete;
 use super::find::{self, SERVICE, condition};
 use super::home::quoted;
 use super::output;
@@ -27,6 +29,7 @@ const HINT_LIMIT: usize = 300;
 #[derive(Clone, Debug, Args)]
 pub struct PredictArgs {
     /// Name of the InferenceService
+    #[arg(add = ArgValueCompleter::new(complete::service))]
     pub name: String,
     /// Request body: JSON, @FILE, or - for stdin
     #[arg(short, long, value_name = "BODY")]

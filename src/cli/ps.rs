@@ -1,27 +1,37 @@
 //! `ps`: what runs, what it holds, and for how long.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use serde_json::Value;
 
 use super::client::Client;
+use super::complete;
 use super::output::{self, Grid};
 use super::report::Exit;
 use super::room_format::{RoomFormat, size};
+use super::screen::Screen;
 
 /// Show what runs, the memory it holds, and until when.
 #[derive(Clone, Debug, Args)]
 pub struct PsArgs {
     /// Only this namespace [default: all]
-    #[arg(short, long, value_name = "NAME")]
+    #[arg(short, long, value_name = "NAME", add = ArgValueCompleter::new(complete::namespace))]
     pub namespace: Option<String>,
     /// How it is shown
     #[arg(short, long, value_enum, default_value_t)]
     pub output: RoomFormat,
+    /// Go on, and show every change
+    #[arg(short, long)]
+    pub watch: bool,
 }
+
+/// How often a watched view is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the verb.
 ///
@@ -29,10 +39,10 @@ pub struct PsArgs {
 /// The daemon is not there.
 pub async fn run(home: &Utf8Path, args: PsArgs) -> Result<Exit> {
     let client = Client::find(home)?;
-    let mut answer = client.get("/apis/kserve-local/v1/ps").await?;
-    if let (Some(namespace), Some(items)) = (&args.namespace, answer["items"].as_array_mut()) {
-        items.retain(|item| item["namespace"] == namespace.as_str());
+    if args.watch {
+        return watch(&client, &args).await;
     }
+    let answer = ask(&client, &args).await?;
     if args.output == RoomFormat::Json {
         output::line(&format!("{answer:#}"))?;
         return Ok(Exit::Done);
@@ -40,6 +50,38 @@ pub async fn run(home: &Utf8Path, args: PsArgs) -> Result<Exit> {
     output::print(&table(&answer))?;
     output::note(&machine(&answer["machine"]));
     Ok(Exit::Done)
+}
+
+async fn ask(client: &Client, args: &PsArgs) -> Result<Value> {
+    let mut answer = client.get("/apis/kserve-local/v1/ps").await?;
+    if let (Some(namespace), Some(items)) = (&args.namespace, answer["items"].as_array_mut()) {
+        items.retain(|item| item["namespace"] == namespace.as_str());
+    }
+    Ok(answer)
+}
+
+/// Keeps the view up to date on a terminal; elsewhere prints each line again when it has changed.
+async fn watch(client: &Client, args: &PsArgs) -> Result<Exit> {
+    let mut screen = Screen::on_terminal().filter(|_| args.output == RoomFormat::Table);
+    let mut before = Vec::new();
+    loop {
+        let answer = ask(client, args).await?;
+        let text = match args.output {
+            RoomFormat::Json => format!("{answer}\n"),
+            RoomFormat::Table => table(&answer),
+        };
+        match &mut screen {
+            Some(screen) => screen.show(&format!("{text}{}\n", machine(&answer["machine"])))?,
+            None => {
+                let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+                for line in lines.iter().filter(|line| !before.contains(*line)) {
+                    output::line(line)?;
+                }
+                before = lines;
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 fn table(answer: &Value) -> String {
@@ -61,7 +103,10 @@ fn table(answer: &Value) -> String {
             text("namespace"),
             text("service"),
             text("revision"),
-            text("phase"),
+            match item["answersIn"].as_u64() {
+                Some(seconds) => format!("{} ({seconds} s)", text("phase")),
+                None => text("phase"),
+            },
             memory,
             item["used"].as_u64().map_or_else(|| "-".to_owned(), size),
             if gpus.is_empty() { "CPU".to_owned() } else { gpus.join(",") },

@@ -3,10 +3,12 @@
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use reqwest::Method;
 use serde_json::Value;
 
 use super::client::Client;
+use super::complete;
 use super::find;
 use super::output::{self, Grid};
 use super::report::{Exit, Problem};
@@ -19,6 +21,7 @@ use crate::kubeapi::resource::Resource;
 #[derive(Clone, Debug, Args)]
 pub struct HistoryArgs {
     /// Name of the InferenceService
+    #[arg(add = ArgValueCompleter::new(complete::service))]
     pub name: String,
     /// Namespace.
     #[command(flatten)]
@@ -34,6 +37,7 @@ pub struct HistoryArgs {
 #[derive(Clone, Debug, Args)]
 pub struct RollbackArgs {
     /// Name of the InferenceService
+    #[arg(add = ArgValueCompleter::new(complete::service))]
     pub name: String,
     /// Number or name of the revision, as `history` shows them
     #[arg(long, value_name = "REVISION")]

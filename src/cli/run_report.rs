@@ -77,9 +77,10 @@ impl Readiness {
         let Self { namespace, name, after, .. } = self;
         match &self.outcome {
             Outcome::Ready => format!("{namespace}/{name} ready after {:.1} s", after.as_secs_f64()),
-            Outcome::Failed(why) | Outcome::NotReady(why) => {
-                format!("error: {namespace}/{name}: {}", self.details().unwrap_or_else(|| why.clone()))
-            }
+            Outcome::Failed(why) | Outcome::NotReady(why) => match self.details() {
+                Some(details) => format!("error: {details}"),
+                None => format!("error: {namespace}/{name}: {why}"),
+            },
         }
     }
 
@@ -217,11 +218,7 @@ mod tests {
         assert!(text.contains("<failure type=\"image-absent\" message=\"InferenceService default/iris is not ready: its image does not exist\">"), "{text}");
         assert!(text.contains("  next:    correct name and tag of `a/b`") && text.contains("last words"), "{text}");
         assert_eq!((json["cause"].as_str(), json["output"][0].as_str()), (Some("image-absent"), Some("last words")));
-        assert!(
-            failed.line().starts_with("error: default/iris: InferenceService default/iris is not ready"),
-            "{}",
-            failed.line()
-        );
+        assert!(failed.line().starts_with("error: InferenceService default/iris is not ready"), "{}", failed.line());
     }
 
     #[test]

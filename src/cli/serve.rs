@@ -18,6 +18,20 @@ use crate::telemetry::logs;
 /// SIGHUP reads config.yaml and the folder again.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
+    /// Settings.
+    #[command(flatten)]
+    pub settings: SettingFlags,
+    /// What is logged, for example `info` or `warn,kserve_local=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "KSERVE_LOCAL_LOG", hide_env_values = true)]
+    pub log: String,
+    /// How it is logged
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// Settings that can be given as flags.
+#[derive(Clone, Debug, Args)]
+pub struct SettingFlags {
     /// Where prediction requests are answered; port 0 takes a free one, which `state/addresses.json` then names [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
@@ -30,12 +44,18 @@ pub struct ServeArgs {
     /// Fetch nothing: use the models and images that are here
     #[arg(long)]
     pub offline: bool,
-    /// What is logged, for example `info` or `warn,kserve_local=debug`
-    #[arg(long, value_name = "FILTER", default_value = "info", env = "KSERVE_LOCAL_LOG", hide_env_values = true)]
-    pub log: String,
-    /// How it is logged
-    #[arg(long, value_enum, default_value_t)]
-    pub log_format: LogFormat,
+}
+
+impl SettingFlags {
+    /// Returns them as the settings take them.
+    pub fn flags(&self) -> Flags {
+        Flags {
+            listen: self.listen.clone(),
+            api_listen: self.api_listen.clone(),
+            engine: self.engine.map(Into::into),
+            offline: self.offline,
+        }
+    }
 }
 
 /// What runs the containers.
@@ -82,8 +102,7 @@ pub async fn run(home: &Utf8Path, args: ServeArgs, inherited: Inherited) -> Resu
         LogFormat::Json => logs::LogFormat::Json,
     };
     logs::init(&args.log, format, colour()).map_err(|error| Problem::usage("--log cannot be used").because(error))?;
-    let engine = args.engine.map(Into::into);
-    let flags = Flags { listen: args.listen, api_listen: args.api_listen, engine, offline: args.offline };
+    let flags = args.settings.flags();
     let mut signals = Signals::listen().context("could not listen to signals")?;
     let load = || Settings::load(Home::new(home), &flags, environment());
     let mut daemon = Daemon::start(load().map_err(bad_setting)?, inherited).await.map_err(cannot_start)?;

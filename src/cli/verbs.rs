@@ -1,17 +1,19 @@
 //! The verbs, and running the one that was typed.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
 
-use super::report;
+use super::colour::When;
 use super::{
-    apply, cache, completion, delete, demo, describe, doctor, down, events, explain, export, get, home, kubeconfig,
-    lint, logs, man, predict, ps, pull, replay, restart, rollback, run, runtimes, schema, serve, service, up, validate,
-    version, wait,
+    apply, cache, completion, config, delete, demo, describe, doctor, down, events, explain, export, get, home,
+    kubeconfig, lint, logs, man, predict, ps, pull, replay, restart, rollback, run, runtimes, schema, serve, service,
+    up, validate, version, wait,
 };
+use super::{complete, output, report};
 use crate::daemon::Inherited;
 
 /// KServe on one machine, without Kubernetes: the same InferenceService YAML, served from a folder.
@@ -34,6 +36,18 @@ pub struct Global {
     /// Folder of manifests and state [default: $KSERVE_LOCAL_HOME, else ~/.kserve-local]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub home: Option<PathBuf>,
+    /// When colours are used: auto, always or never; NO_COLOR, CLICOLOR and CLICOLOR_FORCE are honoured
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        hide_default_value = true,
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
+    pub color: When,
 }
 
 /// What to do.
@@ -68,6 +82,7 @@ pub enum Command {
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
     Doctor(doctor::DoctorArgs),
+    Config(config::ConfigArgs),
     Kubeconfig(kubeconfig::KubeconfigArgs),
     Completion(completion::CompletionArgs),
     Man(man::ManArgs),
@@ -80,6 +95,7 @@ pub fn main() -> ExitCode {
     if let Some(code) = crate::engine::process_supervise::run_if_asked(std::env::args_os().skip(1)) {
         return ExitCode::from(code);
     }
+    complete::answer_if_asked();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -110,6 +126,7 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let given = cli.global.home.is_some();
     let home: Utf8PathBuf = home::home(cli.global.home);
+    output::use_colours(cli.global.color.applies(&serve::environment(), std::io::stdout().is_terminal()));
     let exit = match cli.command {
         // Its exit code is that of the command it ran.
         Command::Run(args) => return run::run(args).await,
@@ -140,6 +157,7 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
         Command::Schema(args) => schema::run(args),
         Command::Validate(args) => validate::run(&home, args).await,
         Command::Doctor(args) => doctor::run(&home, args).await,
+        Command::Config(args) => config::run(&home, args),
         Command::Kubeconfig(args) => kubeconfig::run(&home, &args),
         Command::Man(args) => man::run(args),
         Command::Completion(args) => completion::run(args),

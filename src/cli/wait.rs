@@ -8,10 +8,12 @@ use std::time::Duration;
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use futures::StreamExt;
 use serde_json::Value;
 
 use super::client::{Client, ClientError};
+use super::complete;
 use super::diagnosis::find_out;
 use super::find::{condition, escaped, items, not_found, path_of};
 use super::follow;
@@ -27,7 +29,7 @@ use crate::kubeapi::resource::Resource;
 #[derive(Clone, Debug, Args)]
 pub struct WaitArgs {
     /// KIND NAME…, or KIND/NAME…
-    #[arg(value_name = "KIND", required = true)]
+    #[arg(value_name = "KIND", required = true, add = ArgValueCompleter::new(complete::object))]
     pub objects: Vec<String>,
     /// condition=NAME[=STATUS], delete, create, or jsonpath='{PATH}'[=VALUE]
     #[arg(long = "for", value_name = "WHAT", default_value = "condition=Ready")]

@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 
+use super::complete;
 use super::report::Problem;
 use crate::api::{Kind, meta};
 use crate::kubeapi::resource::Resource;
@@ -11,7 +13,7 @@ use crate::kubeapi::resource::Resource;
 #[derive(Clone, Debug, Default, Args)]
 pub struct NamespaceArgs {
     /// Namespace
-    #[arg(short, long, value_name = "NAME", default_value = meta::DEFAULT_NAMESPACE)]
+    #[arg(short, long, value_name = "NAME", default_value = meta::DEFAULT_NAMESPACE, add = ArgValueCompleter::new(complete::namespace))]
     pub namespace: String,
 }
 

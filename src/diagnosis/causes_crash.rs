@@ -21,6 +21,20 @@ pub(super) const CAUSES: &[Cause] = &[
         step: "kserve-local logs {isvc}; correct the server, or give the probe more time (initialDelaySeconds, failureThreshold)",
     },
     Cause {
+        id: "crash-platform",
+        reasons: CRASH,
+        clue: Prints(&["exec format error"]),
+        what: "its image is made for another processor",
+        step: "use an image for this machine; kserve-local doctor names its platform",
+    },
+    Cause {
+        id: "crash-command",
+        reasons: CRASH,
+        clue: Prints(&["exec * failed: no such file", "exec * failed: permission denied", "executable file not found"]),
+        what: "its command is not in the image, or cannot be executed",
+        step: "correct `command` (`{0}`): it replaces the image's own program, `args` follow it",
+    },
+    Cause {
         id: "crash-gpu-memory",
         reasons: CRASH,
         clue: Prints(&["cuda out of memory", "cuda error: out of memory", "outofmemoryerror: cuda"]),
@@ -63,6 +77,7 @@ pub(super) const CAUSES: &[Cause] = &[
             "unsupported pickle protocol",
             "unpicklingerror",
             "invalid load key",
+            "pickle.py\"",
         ]),
         what: "its server cannot read the model's file: it was saved by another version, or is no such file",
         step: "save the model again with the library version of the server's image, or name the runtimeVersion that fits",

@@ -19,7 +19,7 @@ pub(super) const CAUSES: &[Cause] = &[
         id: "container-claim",
         reasons: CANNOT,
         clue: Says(&["the folder of the claim `*` does not exist; make `*` and"]),
-        what: "the folder of its claim `pvc://` is not there",
+        what: "the folder that its claim means is not there",
         step: "mkdir -p {1}, and put the model there; it is tried again by itself",
     },
     Cause {

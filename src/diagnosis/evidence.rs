@@ -43,6 +43,8 @@ pub struct Evidence<'e> {
     pub events: &'e [Happened<'e>],
     /// The last lines of the container that fails, oldest first.
     pub output: &'e [String],
+    /// Name of the container that fails, when it is an init container.
+    pub init: Option<&'e str>,
     /// How this program is called: `kserve-local`, with the home when that must be named.
     pub program: &'e str,
 }
@@ -50,6 +52,6 @@ pub struct Evidence<'e> {
 impl<'e> Evidence<'e> {
     /// Evidence of which only the status is known.
     pub fn of(subject: Subject<'e>, status: Option<&'e InferenceServiceStatus>) -> Self {
-        Self { subject, status, file: None, since: None, events: &[], output: &[], program: "kserve-local" }
+        Self { subject, status, file: None, since: None, events: &[], output: &[], init: None, program: "kserve-local" }
     }
 }

@@ -370,6 +370,9 @@ fn loading() -> Vec<(&'static str, String, &'static str)> {
 
 fn crashes() -> Vec<(&'static str, String, &'static str)> {
     let printed = [
+        ("[FATAL tini (7)] exec /nope failed: No such file or directory", "crash-command"),
+        ("exec /usr/bin/python3: exec format error", "crash-platform"),
+        ("  File \"/usr/lib/python3.11/pickle.py\", line 1213, in load", "crash-version"),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "crash-gpu-memory"),
         ("RuntimeError: Found no NVIDIA driver on your system.", "crash-gpu-missing"),
         ("numpy.core._exceptions._ArrayMemoryError: Unable to allocate; MemoryError", "crash-memory"),
@@ -462,6 +465,7 @@ fn how_it_stands_is_said_in_the_first_line() {
     let stopped = status(ConditionStatus::False, "Stopped", "the service is stopped");
     let unknown = status(ConditionStatus::False, "NewReason", "in new words");
     let side = status(ConditionStatus::False, "OOMKilled", "transformer: container `t` was killed (exit code 137)");
+    let init = status(ConditionStatus::False, "CrashLoopBackOff", "container `fetch` ended with exit code 3");
     let team = Subject { namespace: "team", ..IRIS };
     let newer = Subject { generation: 2, ..IRIS };
     let file = "services/iris.yaml:6:5: unknown field `minReplica`";
@@ -475,6 +479,7 @@ fn how_it_stands_is_said_in_the_first_line() {
         Evidence::of(IRIS, Some(&stopped)),
         Evidence::of(IRIS, Some(&unknown)),
         Evidence::of(team, Some(&side)),
+        Evidence { init: Some("fetch"), ..Evidence::of(IRIS, Some(&init)) },
         Evidence::of(newer, Some(&ready)),
         Evidence::of(IRIS, None),
         Evidence { file: Some(file), ..Evidence::of(IRIS, None) },

@@ -5,7 +5,7 @@ use super::evidence::{Evidence, Happened};
 use crate::api::{Condition, ConditionStatus, InferenceServiceStatus};
 
 /// Longest `why`; the whole message is in the conditions.
-const LONGEST_WHY: usize = 400;
+const LONGEST_WHY: usize = 300;
 /// Most lines of output that are shown.
 const MOST_OUTPUT: usize = 10;
 /// What stands between a message and the output it carries.
@@ -131,6 +131,10 @@ fn is_not_ready(evidence: &Evidence<'_>, ready: &Condition) -> Diagnosis {
         _ => Standing::Waits,
     };
     let what = cause.map_or_else(|| unknown(ready, evidence), |cause| cause.what.to_owned());
+    let what = match evidence.init {
+        Some(init) => what.replace("its server", &format!("its init container `{init}`")),
+        None => what,
+    };
     let step = cause.map_or_else(
         || "kserve-local events --for isvc/{isvc}".to_owned(),
         |cause: &Cause| filled(cause.step, evidence, told.first, &captured),
@@ -226,8 +230,12 @@ fn shortened(text: &str) -> String {
 fn filled(step: &str, evidence: &Evidence<'_>, message: &str, captured: &[String]) -> String {
     let subject = evidence.subject;
     let scope = if subject.namespace == "default" { String::new() } else { format!(" -n {}", subject.namespace) };
+    // The logs of an init container have to be asked for by name.
+    let init = evidence.init.filter(|_| !step.contains(" -c "));
+    let container = init.map(|init| format!(" -c {init}")).unwrap_or_default();
     let quoted = message.split('`').nth(1).unwrap_or_default();
     let mut text = step
+        .replace("logs {isvc}", &format!("logs {{isvc}}{container}"))
         .replace("{isvc}", &format!("{}{scope}", subject.name))
         .replace("{namespace}", subject.namespace)
         .replace("{scope}", &scope)
@@ -270,7 +278,7 @@ fn headline(evidence: &Evidence<'_>, diagnosis: &Diagnosis) -> String {
 /// Whether an older revision answers while the wanted one does not.
 fn serves(status: &InferenceServiceStatus) -> bool {
     let states = status.model_status.as_ref().and_then(|model| model.states.as_ref());
-    states.is_some_and(|states| states.active_model_state == "Loaded")
+    states.is_some_and(|states| states.active_model_state == "Loaded" && states.target_model_state != "Loaded")
 }
 
 /// A length of time as kubectl writes ages.
