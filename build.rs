@@ -57,14 +57,15 @@ fn variable(name: &str) -> Option<String> {
 /// Asks git, if these sources are a work tree of their own and not a folder in somebody else's.
 fn git() -> Option<Source> {
     let root = variable("CARGO_MANIFEST_DIR")?;
-    let git = |arguments: &[&str]| said(Command::new("git").arg("-C").arg(&root).args(arguments));
+    let git =
+        |arguments: &[&str]| said(Command::new("git").args(["--no-optional-locks", "-C"]).arg(&root).args(arguments));
     let top = git(&["rev-parse", "--show-toplevel"])?;
     if fs::canonicalize(top).ok()? != fs::canonicalize(&root).ok()? {
         return None;
     }
     // What has to change before git would say something else. A branch moves in a file of its own or among the packed ones.
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
-    for part in ["HEAD", "index", "packed-refs"].into_iter().chain(branch.as_deref()) {
+    for part in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
         if let Some(path) = git(&["rev-parse", "--git-path", part]) {
             let path = Path::new(&root).join(path);
             // Cargo takes a file that is not there for one that changed.

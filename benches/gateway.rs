@@ -103,6 +103,8 @@ fn service(name: &str, http: SocketAddr, grpc: SocketAddr) -> ServiceRoute {
         key: ServiceKey::new("default", name),
         components: BTreeMap::from([(ComponentKind::Predictor, predictor)]),
         model_names: vec![name.into()],
+        trained: BTreeMap::new(),
+        by_path: false,
     }
 }
 

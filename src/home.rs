@@ -94,6 +94,11 @@ impl Home {
         self.state().join("revisions.json")
     }
 
+    /// Versions of refreshed models.
+    pub fn model_versions(&self) -> Utf8PathBuf {
+        self.state().join("model-versions.json")
+    }
+
     /// Room granted to what is being started.
     pub fn grants(&self) -> Utf8PathBuf {
         self.state().join("granted.json")

@@ -308,6 +308,39 @@ async fn kill_nine_at_nine_tenths_resumes() {
     assert_eq!(fs::read_dir(partial).unwrap().count(), 0, "nothing stays behind");
 }
 
+/// Returns the most memory that a pull of a model of `size` bytes took, in bytes.
+async fn peak(bench: &Bench, name: &str, size: usize) -> u64 {
+    bench.origin.put(&format!("/bucket/{name}/weights"), Object::new(vec![7; size]));
+    let mut child = bench.command(&format!("pull s3://bucket/{name} --progress quiet")).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    tokio::time::timeout(Duration::from_secs(120), async {
+        while child.try_wait().unwrap().is_none() {
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            peak = peak.max(kib.unwrap_or_default() * 1024);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .expect("the pull ends");
+    assert!(child.wait().unwrap().success());
+    peak
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_does_not_grow_with_the_model() {
+    if !cfg!(target_os = "linux") {
+        skip("memory_does_not_grow_with_the_model", "memory is read from /proc");
+        return;
+    }
+    let bench = Bench::new().await;
+    let (small, large) = (peak(&bench, "small", 32 << 20).await, peak(&bench, "large", 256 << 20).await);
+    assert!(small > 0 && large < 128 << 20, "{small} and {large} bytes");
+    assert!(large < small + (24 << 20), "eight times the model took {large} bytes where one took {small}");
+}
+
 /// A small file system of its own, for a disk that is full.
 struct Small(Utf8PathBuf);
 

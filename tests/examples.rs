@@ -9,7 +9,7 @@ use kserve_local::runtimes::Catalog;
 use kserve_local::workload::{Companions, Workload, WorkloadConfig, resolve, resolve_canaries};
 
 /// File, and a piece of each warning that it is meant to give.
-const EXPECTED_WARNINGS: &[(&str, &[&str])] = &[];
+const EXPECTED_WARNINGS: &[(&str, &[&str])] = &[("multi-model.yaml", &["no storageUri"])];
 
 fn yaml_files(folder: &str) -> Vec<PathBuf> {
     let folder = root().join(folder);
@@ -43,7 +43,8 @@ fn objects(path: &Path) -> Vec<Object> {
 fn workloads(path: &Path) -> Vec<Workload> {
     let objects = objects(path);
     let (catalog, companions) = (Catalog::new(&objects), Companions::new(&objects));
-    let services = objects.iter().filter(|object| object.key.kind == Kind::InferenceService);
+    let is_service = |object: &&Object| matches!(object.key.kind, Kind::InferenceService | Kind::LlmInferenceService);
+    let services = objects.iter().filter(is_service);
     let resolved = services.flat_map(|service| {
         let parts = resolve(service, &catalog, &companions, &WorkloadConfig::default())
             .unwrap_or_else(|error| panic!("{}: {error}", name(path)));

@@ -74,6 +74,8 @@ fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
         key: key.clone(),
         components: BTreeMap::from([(ComponentKind::Predictor, component)]),
         model_names: vec!["iris".into()],
+        trained: BTreeMap::new(),
+        by_path: false,
     };
     RouteTable {
         domains: vec!["example.com".into(), "localhost".into()],

@@ -7,6 +7,8 @@
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod daemon;
 
+#[path = "lifecycle/bad_inputs.rs"]
+mod bad_inputs;
 #[path = "lifecycle/canaries.rs"]
 mod canaries;
 

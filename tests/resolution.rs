@@ -6,8 +6,8 @@ use kserve_local::api::{ComponentKind, Kind, Object};
 use kserve_local::manifest;
 use kserve_local::runtimes::Catalog;
 use kserve_local::workload::{
-    Canary, Companions, ContainerSpec, MountSource, Program, PullPolicy, Readiness, ResolveError, RunAs,
-    UpstreamProtocol, Workload, WorkloadConfig, fingerprint, resolve, resolve_canaries,
+    Canary, Companions, ContainerSpec, Layout, MountSource, Program, PullPolicy, Readiness, Repository, ResolveError,
+    RunAs, UpstreamProtocol, Workload, WorkloadConfig, fingerprint, resolve, resolve_canaries,
 };
 use serde_json::{Value, json};
 
@@ -421,14 +421,24 @@ fn a_runtime_without_a_serving_container_or_with_a_bad_placeholder_is_refused_in
 }
 
 #[test]
-fn a_model_without_storage_is_told_so() {
-    let workload = predictor(&service("predictor:\n  model:\n    modelFormat:\n      name: sklearn"));
+fn a_model_without_storage_waits_for_trained_models() {
+    let workload = predictor(&service(
+        "predictor:\n  model:\n    modelFormat:\n      name: sklearn\n    protocolVersion: v2\n    resources:\n      limits: {memory: 3Gi}",
+    ));
     assert_eq!(workload.models, []);
-    assert!(workload.warnings[0].starts_with("spec.predictor.model.storageUri: "), "{:?}", workload.warnings);
+    let server = workload.model_server.expect("it loads models while it runs");
+    assert_eq!(server.repository, Repository { port: 8080, layout: Layout::MlServer, read_only: true });
+    assert_eq!((server.memory_limit, server.frameworks.contains(&"xgboost".to_owned())), (Some(3 << 30), true));
+    let mount = workload.containers[0].mounts.iter().find(|mount| mount.path == "/mnt/models").expect("a folder");
+    assert!(mount.read_only && matches!(mount.source, MountSource::EmptyDir { .. }));
+    let own = predictor(&service(
+        "predictor:\n  containers:\n    - {name: mine, image: x, env: [{name: MULTI_MODEL_SERVER, value: 'true'}]}",
+    ));
+    assert_eq!(own.model_server.expect("it says so").frameworks, Vec::<String>::new());
     let workload = predictor(&service(
         "predictor:\n  model:\n    modelFormat:\n      name: huggingface\n    args: [--model_id=x/y]",
     ));
-    assert_eq!(workload.warnings, Vec::<String>::new());
+    assert_eq!((workload.warnings, workload.model_server), (Vec::new(), None));
 }
 
 #[test]

@@ -13,6 +13,8 @@ mod tree;
 
 #[path = "storage_conformance/checksums.rs"]
 mod checksums;
+#[path = "storage_conformance/refresh.rs"]
+mod refresh;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -101,6 +101,18 @@ pub const KEEP_WARM: &str = "kserve-local/keep-warm";
 pub const PIN: &str = "kserve-local/pin";
 /// A service that sleeps is woken when the daemon starts, lower numbers first.
 pub const PRELOAD: &str = "kserve-local/preload";
+/// Any value of it keeps a service away from models that objects keep.
+pub const DISABLE_LOCAL_MODEL: &str = "serving.kserve.io/disable-localmodel";
+/// Name of the one node.
+pub const NODE: &str = "kserve-local";
+/// When a model's source is asked for something new: `never`, `on-start`, or a time such as `1h`.
+pub const REFRESH: &str = "kserve-local/refresh";
+/// Which versions of refreshed models a revision has: a JSON object, URI to version. Written by us.
+pub const MODEL_VERSIONS: &str = "kserve-local/model-versions";
+/// In a status: when the sources of refreshed models were last asked.
+pub const MODEL_CHECKED: &str = "kserve-local/model-checked";
+/// In a status: why a source could not be asked.
+pub const MODEL_CHECK_FAILED: &str = "kserve-local/model-check-failed";
 /// On a runtime's metadata: how it runs without a container, as YAML.
 pub const PROCESS_RECIPE: &str = "kserve-local/process";
 /// On pods: when `kubectl rollout restart` asked for new ones; a new value makes a new revision.

@@ -7,6 +7,7 @@ pub mod component;
 pub mod condition;
 pub mod inference_graph;
 pub mod inference_service;
+pub mod llm_inference_service;
 pub mod meta;
 pub mod model_spec;
 pub mod object;
@@ -21,11 +22,14 @@ pub use component::{ComponentKind, ComponentSpec};
 pub use condition::{Condition, ConditionStatus};
 pub use inference_graph::InferenceGraphSpec;
 pub use inference_service::InferenceServiceSpec;
+pub use llm_inference_service::LlmInferenceServiceSpec;
 pub use meta::Metadata;
 pub use model_spec::{ModelFormat, ModelSpec, ProtocolVersion};
 pub use object::{Kind, Object, ObjectKey, ServiceKey, Typed};
 pub use serving_runtime::{ServingRuntimeSpec, SupportedModelFormat};
 pub use status::InferenceServiceStatus;
-pub use storage_kinds::{LocalModelCacheSpec, LocalModelNodeGroupSpec, StorageContainer, StorageContainerSpec};
+pub use storage_kinds::{
+    LocalModelCacheSpec, LocalModelCacheStatus, LocalModelNodeGroupSpec, StorageContainer, StorageContainerSpec,
+};
 pub use storage_uri::StorageUri;
 pub use trained_model::TrainedModelSpec;

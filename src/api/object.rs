@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, Servi
 use serde_json::Value;
 
 use super::{
-    InferenceGraphSpec, InferenceServiceSpec, LocalModelCacheSpec, LocalModelNodeGroupSpec, Metadata,
-    ServingRuntimeSpec, StorageContainer, TrainedModelSpec,
+    InferenceGraphSpec, InferenceServiceSpec, LlmInferenceServiceSpec, LocalModelCacheSpec, LocalModelNodeGroupSpec,
+    Metadata, ServingRuntimeSpec, StorageContainer, TrainedModelSpec,
 };
 
 /// The kinds that can be desired.
@@ -263,8 +263,8 @@ pub enum Typed {
     LocalModelCache(Box<LocalModelCacheSpec>),
     /// A LocalModelNodeGroup's spec.
     LocalModelNodeGroup(Box<LocalModelNodeGroupSpec>),
-    /// An LLMInferenceService's or LLMInferenceServiceConfig's spec, as written; the object's kind tells which.
-    LlmInferenceService(Box<Value>),
+    /// An LLMInferenceService's or LLMInferenceServiceConfig's spec; the object's kind tells which.
+    LlmInferenceService(Box<LlmInferenceServiceSpec>),
     /// A PersistentVolumeClaim.
     PersistentVolumeClaim(Box<PersistentVolumeClaim>),
 }

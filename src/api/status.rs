@@ -14,12 +14,18 @@ pub struct InferenceServiceStatus {
     pub observed_generation: i64,
     /// Sorted by type.
     pub conditions: Vec<Condition>,
+    /// More that is known of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
     /// Address from outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Cluster-internal address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<Address>,
+    /// Every address, of an LLMInferenceService.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<ModelAddress>,
     /// Per component.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub components: BTreeMap<ComponentKind, ComponentStatus>,
@@ -60,6 +66,17 @@ pub struct CanaryStatus {
 pub struct Address {
     /// The URL.
     pub url: String,
+}
+
+/// An address, and the models that answer there.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelAddress {
+    /// The URL.
+    pub url: String,
+    /// Names of models.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
 }
 
 /// Status of one component.

@@ -87,6 +87,46 @@ pub struct LocalModelCacheSpec {
     pub storage: Option<LocalModelStorage>,
 }
 
+/// The observed state of a model that is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalModelCacheStatus {
+    /// By node: `NodeDownloadPending`, `NodeDownloading`, `NodeDownloaded` or `NodeDownloadError`.
+    pub node_status: BTreeMap<String, String>,
+    /// How many nodes have it.
+    pub copies: LocalModelCopies,
+    /// Services that use it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inference_services: Vec<NamespacedName>,
+}
+
+/// How many nodes have a model that is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LocalModelCopies {
+    /// Have it.
+    pub available: i64,
+    /// Shall have it.
+    pub total: i64,
+    /// Could not fetch it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failed: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// Names an object of a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NamespacedName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
 /// A key of the storage secret, and what to set beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

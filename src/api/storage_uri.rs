@@ -87,6 +87,13 @@ pub enum StorageUri {
         /// What is there.
         uri: Box<StorageUri>,
     },
+    /// A later version of what a URI names, found there by `kserve-local/refresh`. Always the outermost.
+    Version {
+        /// Tells it from others.
+        version: String,
+        /// The URI.
+        uri: Box<StorageUri>,
+    },
     /// Some of the files of any of these (`STORAGE_ALLOW_PATTERNS`, `STORAGE_IGNORE_PATTERNS`): another model again.
     Part {
         /// Patterns of which a file's path matches one; none allows all.
@@ -167,19 +174,52 @@ impl StorageUri {
                 None => redact(url),
             },
             Self::At { place, uri } => format!("{} at {place}", uri.redacted()),
+            Self::Version { version, uri } => format!("{} version {version}", uri.redacted()),
             Self::By { container, uri, .. } => format!("{} by {container}", redact(uri)),
             Self::Part { allow, ignore, uri } => format!("{}{}", uri.redacted(), chosen(allow, ignore)),
             other => redact(&other.to_string()),
         }
     }
 
-    /// Returns the URI itself, without the place a Secret or a `storage` block names and whatever part of it is wanted.
+    /// Returns the URI itself, without the place a Secret or a `storage` block names whatever part of it is wanted, and
+    /// whatever version is used.
     #[must_use]
     pub fn bare(&self) -> &Self {
         match self {
-            Self::At { uri, .. } | Self::Part { uri, .. } => uri.bare(),
+            Self::At { uri, .. } | Self::Part { uri, .. } | Self::Version { uri, .. } => uri.bare(),
             other => other,
         }
+    }
+
+    /// Returns what the manifest asks for, whatever version of it is used.
+    #[must_use]
+    pub fn unversioned(&self) -> &Self {
+        match self {
+            Self::Version { uri, .. } => uri,
+            other => other,
+        }
+    }
+
+    /// Returns the version; none for what was found first.
+    pub fn version(&self) -> Option<&str> {
+        match self {
+            Self::Version { version, .. } => Some(version),
+            _ => None,
+        }
+    }
+
+    /// Names a version of this URI.
+    #[must_use]
+    pub fn with_version(self, version: impl Into<String>) -> Self {
+        match self {
+            Self::Version { uri, .. } => uri.with_version(version),
+            plain => Self::Version { version: version.into(), uri: Box::new(plain) },
+        }
+    }
+
+    /// Whether its source can be asked cheaply for something new under the same name.
+    pub fn can_be_refreshed(&self) -> bool {
+        !matches!(self.bare(), Self::Local(_) | Self::Pvc { .. } | Self::Git(_) | Self::Oci { .. } | Self::By { .. })
     }
 }
 
@@ -202,6 +242,7 @@ impl fmt::Display for StorageUri {
             Self::Oci { reference, mode: OciMode::Native } => write!(f, "oci+native://{reference}"),
             Self::Oci { reference, mode: OciMode::Fetch } => write!(f, "oci+fetch://{reference}"),
             Self::At { place, uri } => write!(f, "{uri} at {place}"),
+            Self::Version { version, uri } => write!(f, "{uri} version {version}"),
             Self::By { container, version, uri } => write!(f, "{uri} by {container}@{version}"),
             Self::Part { allow, ignore, uri } => write!(f, "{uri}{}", chosen(allow, ignore)),
         }

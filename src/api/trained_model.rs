@@ -3,6 +3,9 @@
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde::{Deserialize, Serialize};
 
+/// Prefixes of what KServe's agent fetches TrainedModels from, in the order its webhook names them.
+pub const AGENT_SCHEMES: [&str; 4] = ["s3://", "gs://", "https://", "http://"];
+
 /// Which model, and in which server.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

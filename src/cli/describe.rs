@@ -113,6 +113,7 @@ async fn service(client: &Client, home: &Utf8Path, namespace: &str, name: &str) 
     text.push('\n');
     text.push_str(&facts(object));
     text.push_str(&conditions(object, now));
+    text.push_str(&canaries(object));
     text.push_str(&pod_table(&found.pods, now));
     text.push_str(&events(&found.events, now));
     if found.diagnosis.standing == Standing::Ready {
@@ -177,6 +178,18 @@ fn conditions(object: &Value, now: Timestamp) -> String {
         grid.row([text("type"), text("status"), since, text("reason"), text("message")]);
     }
     section("Conditions", &mut grid)
+}
+
+/// Named canaries, and whether they have their share of the traffic.
+fn canaries(object: &Value) -> String {
+    let mut grid = Grid::new(["Name", "Ready", "Traffic", "Model"]);
+    for canary in items_of(&object["status"]["canaryStatuses"]) {
+        let model = text_of(&canary["modelStatus"]["transitionStatus"]).to_owned();
+        let ready = if canary["ready"] == true { "True" } else { "False" };
+        let percent = format!("{} %", canary["trafficPercent"]);
+        grid.row([text_of(&canary["name"]).to_owned(), ready.to_owned(), percent, model]);
+    }
+    section("Canaries", &mut grid)
 }
 
 fn pod_table(pods: &[Value], now: Timestamp) -> String {

@@ -59,6 +59,7 @@ pub fn differences(object: &Object, peak: Option<u64>) -> Vec<Gap> {
     gaps.extend(legacy_forms(object));
     gaps.extend(legacy_modes(object));
     gaps.extend(default_resources(object, peak));
+    gaps.extend(no_budget(object));
     gaps.extend(moving_tags(object));
     gaps.extend(local_annotations(object));
     gaps
@@ -129,6 +130,20 @@ fn default_resources(object: &Object, peak: Option<u64>) -> Vec<Gap> {
         gaps.push(gap(object, "default-resources", &field, message, help));
     }
     gaps
+}
+
+/// A server of several models has the room its memory limit says; without one a cluster loads none.
+fn no_budget(object: &Object) -> Option<Gap> {
+    let predictor = &object.as_inference_service()?.predictor;
+    let model = predictor.model.as_ref()?;
+    let own = model.storage_uri.is_some() || model.storage.is_some() || predictor.storage_uris.is_some();
+    let limits = model.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    if own || model.model_format.name == "huggingface" || limits.is_some_and(|limits| limits.contains_key("memory")) {
+        return None;
+    }
+    let message = "without a memory limit a cluster loads no TrainedModel";
+    let help = "write resources.limits.memory: what its TrainedModels declare together, and more";
+    Some(gap(object, "no-model-budget", "spec.predictor.model.resources.limits.memory", message, help))
 }
 
 fn moving_tags(object: &Object) -> Vec<Gap> {
@@ -233,6 +248,14 @@ mod tests {
         let said = |peak| differences(&custom, Some(peak))[0].message.clone();
         assert!(said(3 << 30).contains("measured to use 3072 MiB: it would be killed"));
         assert!(!said(1 << 30).contains("killed"));
+    }
+
+    #[test]
+    fn a_server_of_several_models_needs_a_memory_limit_on_a_cluster() {
+        let shelf = |more: &str| object(&format!("{{model: {{modelFormat: {{name: sklearn}}{more}}}}}"), "");
+        let field = "spec.predictor.model.resources.limits.memory".to_owned();
+        assert_eq!(rules(&shelf(""), None), [("no-model-budget", field)]);
+        assert_eq!(rules(&shelf(", resources: {limits: {memory: 1Gi}}"), None), []);
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl Reporter {
         Self { kind }
     }
 
+    /// Whether there is one line for all of it, as wide as the terminal.
+    pub fn is_narrow(&self) -> bool {
+        matches!(self.kind, Kind::Bar(_))
+    }
+
     /// Says how far it is. Texts with the same `topic` replace each other.
     pub fn say(&mut self, topic: &str, text: &str) {
         match &mut self.kind {

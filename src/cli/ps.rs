@@ -103,7 +103,10 @@ fn table(answer: &Value) -> String {
             text("namespace"),
             text("service"),
             text("revision"),
-            text("phase"),
+            match item["answersIn"].as_u64() {
+                Some(seconds) => format!("{} ({seconds} s)", text("phase")),
+                None => text("phase"),
+            },
             memory,
             item["used"].as_u64().map_or_else(|| "-".to_owned(), size),
             if gpus.is_empty() { "CPU".to_owned() } else { gpus.join(",") },

@@ -70,7 +70,8 @@ async fn pull(puller: &Puller, uri: &StorageUri, show: Show) -> Result<Option<Ca
             () = tokio::time::sleep(LOOK) => {
                 let progress = progress.borrow().clone();
                 pace.note(progress.done, begun.elapsed());
-                reporter.say(progress.phase, &text(uri, &progress, &pace));
+                let name = if reporter.is_narrow() { brief(&uri.redacted()) } else { uri.redacted() };
+                reporter.say(progress.phase, &text(&name, &progress, &pace));
             }
         }
     };
@@ -82,8 +83,18 @@ async fn pull(puller: &Puller, uri: &StorageUri, show: Show) -> Result<Option<Ca
     }
 }
 
-fn text(uri: &StorageUri, progress: &Progress, pace: &Pace) -> String {
-    let uri = uri.redacted();
+/// Most characters of a name beside which the numbers still find room.
+const BRIEF: usize = 24;
+
+/// Returns the end of a long name.
+fn brief(name: &str) -> String {
+    match name.char_indices().rev().nth(BRIEF - 1) {
+        Some((at, _)) if at > 0 => format!("…{}", &name[at..]),
+        _ => name.to_owned(),
+    }
+}
+
+fn text(uri: &str, progress: &Progress, pace: &Pace) -> String {
     match progress.phase {
         "downloading" => {
             let files = match progress.files {
@@ -92,7 +103,7 @@ fn text(uri: &StorageUri, progress: &Progress, pace: &Pace) -> String {
             };
             format!("{uri}: {}{files}", words(progress.done, progress.total, pace.rate()))
         }
-        "" => uri,
+        "" => uri.to_owned(),
         phase => format!("{uri}: {phase}"),
     }
 }
@@ -116,5 +127,18 @@ fn problem(error: PullError) -> Problem {
     match hint {
         Some(hint) => problem.hint(hint),
         None => problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_leaves_room_for_the_numbers() {
+        assert_eq!(brief("s3://bucket/m"), "s3://bucket/m");
+        assert_eq!(brief("https://host.example/models/large.bin"), "…example/models/large.bin");
+        let progress = Progress { done: 5, total: 10, files: (0, 3), phase: "downloading" };
+        assert_eq!(text("m", &progress, &Pace::default()), "m: 50% (5 B of 10 B), 0 of 3 files");
     }
 }

@@ -18,7 +18,13 @@ pub fn route(input: &str) {
     let (host, path) = (lines.next(), lines.next().unwrap_or("/"));
     let service = |namespace: &str, name: &str| {
         let key = ServiceKey::new(namespace, name);
-        let route = ServiceRoute { key: key.clone(), components: [].into(), model_names: vec![name.into()] };
+        let route = ServiceRoute {
+            key: key.clone(),
+            components: [].into(),
+            model_names: vec![name.into()],
+            trained: [].into(),
+            by_path: false,
+        };
         (key, Arc::new(route))
     };
     let table = RouteTable {

@@ -58,7 +58,7 @@ impl Exchange<'_> {
     }
 
     pub(super) fn held_in<'s>(&self, service: &'s ServiceRoute) -> Option<&'s Hold> {
-        match service.components.get(&self.target.component).map(|route| &route.state) {
+        match self.target.state(service) {
             Some(RouteState::Held(hold)) => Some(hold),
             _ => None,
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::plan::routes::RouteTable;
+use crate::plan::routes::{RouteState, RouteTable};
 
 use super::refusal::services;
 use super::route::OwnAnswer;
@@ -18,6 +18,7 @@ pub(crate) fn own_answer(which: OwnAnswer, table: &RouteTable) -> Value {
         }),
         OwnAnswer::V1Models => json!({ "models": models(table), "object": "list", "data": open_ai(table) }),
         OwnAnswer::V2Models => json!({ "models": models(table) }),
+        OwnAnswer::RepositoryIndex => Value::Array(repository(table)),
         OwnAnswer::OpenAiModels => json!({ "object": "list", "data": open_ai(table) }),
         OwnAnswer::Server => json!({ "name": NAME, "version": VERSION, "extensions": EXTENSIONS }),
         OwnAnswer::Live => json!({ "live": true }),
@@ -39,7 +40,8 @@ pub(crate) fn own_message(which: OwnAnswer) -> Vec<u8> {
         OwnAnswer::Live | OwnAnswer::Ready | OwnAnswer::GrpcHealth => vec![0x08, 0x01],
         // `string name = 1; string version = 2`.
         OwnAnswer::Server => [string_field(1, NAME), string_field(2, VERSION)].concat(),
-        OwnAnswer::Root | OwnAnswer::V1Models | OwnAnswer::V2Models | OwnAnswer::OpenAiModels => Vec::new(),
+        OwnAnswer::Root | OwnAnswer::V1Models | OwnAnswer::V2Models => Vec::new(),
+        OwnAnswer::OpenAiModels | OwnAnswer::RepositoryIndex => Vec::new(),
     };
     let mut framed = vec![0];
     framed.extend(u32::try_from(message.len()).unwrap_or_default().to_be_bytes());
@@ -60,6 +62,32 @@ fn models(table: &RouteTable) -> Vec<&str> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// Every model, and whether it answers, in the form of the repository extension. A server of several stands for the models
+/// it loads and is none itself.
+fn repository(table: &RouteTable) -> Vec<Value> {
+    let mut items: Vec<Value> = Vec::new();
+    for service in table.services.values() {
+        let loads = !service.trained.is_empty();
+        for name in service.model_names.iter().filter(|name| !loads || service.trained.contains_key(*name)) {
+            let states = service.components.keys().filter_map(|kind| service.state(*kind, Some(name)));
+            let (state, reason) =
+                states.map(repository_state).find(|(state, _)| *state != READY).unwrap_or((READY, ""));
+            items.push(json!({ "name": name, "state": state, "reason": reason }));
+        }
+    }
+    items
+}
+
+const READY: &str = "READY";
+
+fn repository_state(state: &RouteState) -> (&'static str, &str) {
+    match state {
+        RouteState::Open(_) => (READY, ""),
+        RouteState::Held(hold) => ("UNAVAILABLE", &hold.reason),
+        RouteState::NotReady { reason, .. } => ("UNAVAILABLE", reason),
+    }
 }
 
 fn open_ai(table: &RouteTable) -> Vec<Value> {

@@ -65,7 +65,13 @@ mod tests {
             (kind, route)
         };
         let components = ComponentKind::ALL.map(component).into();
-        let route = ServiceRoute { key: key.clone(), components, model_names: vec!["iris".to_owned()] };
+        let route = ServiceRoute {
+            key: key.clone(),
+            components,
+            model_names: vec!["iris".to_owned()],
+            trained: [].into(),
+            by_path: false,
+        };
         let mut table = RouteTable::default();
         table.services.insert(key, Arc::new(route));
         RouteIndex::new(Arc::new(table))

@@ -88,7 +88,7 @@ impl Exchange<'_> {
 
     fn backends<'a>(&self, service: &'a ServiceRoute) -> Refused<Cow<'a, [Backend]>> {
         let route = service.components.get(&self.target.component);
-        match (route.map(|route| &route.state), &self.target.tag) {
+        match (self.target.state(service), &self.target.tag) {
             (Some(RouteState::Open(backends)), None) => Ok(Cow::Borrowed(backends)),
             // A tagged revision is reached although its share of the traffic may be nothing.
             (Some(RouteState::Open(backends)), Some(tag)) => match tag.within(route, backends) {

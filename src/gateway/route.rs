@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::api::{ComponentKind, ServiceKey};
-use crate::plan::routes::{Backend, ComponentRoute, GraphRoute, RouteTable, ServiceRoute};
+use crate::plan::routes::{Backend, ComponentRoute, GraphRoute, RouteState, RouteTable, ServiceRoute};
 use crate::workload::Extras;
 
 use super::address::{self, Place};
@@ -57,9 +57,24 @@ pub(crate) struct Target {
     pub(crate) number: usize,
     /// Only this one of the component's revisions.
     pub(crate) tag: Option<Tag>,
+    /// The service's TrainedModel that is asked for.
+    pub(crate) model: Option<Arc<str>>,
 }
 
 impl Target {
+    /// Names the model that is asked for, if it is one of the service's TrainedModels.
+    fn asking_for(self, model: &str) -> Self {
+        match self.service.trained.contains_key(model) {
+            true => Self { model: Some(model.into()), ..self },
+            false => self,
+        }
+    }
+
+    /// Returns what may be done with the request, as `service` has it.
+    pub(crate) fn state<'s>(&self, service: &'s ServiceRoute) -> Option<&'s RouteState> {
+        service.state(self.component, self.model.as_deref())
+    }
+
     /// Returns what the proxy does for the component besides forwarding.
     pub(crate) fn extras(&self) -> Option<&Extras> {
         self.service.components.get(&self.component).map(|route| &route.extras)
@@ -142,6 +157,8 @@ pub(crate) enum OwnAnswer {
     V2Models,
     /// `/openai/v1/models`.
     OpenAiModels,
+    /// `/v2/repository/index`.
+    RepositoryIndex,
     /// `/v2/health/live`, `ServerLive`.
     Live,
     /// `/v2/health/ready`, `ServerReady`.
@@ -282,7 +299,10 @@ impl RouteIndex {
     pub(crate) fn by_model(&self, model: &str, path: &str) -> Route {
         match self.models.get(model).map(Vec::as_slice) {
             None | Some([]) => Route::Miss(Miss::new(MissReason::UnknownModel, model)),
-            Some([service]) => select_component(service, None, path, 0),
+            Some([service]) => match select_component(service, None, path, 0) {
+                Route::To(target) => Route::To(target.asking_for(model)),
+                route => route,
+            },
             Some(services) => Route::Miss(Miss {
                 reason: MissReason::AmbiguousModel,
                 wanted: model.to_owned(),
@@ -353,6 +373,7 @@ impl RouteIndex {
             "/v1/models" if reads => return Route::Own(OwnAnswer::V1Models),
             "/v2/models" if reads => return Route::Own(OwnAnswer::V2Models),
             "/openai/v1/models" if reads => return Route::Own(OwnAnswer::OpenAiModels),
+            "/v2/repository/index" if head.method == Method::POST => return Route::Own(OwnAnswer::RepositoryIndex),
             "/v2/health/live" if reads => return Route::Own(OwnAnswer::Live),
             "/v2/health/ready" if reads => return Route::Own(OwnAnswer::Ready),
             _ => {}
@@ -367,6 +388,9 @@ impl RouteIndex {
         if by_body && head.method == Method::POST {
             return Route::Ask(Question::JsonModel);
         }
+        if let Some(route) = self.find_by_path(head.path) {
+            return route;
+        }
         Route::Miss(Miss::new(MissReason::UnknownPath, head.path))
     }
 
@@ -378,6 +402,17 @@ impl RouteIndex {
         let count = ends.iter().position(|end| *end == rest.len()).unwrap_or(MAX_MODEL_SEPARATORS);
         let known = ends[..=count].iter().rev().map(|end| &rest[..*end]).find(|name| self.models.contains_key(*name));
         self.by_model(known.unwrap_or(&rest[..ends[0]]), path)
+    }
+
+    /// `/<namespace>/<name>/…` leads to an LLMInferenceService.
+    fn find_by_path(&self, path: &str) -> Option<Route> {
+        let rest = path.strip_prefix('/')?;
+        let (namespace, after) = rest.split_once('/')?;
+        let name = after.split('/').next()?;
+        let named = &rest[..namespace.len() + 1 + name.len()];
+        let service = self.paths.get(named).filter(|service| service.route.by_path)?;
+        let strip = 1 + named.len();
+        Some(select_component(service, None, &path[strip..], strip))
     }
 
     /// `rest` is `<namespace>/<name>…`.
@@ -453,7 +488,12 @@ pub(crate) fn select_component(service: &Numbered, named: Option<ComponentKind>,
     });
     match component {
         Some(component) => {
-            Route::To(Target { service: Arc::clone(route), component, strip, number: *number, tag: None })
+            let target =
+                Target { service: Arc::clone(route), component, strip, number: *number, tag: None, model: None };
+            Route::To(match named_model(route, path) {
+                Some(model) => target.asking_for(model),
+                None => target,
+            })
         }
         None => Route::Miss(Miss {
             reason: MissReason::NoComponent,
@@ -461,6 +501,16 @@ pub(crate) fn select_component(service: &Numbered, named: Option<ComponentKind>,
             candidates: vec![route.key.clone()],
         }),
     }
+}
+
+/// The model a path names, where that matters: at services with TrainedModels.
+fn named_model<'p>(service: &ServiceRoute, path: &'p str) -> Option<&'p str> {
+    if service.trained.is_empty() {
+        return None;
+    }
+    let rest =
+        ["/v1/models/", "/v2/models/", "/openai/v1/models/"].iter().find_map(|prefix| path.strip_prefix(prefix))?;
+    rest.split(['/', ':']).next()
 }
 
 /// `^/v1/models/[\w-]+:explain$`

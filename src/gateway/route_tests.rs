@@ -25,6 +25,8 @@ fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]
         key: ServiceKey::new(namespace, name),
         components: kinds.iter().map(component).collect(),
         model_names: models.iter().map(|model| (*model).to_owned()).collect(),
+        trained: BTreeMap::new(),
+        by_path: false,
     })
 }
 
@@ -67,6 +69,48 @@ fn tell(route: &Route) -> String {
 fn find(index: &RouteIndex, method: &str, host: &str, path: &str, grpc: bool) -> String {
     let method: Method = method.parse().unwrap();
     tell(&index.find(Head { method: &method, host: Some(host), path, grpc }))
+}
+
+#[test]
+fn a_language_model_is_found_by_its_path_and_others_are_not() {
+    let chat = service("team", "chat", &[Predictor], &["chat", "org/tiny"]);
+    let by_path = Arc::new(ServiceRoute { by_path: true, ..ServiceRoute::clone(&chat) });
+    let index = index(vec![by_path, service("team", "iris", &[Predictor], &["iris"])]);
+    for (method, path, wanted) in [
+        ("POST", "/team/chat/v1/chat/completions", "team/chat predictor -10"),
+        ("GET", "/team/chat", "team/chat predictor -10"),
+        ("GET", "/team/chatter/v1", "UnknownPath /team/chatter/v1 0"),
+        ("POST", "/team/iris/v1/chat/completions", "UnknownPath /team/iris/v1/chat/completions 0"),
+        ("POST", "/v1/chat/completions", "JsonModel"),
+        ("POST", "/v2/repository/index", "RepositoryIndex"),
+    ] {
+        assert_eq!(find(&index, method, "localhost", path, false), wanted, "{method} {path}");
+    }
+}
+
+#[test]
+fn a_trained_model_is_named_by_path_and_by_body() {
+    let shelf = service("default", "shelf", &[Predictor], &["shelf", "rose"]);
+    let trained = BTreeMap::from([("rose".to_owned(), RouteState::Open(Vec::new()))]);
+    let index = index(vec![Arc::new(ServiceRoute { trained, ..ServiceRoute::clone(&shelf) })]);
+    let asked = |route: Route| match route {
+        Route::To(target) => target.model.as_deref().map(str::to_owned),
+        other => panic!("{other:?}"),
+    };
+    let by_path =
+        |host: &str, path: &str| asked(index.find(Head { method: &Method::POST, host: Some(host), path, grpc: false }));
+    for (host, path, model) in [
+        ("localhost", "/v2/models/rose/infer", Some("rose")),
+        ("localhost", "/v1/models/rose:predict", Some("rose")),
+        ("shelf.default.example.com", "/v2/models/rose/infer", Some("rose")),
+        ("localhost", "/serving/default/shelf/v2/models/rose/ready", Some("rose")),
+        ("shelf.default.example.com", "/v2/models/iris/infer", None),
+        ("shelf.default.example.com", "/v2/health/ready", None),
+    ] {
+        assert_eq!(by_path(host, path).as_deref(), model, "{host} {path}");
+    }
+    assert_eq!(asked(index.by_model("rose", "/")).as_deref(), Some("rose"));
+    assert_eq!(asked(index.by_model("shelf", "/")), None);
 }
 
 #[test]
@@ -201,4 +245,26 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_named_canary_has_a_host_of_its_own() {
+    let mut iris = service("default", "iris", &[Predictor], &["iris"]).as_ref().clone();
+    let predictor = iris.components.get_mut(&Predictor).unwrap();
+    predictor.tags.insert("iris-green-predictor".to_owned(), Vec::new());
+    predictor.tags.insert("latest".to_owned(), Vec::new());
+    let index = index(vec![Arc::new(iris)]);
+    let tag = |host: &str| {
+        let head = Head { method: &Method::GET, host: Some(host), path: "/v1/models/iris", grpc: false };
+        match index.find(head) {
+            Route::To(target) => Some((target.component, target.tag)),
+            _ => None,
+        }
+    };
+    let green = Some((Predictor, Some(Tag::Canary("iris-green-predictor".into()))));
+    assert_eq!(tag("iris-green-predictor-default.example.com"), green);
+    assert_eq!(tag("iris-green-predictor.default.svc.cluster.local"), green);
+    assert_eq!(tag("iris-predictor-default.example.com"), Some((Predictor, None)));
+    assert_eq!(tag("latest-iris-predictor-default.example.com"), Some((Predictor, Some(Tag::Latest))));
+    assert_eq!(tag("iris-blue-predictor-default.example.com"), None);
 }

@@ -68,6 +68,7 @@ pub async fn delete_collection(api: &Arc<Api>, kind: Kind, scope: &Scope, call: 
         .filter(|stored| matches!(stored.origin, Origin::File { .. }) && scope.matches(&to_value(stored)));
     let mut items = Vec::new();
     for stored in meant {
+        check_deletable(stored)?;
         if effect == Effect::Real {
             let key = &stored.object.key;
             api.state.loader.delete(key).await.map_err(|error| refused(key, &error))?;
@@ -91,6 +92,7 @@ fn check_deletable(current: &Stored) -> Result<(), Failure> {
             key.name
         ))),
         Kind::Namespace => Ok(()),
+        Kind::LocalModelCache | Kind::LocalModelNamespaceCache => check_unused(current),
         kind if current.origin == Origin::Implied => {
             let plural = Resource::Object(kind).qualified();
             Err(Failure::forbidden(format!(
@@ -100,6 +102,13 @@ fn check_deletable(current: &Stored) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses to delete a kept model that services use, in KServe's words.
+fn check_unused(current: &Stored) -> Result<(), Failure> {
+    let Some(user) = current.kept.iter().flat_map(|status| &status.inference_services).next() else { return Ok(()) };
+    let ObjectKey { kind, name, .. } = &current.object.key;
+    Err(Failure::forbidden(format!("{kind} {name} is being used by InferenceService {}", user.name)))
 }
 
 /// Deletes everything in a namespace that came from files.

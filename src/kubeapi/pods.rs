@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::views::{self, NODE, derived_uid};
-use crate::api::meta;
+use crate::api::{Kind, meta};
 use crate::plan::pods::{ContainerView, ContainerViewState, PodView};
 use crate::store::Snapshot;
 use crate::workload::names;
@@ -19,6 +19,7 @@ pub fn to_value(pod: &PodView, snapshot: &Snapshot) -> Value {
     let service = &pod.component.service;
     let serving = pod.containers.first().map(|container| container.name.as_str()).unwrap_or_default();
     let owner = snapshot.get(&service.to_object_key());
+    let owner = owner.or_else(|| snapshot.get(&service.to_key_of(Kind::LlmInferenceService)));
     let mut metadata = json!({
         "name": pod.name,
         "namespace": service.namespace,

@@ -9,7 +9,7 @@ use super::age::age;
 use super::pods::STATUS_ANNOTATION;
 use super::query::IncludeObject;
 use super::resource::Resource;
-use crate::api::{InferenceServiceStatus, Kind};
+use crate::api::{InferenceServiceStatus, Kind, meta};
 use crate::diagnosis::{Evidence, Subject, diagnose};
 
 /// Returns whether the caller prefers a Table, from its `Accept` header.
@@ -115,18 +115,36 @@ fn columns(resource: Resource) -> &'static [Column] {
                 ]
             }
         }
-        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel | Kind::LlmInferenceService) => {
+        Resource::Object(Kind::LlmInferenceService) => {
+            const {
+                &[
+                    NAME,
+                    column("URL", "string", "Address"),
+                    column("Ready", "string", "Whether it answers"),
+                    column("Reason", "string", "Why not"),
+                    AGE,
+                    wide("URLs", "string", "Every address"),
+                ]
+            }
+        }
+        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel) => {
             const { &[NAME, column("URL", "string", "Address"), column("Ready", "string", "Whether it answers"), AGE] }
+        }
+        Resource::Object(Kind::LocalModelCache | Kind::LocalModelNamespaceCache) => {
+            const {
+                &[
+                    NAME,
+                    column("Model", "string", "Where it comes from"),
+                    column("Status", "string", "Whether it is here"),
+                    AGE,
+                ]
+            }
         }
         Resource::Object(Kind::PersistentVolumeClaim) => {
             const { &[NAME, column("Status", "string", "Phase"), column("Volume", "string", "Volume it names"), AGE] }
         }
         Resource::Object(
-            Kind::ClusterStorageContainer
-            | Kind::LocalModelCache
-            | Kind::LocalModelNamespaceCache
-            | Kind::LocalModelNodeGroup
-            | Kind::LlmInferenceServiceConfig,
+            Kind::ClusterStorageContainer | Kind::LocalModelNodeGroup | Kind::LlmInferenceServiceConfig,
         ) => const { &[NAME, AGE] },
         Resource::Object(Kind::Secret) => {
             const {
@@ -234,8 +252,13 @@ fn cells(resource: Resource, object: &Value, now: Timestamp) -> Vec<Value> {
             vec![name, json!(keys.iter().sum::<usize>()), age]
         }
         Resource::Object(Kind::Namespace) => vec![name, object["status"]["phase"].clone(), age],
-        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel | Kind::LlmInferenceService) => {
+        Resource::Object(Kind::LlmInferenceService) => language_model(object, name, age),
+        Resource::Object(Kind::InferenceGraph | Kind::TrainedModel) => {
             vec![name, object["status"]["url"].clone(), condition(object, "Ready"), age]
+        }
+        Resource::Object(Kind::LocalModelCache | Kind::LocalModelNamespaceCache) => {
+            let state = object["status"]["nodeStatus"][meta::NODE].as_str().unwrap_or_default();
+            vec![name, object["spec"]["sourceModelUri"].clone(), json!(state.trim_start_matches("Node")), age]
         }
         Resource::Object(Kind::PersistentVolumeClaim) => {
             vec![name, object["status"]["phase"].clone(), object["spec"]["volumeName"].clone(), age]
@@ -285,6 +308,16 @@ fn inference_service(object: &Value, name: Value, age: Value) -> Vec<Value> {
         age,
         why(object),
     ]
+}
+
+fn language_model(object: &Value, name: Value, age: Value) -> Vec<Value> {
+    let status = &object["status"];
+    let conditions = status["conditions"].as_array().into_iter().flatten();
+    let ready = conditions.into_iter().find(|condition| condition["type"] == "Ready");
+    let reason = ready.map(|ready| ready["reason"].clone()).unwrap_or_default();
+    let urls = status["addresses"].as_array().into_iter().flatten().filter_map(|address| address["url"].as_str());
+    let urls = urls.collect::<Vec<_>>().join(",");
+    vec![name, status["url"].clone(), condition(object, "Ready"), reason, age, json!(urls)]
 }
 
 /// Returns what keeps a service from being ready, in a few words.

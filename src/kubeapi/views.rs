@@ -14,8 +14,7 @@ use crate::plan::pods::PodView;
 use crate::store::{Snapshot, Stored};
 use crate::workload::names;
 
-/// Name of the one node.
-pub const NODE: &str = "kserve-local";
+pub use crate::api::meta::NODE;
 
 /// Where `kubectl rollout history` looks for the number of a revision.
 const REVISION: &str = "deployment.kubernetes.io/revision";

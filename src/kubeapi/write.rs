@@ -189,7 +189,13 @@ fn imagined(mut object: crate::api::Object, current: Option<&Stored>, now: jiff:
     let Some(current) = current else {
         object.meta.generation = 1;
         object.meta.creation_timestamp = Some(now);
-        return Stored { object: object.into(), origin: Origin::Implied, resource_version: 0, status: None };
+        return Stored {
+            object: object.into(),
+            origin: Origin::Implied,
+            resource_version: 0,
+            status: None,
+            kept: None,
+        };
     };
     let spec = |raw: &Value| {
         let mut raw = raw.clone();

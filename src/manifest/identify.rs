@@ -36,7 +36,7 @@ pub(super) fn identify(value: &Value, at: &FieldPath, report: &mut Report<'_>) -
     let Some(known) = known_kind(kind) else {
         return unknown_kind(kind, api_version, &kind_path, report);
     };
-    if api_version == known.api_version() {
+    if api_version == known.api_version() || is_alike(known, api_version) {
         return Identity::Ours(known);
     }
     if !is_group_of(known, api_version) {
@@ -49,6 +49,12 @@ pub(super) fn identify(value: &Value, at: &FieldPath, report: &mut Report<'_>) -
     );
     report.help(format!("write apiVersion: {}{}", known.api_version(), old_form(known, api_version)));
     Identity::Meant(known)
+}
+
+/// An older version of the same form.
+fn is_alike(kind: Kind, api_version: &str) -> bool {
+    let llm = matches!(kind, Kind::LlmInferenceService | Kind::LlmInferenceServiceConfig);
+    llm && api_version == "serving.kserve.io/v1alpha1"
 }
 
 fn old_form(kind: Kind, api_version: &str) -> &'static str {

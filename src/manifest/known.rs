@@ -34,11 +34,13 @@ const NEWER: [(&str, &[&str]); 3] = [
 ];
 
 /// Fields that an API server insists on (CRD `required`); by type.
-const REQUIRED: [(&str, &[&str]); 41] = [
+const REQUIRED: [(&str, &[&str]); 43] = [
     ("InferenceServiceManifest", &["spec"]),
     ("ServingRuntimeManifest", &["spec"]),
     ("InferenceGraphManifest", &["spec"]),
     ("TrainedModelManifest", &["spec"]),
+    ("LlmInferenceServiceManifest", &["spec"]),
+    ("LoraAdapter", &["name", "uri"]),
     ("StorageContainerManifest", &["spec"]),
     ("LocalModelCacheManifest", &["spec"]),
     ("LocalModelNodeGroupManifest", &["spec"]),
@@ -138,6 +140,9 @@ fn belongs(owner: &str, key: &str, path: &FieldPath) -> Option<String> {
         ("ComponentSpec", _) if PREDICTOR_ONLY.contains(&key) => "it belongs to `spec.predictor`",
         ("ComponentSpec", _) if of_model && place == "predictor" => "it belongs to `model`",
         ("ComponentSpec", _) if of_model => "it belongs to a container under `containers`",
+        ("LlmInferenceServiceSpec", "workload") => "its fields stand in `spec` itself",
+        ("LlmInferenceServiceSpec", "containers") => "it belongs to `template`",
+        ("LlmInferenceServiceSpec", "uri" | "lora") => "it belongs to `model`",
         ("ModelSpec", "modelFormat" | "runtime") => {
             return Some(format!("it belongs to `model`; write `model` with `modelFormat.name` instead of `{place}`"));
         }

@@ -3,11 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
 
 use crate::api::{
-    InferenceGraphSpec, InferenceServiceSpec, LocalModelCacheSpec, LocalModelNodeGroupSpec, ServingRuntimeSpec,
-    StorageContainerSpec, TrainedModelSpec,
+    InferenceGraphSpec, InferenceServiceSpec, LlmInferenceServiceSpec, LocalModelCacheSpec, LocalModelNodeGroupSpec,
+    ServingRuntimeSpec, StorageContainerSpec, TrainedModelSpec,
 };
 
 macro_rules! manifests {
@@ -41,8 +40,8 @@ manifests! {
     LocalModelCacheManifest: LocalModelCacheSpec;
     /// A LocalModelNodeGroup.
     LocalModelNodeGroupManifest: LocalModelNodeGroupSpec;
-    /// An LLMInferenceService or LLMInferenceServiceConfig; what its spec may hold is not looked at.
-    LlmInferenceServiceManifest: Value;
+    /// An LLMInferenceService or LLMInferenceServiceConfig.
+    LlmInferenceServiceManifest: LlmInferenceServiceSpec;
 }
 
 /// A ClusterStorageContainer, which has a field beside its spec.

@@ -10,11 +10,13 @@ mod graph;
 mod ignored;
 mod kept;
 mod limits;
+mod llm;
 mod names;
 mod runtime;
 mod service;
 mod storage;
 mod storage_container;
+mod trained;
 mod update;
 
 use serde_json::Value;
@@ -38,6 +40,11 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value,
         Typed::InferenceGraph(spec) => {
             graph::check(&metadata.name, spec, report);
             ignored::check_graph(raw, report);
+        }
+        Typed::TrainedModel(spec) => trained::check(metadata, spec, report),
+        Typed::LlmInferenceService(spec) => {
+            llm::check(kind, metadata, spec, raw, report);
+            ignored::check_llm(raw, report);
         }
         Typed::ServingRuntime(spec) => {
             runtime::check(kind, &metadata.name, spec, report);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::doze::DozeOrder;
+use super::trained::RepositoryOrder;
 use super::world::FactReach;
 use crate::api::StorageUri;
 use crate::workload::{Check, Hook, Probe, Readiness, Workload};
@@ -18,8 +19,12 @@ pub enum ActionKey {
     Probe(String, ProbeKind),
     /// The processor limit of a container, by name.
     Limit(String),
+    /// The models a server has loaded, by the name of its container.
+    Repository(String),
     /// A model.
     Model(StorageUri),
+    /// The source of a model.
+    Source(StorageUri),
     /// An image.
     Image(String),
 }
@@ -43,6 +48,11 @@ pub enum Action {
     /// Fetch a model into the cache.
     PullModel {
         /// The model.
+        uri: StorageUri,
+    },
+    /// Ask a model's source whether it has something new.
+    CheckModel {
+        /// The model as it is used.
         uri: StorageUri,
     },
     /// Find out whether an image is on this machine.
@@ -105,6 +115,8 @@ pub enum Action {
     },
     /// Check a container once.
     Probe(Box<ProbeOrder>),
+    /// Look at, load or unload a model of a running server.
+    Repository(Box<RepositoryOrder>),
 }
 
 /// Everything the executor needs to make a container.
@@ -184,6 +196,7 @@ impl Action {
     pub fn key(&self) -> ActionKey {
         match self {
             Self::PullModel { uri } => ActionKey::Model(uri.clone()),
+            Self::CheckModel { uri } => ActionKey::Source(uri.unversioned().clone()),
             Self::CheckImage { image } | Self::PullImage { image } => ActionKey::Image(image.clone()),
             Self::Create(order) => ActionKey::Container(order.name.clone()),
             Self::Start { name, .. } | Self::Stop { name, .. } | Self::Remove { name, .. } => {
@@ -192,13 +205,14 @@ impl Action {
             Self::LimitCpu { name, .. } => ActionKey::Limit(name.clone()),
             Self::Doze(order) | Self::Rouse(order) => ActionKey::Container(order.name.clone()),
             Self::Probe(order) => ActionKey::Probe(order.name.clone(), order.kind),
+            Self::Repository(order) => ActionKey::Repository(order.name.clone()),
         }
     }
 
     /// Whether the action can only be done by the engine.
     pub fn needs_engine(&self) -> bool {
         match self {
-            Self::PullModel { .. } => false,
+            Self::PullModel { .. } | Self::CheckModel { .. } | Self::Repository(_) => false,
             Self::Probe(order) => matches!(order.what, ProbeWhat::Check(Check::Exec { .. })),
             _ => true,
         }
@@ -214,6 +228,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PullModel { uri } => write!(f, "pull model {}", uri.redacted()),
+            Self::CheckModel { uri } => write!(f, "ask the source of model {}", uri.redacted()),
             Self::CheckImage { image } => write!(f, "look for image {image}"),
             Self::PullImage { image } => write!(f, "pull image {image}"),
             Self::Create(order) => write!(f, "create {}", order.name),
@@ -224,6 +239,7 @@ impl fmt::Display for Action {
             Self::Remove { name, .. } => write!(f, "remove {name}"),
             Self::LimitCpu { name, milli, .. } => write!(f, "limit {name} to {milli}m of processor"),
             Self::Probe(order) => write!(f, "check {} of {}", order.kind, order.name),
+            Self::Repository(order) => write!(f, "{} in {}", order.work, order.name),
         }
     }
 }

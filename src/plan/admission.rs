@@ -13,6 +13,9 @@
 //! that was loaded stays for its minimum residency, so that requests for several models do not chase each other out; all
 //! that wait for a model are answered while it is there.
 //!
+//! A service of several components is begun only when all that it lacks fits, and goes on so: after every start that is
+//! granted, the service it is granted to can be completed with the room there is.
+//!
 //! **Invariant:** what all replicas hold together is never more than the limit because of a start that was granted here.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,6 +120,16 @@ pub(super) struct Want {
     pub(super) strategy: Strategy,
     /// A container that exists keeps the GPUs it was made with.
     pub(super) fixed: Vec<String>,
+    /// Memory that what its service still lacks needs beside it, in bytes.
+    pub(super) siblings: u64,
+}
+
+impl Want {
+    /// Memory there must be room for: a service is begun only when all of it can be placed, so that two that are placed
+    /// by halves never wait for each other.
+    pub(super) fn together(&self) -> u64 {
+        self.footprint.memory.saturating_add(self.siblings)
+    }
 }
 
 impl Room {
@@ -143,7 +156,7 @@ impl Room {
         let limit = self.limit().unwrap_or(u64::MAX);
         let taken = self.held(gone).saturating_add(ahead);
         // Who needs nothing takes nothing away, however full it is.
-        let fits = taken.saturating_add(want.footprint.memory) <= limit || want.footprint.memory == 0;
+        let fits = taken.saturating_add(want.together()) <= limit || want.footprint.memory == 0;
         if !fits {
             return None;
         }
@@ -166,8 +179,9 @@ impl Room {
     /// Why it can never fit.
     fn impossible(&self, want: &Want) -> Option<String> {
         let need = &want.footprint.gpus;
-        if let Some(ceiling) = self.ceiling().filter(|ceiling| want.footprint.memory > *ceiling) {
-            return Some(words::too_big(self, &want.footprint, ceiling));
+        let is_something = want.footprint.memory > 0;
+        if let Some(ceiling) = self.ceiling().filter(|ceiling| is_something && want.together() > *ceiling) {
+            return Some(words::too_big(self, want, ceiling));
         }
         let gpus: Vec<_> = self.seats.as_ref()?.values().map(|seat| seat.gpu.clone()).collect();
         gpus::impossible(&gpus, need)
@@ -182,7 +196,7 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
     if draft.world.machine.pending {
         return Err(Phase::Creating);
     }
-    let want = holders::want(draft.world, replica);
+    let want = holders::want(draft, replica);
     if let Some(why) = draft.room.impossible(&want) {
         return Err(refuse(draft, &want, why));
     }
@@ -204,6 +218,15 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
         return Err(phase);
     }
     Err(blocked(draft, &want, ahead))
+}
+
+/// Whether a replica would be given room now, without giving it any.
+pub(super) fn would_fit(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
+    if draft.room.holders.contains_key(&replica.name) {
+        return true;
+    }
+    let want = holders::want(draft, replica);
+    !draft.world.machine.pending && draft.room.fit(&want, ahead(draft.world, &want), &|_| false).is_some()
 }
 
 /// Whether an older revision that had all traffic is still there.
@@ -349,7 +372,7 @@ fn wait(draft: &mut Draft<'_>, want: &Want, message: String, making: bool) -> Ph
 fn wait_quietly(draft: &mut Draft<'_>, want: &Want, message: String, making: bool) -> Phase {
     let since = draft.world.memory.queue.get(&want.replica).map_or(draft.now.tick, |queued| queued.since);
     let service = want.component.service.clone();
-    let queued = Queued { since, service, memory: want.footprint.memory, making };
+    let queued = Queued { since, service, memory: want.together(), making };
     draft.plan.queued.push((Arc::clone(&want.replica), queued));
     Phase::WaitingForRoom { message }
 }

@@ -9,7 +9,7 @@ use super::doze;
 use super::eviction::Candidate;
 use super::gpus::{GpuNeed, Seat};
 use super::ledger::{self, Basis, Footprint, Learned};
-use super::planner::Facts;
+use super::planner::{Draft, Facts};
 use super::replica::Replica;
 use super::rollout::replace::Strategy;
 use super::routes::ReplicaName;
@@ -194,7 +194,8 @@ fn sleeps(world: &World, component: &ComponentKey) -> bool {
 }
 
 /// What a replica needs that is about to be started.
-pub(super) fn want(world: &World, replica: &Replica<'_>) -> Want {
+pub(super) fn want(draft: &Draft<'_>, replica: &Replica<'_>) -> Want {
+    let world = draft.world;
     let facts: Vec<&ContainerFact> = replica.containers.values().copied().collect();
     let fixed = facts.first().map(|fact| fact.gpus.clone()).unwrap_or_default();
     let (component, footprint) = match replica.source {
@@ -208,7 +209,25 @@ pub(super) fn want(world: &World, replica: &Replica<'_>) -> Want {
     // A canary never takes the place of another revision.
     let own = replica.source.filter(|(workload, _)| workload.canary.is_none());
     let strategy = own.map_or(Strategy::Beside, |(workload, _)| Strategy::of(workload));
-    Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, strategy, fixed }
+    // Nobody needs the other components for a canary: the stable revision has or gets them.
+    let siblings = own.map_or(0, |_| siblings(draft, &component));
+    Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, strategy, fixed, siblings }
+}
+
+/// Memory that the other components of a service need before the service is whole: of every replica that must answer
+/// and holds none yet.
+fn siblings(draft: &Draft<'_>, component: &ComponentKey) -> u64 {
+    let (world, room) = (draft.world, &draft.room);
+    let others = world.services.get(&component.service).and_then(|service| service.resolution.as_deref().ok());
+    let others = others.unwrap_or_default().iter().filter(|part| part.workload.component != *component);
+    let missing = others.map(|part| {
+        let is_own = |holder: &&Holder| holder.component == part.workload.component && !holder.leaving;
+        let there = u64::try_from(room.holders.values().filter(is_own).count()).unwrap_or(u64::MAX);
+        let lacking = u64::from(part.workload.scaling.least()).saturating_sub(there);
+        let learned = learned(world, &part.workload.component, &part.fingerprint.0);
+        lacking.saturating_mul(ledger::footprint(world, &part.workload, learned).memory)
+    });
+    missing.sum()
 }
 
 /// A service nobody asks, that may sleep and holds something.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gpus::{self, GpuNeed};
 use super::memory::RevisionNote;
+use super::trained;
 use super::world::{ModelState, World};
 use crate::workload::Workload;
 
@@ -172,6 +173,10 @@ fn memory(world: &World, workload: &Workload, learned: Learned) -> (u64, Basis) 
     let config = &world.config.memory;
     let requests: u64 = workload.containers.iter().filter_map(|spec| spec.resources.memory_request).sum();
     let declared = if workload.memory_is_declared { requests } else { 0 };
+    let declared = match trained::declared(world, workload) {
+        0 => declared,
+        models => declared.max(models + config.runtime_overhead),
+    };
     let limits: Option<u64> = workload.containers.iter().map(|spec| spec.resources.memory_limit).sum();
     let files = files(world, workload);
     let first = match (learned.peak, declared) {

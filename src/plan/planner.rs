@@ -15,9 +15,10 @@ use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
 use super::sleep::{self, Rest};
+use super::stages::StageNote;
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, graphs, preload, prepare, retire, rollout, status};
-use crate::api::{ComponentKind, InferenceServiceStatus, ObjectKey, ServiceKey, meta};
+use super::{admission, graphs, kept, llm, preload, prepare, refresh, retire, rollout, status, trained};
+use crate::api::{ComponentKind, InferenceServiceStatus, Kind, LocalModelCacheStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
 /// What is to be done, shown and waited for.
@@ -31,6 +32,8 @@ pub struct Plan {
     pub statuses: Vec<(ServiceKey, InferenceServiceStatus)>,
     /// Statuses of other objects.
     pub other_statuses: Vec<(ObjectKey, InferenceServiceStatus)>,
+    /// Statuses of objects that keep models.
+    pub kept: Vec<(ObjectKey, LocalModelCacheStatus)>,
     /// What runs, for people.
     pub pods: Vec<PodView>,
     /// Revisions that have all traffic from now on.
@@ -53,6 +56,8 @@ pub struct Plan {
     pub standings: Vec<Standing>,
     /// Components that are being started, and what that means for the clock of their load time.
     pub loads: Vec<(ComponentKey, LoadClock)>,
+    /// Where components that start are in that.
+    pub stages: Vec<(ComponentKey, StageNote)>,
     /// Replicas that were given memory in this pass.
     pub granted: Vec<(ReplicaName, Grant)>,
     /// Replicas that wait for room.
@@ -63,6 +68,8 @@ pub struct Plan {
     pub given_up: Vec<(ComponentKey, GivenUp)>,
     /// Services that are put to sleep to make room.
     pub evicted: Vec<Eviction>,
+    /// Servers of several models that have all of them, or are to be started anew, by the name of their container.
+    pub repositories: Vec<(String, trained::Note)>,
     /// What there is.
     pub machine: MachineLine,
     /// Who holds what, for people.
@@ -172,6 +179,9 @@ pub fn plan(world: &World, now: Now) -> Plan {
     for (key, service) in &world.services {
         plan_service(&mut draft, service, rests.get(key).copied().flatten(), &facts);
     }
+    trained::fetch(&mut draft);
+    llm::add_shadowed(&mut draft.plan, world);
+    trained::show(&mut draft.plan, world);
     graphs::add(&mut draft.plan, world);
     for (component, facts) in &facts.0 {
         if !world.services.contains_key(&component.service) {
@@ -179,6 +189,8 @@ pub fn plan(world: &World, now: Now) -> Plan {
         }
     }
     prepare::fetch_kept(&mut draft);
+    draft.plan.kept = kept::statuses(world);
+    refresh::order(&mut draft);
     sandbox::collect(&mut draft);
     (draft.plan.machine, draft.plan.rows) = ps::view(&draft, &rests);
     draft.plan
@@ -226,11 +238,19 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         key: service.key.clone(),
         components: reports.iter().map(|report| (report.key.component, report.route.clone())).collect(),
         model_names: rollout::model_names(service, &reports),
+        trained: BTreeMap::new(),
+        by_path: service.kind == Kind::LlmInferenceService,
     };
     let route = status::close_when_empty(route, service, stopped);
     draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));
     let status = status::of_service(draft.world, service, &reports, stopped);
-    draft.plan.statuses.push((service.key.clone(), status));
+    match service.kind {
+        Kind::LlmInferenceService => {
+            let status = llm::status(draft.world, service, status);
+            draft.plan.other_statuses.push((service.object_key(), status));
+        }
+        _ => draft.plan.statuses.push((service.key.clone(), status)),
+    }
     draft.plan.routes.scrapes.extend(reports.iter().flat_map(|report| report.scrapes.iter().cloned()));
     draft.plan.pods.extend(reports.into_iter().flat_map(|report| report.pods));
 }

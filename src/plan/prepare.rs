@@ -47,13 +47,14 @@ pub(super) fn without_engine(draft: &Draft<'_>) -> Option<Phase> {
 
 /// Orders the models that are fetched before anyone needs them.
 pub(super) fn fetch_kept(draft: &mut Draft<'_>) {
-    for model in &draft.world.kept {
+    for kept in &draft.world.kept {
         // What it waits for is nobody's condition.
-        let _ = need_model(draft, &model.uri);
+        let _ = need_model(draft, &kept.model.uri);
     }
 }
 
-fn need_model(draft: &mut Draft<'_>, uri: &StorageUri) -> Option<Phase> {
+/// Orders a model unless it is here; says why it is not.
+pub(super) fn need_model(draft: &mut Draft<'_>, uri: &StorageUri) -> Option<Phase> {
     match draft.world.models.get(uri) {
         Some(ModelState::Present { .. }) => None,
         Some(ModelState::Pulling(note)) => Some(Phase::PullingModel(uri.clone(), note.clone())),

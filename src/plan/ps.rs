@@ -11,6 +11,7 @@ use super::memory::Revisions;
 use super::planner::Draft;
 use super::room_words::standing;
 use super::sleep::{self, Rest};
+use super::stages::Stage;
 use super::world::{Now, World};
 use crate::api::{ComponentKind, ServiceKey};
 use crate::workload::{ComponentKey, names};
@@ -94,6 +95,12 @@ pub struct Row {
     pub gpus: Vec<String>,
     /// `idle`, `busy`, `stays`, `leaving`, `waits` or `asleep`.
     pub standing: String,
+    /// Which stage of its start it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Stage>,
+    /// Seconds it usually takes from the beginning of that stage until it answers; for what sleeps, to wake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers_in: Option<u64>,
     /// When it goes to sleep if nobody asks, to the second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
@@ -174,7 +181,12 @@ fn row(draft: &Draft<'_>, pod: &super::pods::PodView, rests: &BTreeMap<&ServiceK
         .collect();
     let idle = rests.get(service) == Some(&Some(Rest::Idle));
     let due = sleep::sleeps_at(world, service).filter(|_| idle && holder.is_some_and(|holder| holder.sleeps));
+    let stage = world.memory.stages.get(&pod.component).map(|(stage, _)| *stage).filter(|_| !pod.ready);
+    let times = world.memory.revisions.get(&pod.component).map(|history| &history.times);
+    let answers_in = stage.and_then(|stage| times?.onward(stage)).map(|left| left.as_secs());
     Row {
+        stage,
+        answers_in,
         namespace: service.namespace.clone(),
         service: service.name.clone(),
         component: pod.component.component,
@@ -201,6 +213,8 @@ fn sleepers(draft: &Draft<'_>, service: &ServiceKey, rows: &[Row]) -> Vec<Row> {
     gone.map(|part| {
         let history = draft.world.memory.revisions.get(&part.workload.component);
         Row {
+            stage: None,
+            answers_in: history.and_then(|history| history.times.onward(Stage::Create)).map(|left| left.as_secs()),
             namespace: service.namespace.clone(),
             service: service.name.clone(),
             component: part.workload.component.component,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::workload::{ContainerSpec, EntryPoint, Hook, Probes, Readiness, Workload};
+use crate::workload::{ContainerSpec, EntryPoint, Hook, Probes, Readiness, Repository, Workload};
 
 /// Label the record is kept under, as JSON.
 pub const RECORD_LABEL: &str = "kserve-local/record";
@@ -29,6 +29,9 @@ pub struct ReplicaRecord {
     pub init: Vec<String>,
     /// The models that are mounted, without secrets; for people.
     pub models: Vec<String>,
+    /// How its server is told which models to load, when it is one that is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<Repository>,
     /// Whether a container of its own holds the network, and all others join it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub sandbox: bool,
@@ -72,6 +75,7 @@ impl ReplicaRecord {
             containers: workload.containers.iter().map(container).collect(),
             init: workload.init_containers.iter().map(|spec| spec.name.clone()).collect(),
             models: workload.models.iter().map(|model| model.uri.redacted()).collect(),
+            repository: workload.model_server.as_ref().map(|server| server.repository.clone()),
             sandbox: false,
             memory: None,
             canary: workload.canary.clone(),

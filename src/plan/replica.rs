@@ -436,9 +436,13 @@ pub(super) fn create(
     Phase::Creating
 }
 
-/// Asks for room, which a sandbox takes none of.
+/// Asks for room. A sandbox takes none, but is of no use to a replica that gets none.
 fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>, container: &str) -> Result<Vec<String>, Phase> {
-    if container == names::SANDBOX { Ok(Vec::new()) } else { admission::admit(draft, replica) }
+    let gpus = admission::admit(draft, replica);
+    if let Err(Phase::NoRoom { .. }) = &gpus {
+        draft.sandboxes.give_up(&replica.name);
+    }
+    if container == names::SANDBOX { gpus.map(|_| Vec::new()) } else { gpus }
 }
 
 fn start(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact) -> Phase {

@@ -161,7 +161,7 @@ pub(super) fn standing(room: &Room, holder: &Holder) -> &'static str {
 }
 
 pub(super) fn admitted(room: &Room, want: &Want, gpus: &[String]) -> String {
-    let mut text = needs(&want.footprint);
+    let mut text = needs(want);
     match room.limit() {
         Some(limit) => {
             let left = limit.saturating_sub(room.held(&|_| false));
@@ -175,7 +175,7 @@ pub(super) fn admitted(room: &Room, want: &Want, gpus: &[String]) -> String {
     text
 }
 
-pub(super) fn too_big(room: &Room, footprint: &Footprint, ceiling: u64) -> String {
+pub(super) fn too_big(room: &Room, want: &Want, ceiling: u64) -> String {
     let of = match (room.budget, room.total) {
         (Some(budget), _) if budget == ceiling => format!("models may have {} together (memory.budget)", bytes(budget)),
         (_, Some(total)) => {
@@ -183,27 +183,23 @@ pub(super) fn too_big(room: &Room, footprint: &Footprint, ceiling: u64) -> Strin
         }
         _ => format!("there is {}", bytes(ceiling)),
     };
-    format!("it {} and {of}: it can never run here", needs(footprint))
+    format!("it {} and {of}: it can never run here", needs(want))
 }
 
 pub(super) fn being_made(room: &Room, want: &Want) -> String {
     let leaving = names(room, |holder| holder.leaving);
-    format!("it {}; {}; {} on the way out", needs(&want.footprint), free(room), are(&leaving))
+    format!("it {}; {}; {} on the way out", needs(want), free(room), are(&leaving))
 }
 
 pub(super) fn replaces(room: &Room, want: &Want) -> String {
-    format!(
-        "it {}; {}; the revision before goes first, and comes back if this one fails",
-        needs(&want.footprint),
-        free(room)
-    )
+    format!("it {}; {}; the revision before goes first, and comes back if this one fails", needs(want), free(room))
 }
 
 pub(super) fn residency(room: &Room, want: &Want, services: &[ServiceKey]) -> String {
     let names: Vec<String> = services.iter().map(ToString::to_string).collect();
     format!(
         "it {}; {}; {} only just loaded and stay{} a moment before making room",
-        needs(&want.footprint),
+        needs(want),
         free(room),
         joined(&names) + if names.len() == 1 { " has" } else { " have" },
         if names.len() == 1 { "s" } else { "" },
@@ -212,30 +208,29 @@ pub(super) fn residency(room: &Room, want: &Want, services: &[ServiceKey]) -> St
 
 pub(super) fn evicts(room: &Room, want: &Want, services: &[ServiceKey]) -> String {
     let names: Vec<String> = services.iter().map(ToString::to_string).collect();
-    format!("it {}; {}; {} put to sleep to make room", needs(&want.footprint), free(room), are(&names))
+    format!("it {}; {}; {} put to sleep to make room", needs(want), free(room), are(&names))
 }
 
 pub(super) fn evicted(want: &Want) -> String {
-    let Want { component, footprint, .. } = want;
-    format!("put to sleep to make room for {}, which {}", component.service, needs(footprint))
+    format!("put to sleep to make room for {}, which {}", want.component.service, needs(want))
 }
 
 pub(super) fn busy(room: &Room, want: &Want) -> String {
     let busy = names(room, |holder| standing(room, holder) == "busy" && holder.component != want.component);
     let what = lacking(room, want);
     match busy.is_empty() {
-        true => format!("it {}; {what}; it waits for others that came first", needs(&want.footprint)),
-        false => format!("it {}; {what}; it waits until {} idle", needs(&want.footprint), are(&busy)),
+        true => format!("it {}; {what}; it waits for others that came first", needs(want)),
+        false => format!("it {}; {what}; it waits until {} idle", needs(want), are(&busy)),
     }
 }
 
 pub(super) fn no_room(room: &Room, want: &Want) -> String {
-    let mut text = format!("it {}; {}", needs(&want.footprint), lacking(room, want));
+    let mut text = format!("it {}; {}", needs(want), lacking(room, want));
     let stays = names(room, |holder| holder.component != want.component);
     if !stays.is_empty() {
         let _ = write!(text, "; {} it and may not sleep (minReplicas is not 0)", hold(&stays));
     }
-    if room.others > 0 && room.ceiling().is_some_and(|ceiling| want.footprint.memory <= ceiling) {
+    if room.others > 0 && room.ceiling().is_some_and(|ceiling| want.together() <= ceiling) {
         let _ = write!(text, "; other programs use {}", bytes(room.others));
     }
     text
@@ -243,9 +238,8 @@ pub(super) fn no_room(room: &Room, want: &Want) -> String {
 
 /// What there is too little of.
 fn lacking(room: &Room, want: &Want) -> String {
-    let memory = room
-        .limit()
-        .is_none_or(|limit| room.held(&|holder| holder.leaving).saturating_add(want.footprint.memory) <= limit);
+    let memory =
+        room.limit().is_none_or(|limit| room.held(&|holder| holder.leaving).saturating_add(want.together()) <= limit);
     let Some(seats) = room.seats.as_ref().filter(|_| memory && want.footprint.gpus.count > 0) else {
         return free(room);
     };
@@ -261,9 +255,12 @@ fn lacking(room: &Room, want: &Want) -> String {
     format!("no GPU has room: {}", gpus.join(", "))
 }
 
-fn needs(footprint: &Footprint) -> String {
-    let mut text = format!("needs {} ({})", bytes(footprint.memory), footprint.basis);
-    let gpus = &footprint.gpus;
+fn needs(want: &Want) -> String {
+    let Footprint { memory, basis, gpus } = &want.footprint;
+    let mut text = format!("needs {} ({basis})", bytes(*memory));
+    if want.siblings > 0 {
+        let _ = write!(text, " and, with the other components of its service, {}", bytes(want.together()));
+    }
     if gpus.count > 0 {
         let each = match (gpus.memory, gpus.exclusive) {
             (_, true) => "to itself".to_owned(),

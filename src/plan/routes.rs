@@ -45,6 +45,19 @@ pub struct ServiceRoute {
     pub components: BTreeMap<ComponentKind, ComponentRoute>,
     /// Names under which the service's models are called on the bare address (`localhost:8080`).
     pub model_names: Vec<String>,
+    /// Whether `/{namespace}/{name}/` on the bare address leads to it, as to LLMInferenceServices.
+    pub by_path: bool,
+    /// Its TrainedModels, and what may be done with a request for each: replicas have loaded it, or why none has.
+    pub trained: BTreeMap<String, RouteState>,
+}
+
+impl ServiceRoute {
+    /// Returns what may be done with a request for a component, and for one of its TrainedModels when it names one.
+    pub fn state(&self, component: ComponentKind, model: Option<&str>) -> Option<&RouteState> {
+        let whole = self.components.get(&component).map(|route| &route.state)?;
+        let own = model.filter(|_| component == ComponentKind::Predictor).and_then(|model| self.trained.get(model));
+        Some(own.unwrap_or(whole))
+    }
 }
 
 /// How one InferenceGraph is run.

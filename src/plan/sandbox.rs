@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::ContainerPosition;
+use super::admission;
 use super::planner::Draft;
 use super::replica::{Kept, Phase, Replica, create, keep_running, reunite};
 use super::retire::{remove, stop};
@@ -45,6 +46,11 @@ impl<'w> Sandboxes<'w> {
             }
         }
         sandboxes
+    }
+
+    /// The replica gets no room: nobody needs its network.
+    pub(super) fn give_up(&mut self, replica: &ReplicaName) {
+        self.wanted.remove(replica);
     }
 
     /// Returns the sandbox of a replica.
@@ -91,9 +97,10 @@ fn is_of_another(sandbox: &ContainerFact, replica: &Replica<'_>) -> bool {
     replica.containers.is_empty() && replica.source.is_some_and(differs)
 }
 
-/// Uses the time in which a model or an image is fetched.
+/// Uses the time in which a model or an image is fetched, if there is room for the replica as far as is known by then.
 pub(super) fn make_ahead(draft: &mut Draft<'_>, replica: &Replica<'_>, phase: &Phase) {
-    if matches!(phase, Phase::PullingModel(..) | Phase::PullingImage(..)) {
+    let is_fetched = matches!(phase, Phase::PullingModel(..) | Phase::PullingImage(..));
+    if is_fetched && replica.record.sandbox && admission::would_fit(draft, replica) {
         // What it says of the sandbox is of no interest while something else is waited for.
         drop(hold(draft, replica));
     }

@@ -14,6 +14,7 @@ mod canaries;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::refresh;
 use super::replica::Phase;
 use super::rollout::ComponentReport;
 use super::routes::{Hold, RouteState, ServiceRoute};
@@ -25,13 +26,13 @@ use crate::api::{ComponentKind, Condition, ConditionStatus, InferenceServiceStat
 use crate::workload::{ComponentKey, Extras, ResolveError, names};
 
 /// Returns what the proxy does about a component without a backend: requests wait while it is under way, and are refused
-/// when something is wrong. `load_time` is what it usually takes.
-pub(super) fn closed(key: &ComponentKey, phase: &Phase, load_time: Option<Duration>) -> RouteState {
+/// when something is wrong. `left` is what it usually takes from here.
+pub(super) fn closed(key: &ComponentKey, phase: &Phase, left: Option<Duration>) -> RouteState {
     let said = said(phase);
     let retry_after = match phase {
         Phase::Crashed(crash) => crash.delay.clamp(Duration::from_secs(1), Duration::from_secs(60)),
         phase if phase.is_failure() => Duration::from_secs(30),
-        _ => load_time.unwrap_or_default().max(Duration::from_secs(1)),
+        _ => left.unwrap_or_default().max(Duration::from_secs(1)),
     };
     let reason = if said.reason.is_empty() { "NotReady" } else { said.reason };
     let message = match said.message.split('\n').next() {
@@ -95,6 +96,8 @@ pub(super) fn of_service(
         return status;
     }
     conditions(&mut status, service, reports);
+    let workloads = service.resolution.as_deref().unwrap_or_default();
+    refresh::say(&mut status, world, &workloads.iter().map(|resolved| &*resolved.workload).collect::<Vec<_>>());
     if let Some(predictor) = predictor {
         name_runtime(&mut status, predictor);
         status.model_status = Some(model_status(service, predictor));
@@ -303,6 +306,12 @@ fn component_condition(service: &DesiredService, report: &ComponentReport) -> Co
         return Condition::new(&name, ConditionStatus::True, reason, message);
     }
     let status = if status == ConditionStatus::True { ConditionStatus::Unknown } else { status };
+    let message = match report.history.times.left(&report.phase) {
+        // Bytes on their way say themselves how long they will take.
+        Some(_) if matches!(report.phase, Phase::PullingModel(..) | Phase::PullingImage(..)) => message,
+        Some(left) => beside(message, &format!("; it usually answers within {} s", left.as_secs().max(1))),
+        None => message,
+    };
     let part = match report.serving {
         Some(serving) if Some(serving) == report.target => {
             format!("; {} of {} replicas answer", report.ready_replicas, report.replicas)
@@ -324,7 +333,7 @@ fn beside(message: String, remark: &str) -> String {
     }
 }
 
-fn public_url(world: &World, host: &str) -> String {
+pub(super) fn public_url(world: &World, host: &str) -> String {
     match world.config.data_port {
         80 => format!("http://{host}"),
         port => format!("http://{host}:{port}"),

@@ -12,8 +12,10 @@ use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
 use super::record::ReplicaRecord;
+use super::refresh::SourceNote;
+use super::trained::TrainedModel;
 use super::{Action, ActionKey, routes::ReplicaName};
-use crate::api::{Metadata, ServiceKey, StorageUri};
+use crate::api::{Kind, Metadata, ObjectKey, ServiceKey, StorageUri};
 use crate::graph::{CompileError, Graph};
 use crate::workload::{ComponentKey, Fingerprint, ModelRef, ResolveError, Workload, names};
 
@@ -43,6 +45,10 @@ pub struct World {
     pub services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     /// Graphs that are wanted.
     pub graphs: BTreeMap<ServiceKey, Arc<DesiredGraph>>,
+    /// LLMInferenceServices whose name an InferenceService has, too: they are not served.
+    pub shadowed: Vec<(ServiceKey, i64)>,
+    /// Models that servers are to load, by the InferenceService they name; the oldest first.
+    pub trained: BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>>,
     /// False until the folder was read once: nothing is removed before.
     pub desired_known: bool,
     /// What earlier revisions were made from, as far as that is still known: those that keep a share of traffic are made
@@ -54,8 +60,10 @@ pub struct World {
     pub engine: EngineState,
     /// Models that were asked for.
     pub models: HashMap<StorageUri, ModelState>,
+    /// Sources of models that are refreshed, without versions.
+    pub sources: HashMap<StorageUri, SourceNote>,
     /// Models that are fetched before anyone needs them.
-    pub kept: Vec<ModelRef>,
+    pub kept: Vec<KeptModel>,
     /// Images that were asked for.
     pub images: HashMap<String, ImageState>,
     /// Whether the engine can limit the processor of a container that runs.
@@ -105,6 +113,7 @@ impl World {
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
+        memory.repositories.retain(|name, _| exists(name));
         memory.tidy_vanished(exists, now);
         memory.removing.retain(|name, _| exists(name));
         memory.refusals.retain(|name, refusal| exists(name) || now.tick <= refusal.at + REFUSAL_KEPT);
@@ -198,11 +207,22 @@ impl Default for PlanConfig {
     }
 }
 
-/// One InferenceService as wanted.
+/// A model that an object wants fetched and kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeptModel {
+    /// The object.
+    pub key: ObjectKey,
+    /// What it names.
+    pub model: ModelRef,
+}
+
+/// One InferenceService or LLMInferenceService as wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DesiredService {
     /// Its name.
     pub key: ServiceKey,
+    /// Which of the two it is.
+    pub kind: Kind,
     /// Its metadata.
     pub meta: Metadata,
     /// Its components, or why they cannot be.
@@ -228,6 +248,13 @@ pub struct DesiredCanary {
     pub percent: u32,
     /// What it runs, or why it cannot.
     pub resolution: Result<ResolvedWorkload, ResolveError>,
+}
+
+impl DesiredService {
+    /// Returns the key of the object it is of.
+    pub fn object_key(&self) -> ObjectKey {
+        self.key.to_key_of(self.kind)
+    }
 }
 
 /// One InferenceGraph as wanted.

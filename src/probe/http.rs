@@ -16,6 +16,8 @@ use super::tcp;
 
 /// Most of an answer that is read, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
+/// Longest part of a server's own words that is passed on, in characters.
+const WORDS_SHOWN: usize = 500;
 /// Most redirects that are followed.
 const REDIRECT_LIMIT: usize = 10;
 
@@ -85,8 +87,26 @@ pub(super) async fn post(addr: SocketAddr, path: &str) -> Result<(), String> {
     let mut request = request(addr, &path, &[])?;
     *request.method_mut() = http::Method::POST;
     request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-    let status = send(addr, &path, request).await?.status;
-    if status.is_success() { Ok(()) } else { Err(format!("HTTP {} from {path}", status.as_u16())) }
+    let answer = send(addr, &path, request).await?;
+    match (answer.status.is_success(), words(answer.body.as_deref().unwrap_or_default())) {
+        (true, _) => Ok(()),
+        (false, None) => Err(format!("HTTP {} from {path}", answer.status.as_u16())),
+        (false, Some(words)) => Err(format!("HTTP {} from {path}: {words}", answer.status.as_u16())),
+    }
+}
+
+/// Asks whether the model behind a path answers. An error means that nobody said so or otherwise.
+pub(super) async fn is_ready(addr: SocketAddr, path: &str) -> Result<bool, String> {
+    let path = rooted(path);
+    let answer = exchange(addr, &path, &[]).await?;
+    Ok(judge(&answer, &path, true).is_ok())
+}
+
+/// What a server says went wrong, in the forms of KServe's, MLServer's and Triton's errors.
+fn words(body: &[u8]) -> Option<String> {
+    let answer: Value = serde_json::from_slice(body).ok()?;
+    let told = ["error", "detail", "message"].iter().find_map(|field| answer.get(field)?.as_str());
+    told.filter(|told| !told.is_empty()).map(|told| told.chars().take(WORDS_SHOWN).collect())
 }
 
 async fn exchange(addr: SocketAddr, path: &str, headers: &[(String, String)]) -> Result<Answer, String> {

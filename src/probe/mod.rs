@@ -9,5 +9,5 @@ mod grpc;
 mod http;
 mod tcp;
 
-pub use call::post;
+pub use call::{model_answers, post};
 pub use check::{Outcome, ProbeCheck, RunInside, check};

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use super::trained;
 use crate::api::StorageUri;
 use crate::plan::World;
 use crate::workload::{Access, Workload};
 
 /// Returns what a model is fetched with: what the first service, or object that keeps it, gives that gives anything.
 pub(super) fn of_model(world: &World, uri: &StorageUri) -> Access {
-    let models = workloads(world).flat_map(|workload| &workload.models).chain(&world.kept);
+    let models =
+        workloads(world).flat_map(|workload| &workload.models).chain(world.kept.iter().map(|kept| &kept.model));
+    let models = models.chain(trained::references(world));
     let models = models.filter(|model| model.uri == *uri);
     models.map(|model| &model.access).find(|access| !access.is_empty()).cloned().unwrap_or_default()
 }

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::api::{Kind, ObjectKey, ServiceKey};
+use super::refresh::Versions;
+use crate::api::{Kind, ObjectKey, ServiceKey, StorageUri, Typed, quantity};
 use crate::manifest;
-use crate::plan::world::{DesiredCanary, DesiredService, ResolvedWorkload};
+use crate::plan::trained::TrainedModel;
+use crate::plan::world::{DesiredCanary, DesiredService, KeptModel, ResolvedWorkload};
 use crate::runtimes::Catalog;
 use crate::store::{Origin, Snapshot, Stored};
 use crate::workload::{
-    Companions, ComponentKey, ModelRef, Workload, WorkloadConfig, fingerprint, local_model, resolve, resolve_canaries,
+    Companions, ComponentKey, Workload, WorkloadConfig, fingerprint, local_model, mark, resolve, resolve_canaries,
+    trained_model,
 };
 
 /// Resolutions that still hold.
@@ -19,19 +22,41 @@ pub struct Resolver {
     companions: Vec<Arc<Stored>>,
     services: BTreeMap<ServiceKey, Arc<DesiredService>>,
     sources: BTreeMap<ServiceKey, serde_json::Value>,
+    /// What services of which a model has a version are made from.
+    written: BTreeMap<ServiceKey, serde_json::Value>,
+    /// Versions of models in use.
+    versions: Versions,
     /// Earlier revisions, as long as what they refer to is the same.
     revived: HashMap<(ComponentKey, u32), Option<ResolvedWorkload>>,
 }
 
 impl Resolver {
     /// Makes a resolver.
-    pub fn new(config: WorkloadConfig) -> Self {
-        Self { config, ..Self::default() }
+    pub(super) fn new(config: WorkloadConfig, versions: Versions) -> Self {
+        Self { config, versions, ..Self::default() }
     }
 
     /// Resolves by other settings from now on.
     pub fn reconfigure(&mut self, config: WorkloadConfig) {
-        *self = Self::new(config);
+        *self = Self::new(config, std::mem::take(&mut self.versions));
+    }
+
+    /// Returns the versions of models. When another one is in use, [`Resolver::forget`] what was resolved.
+    pub(super) fn versions(&mut self) -> &mut Versions {
+        &mut self.versions
+    }
+
+    /// Resolves services with a model anew the next time.
+    pub(super) fn forget(&mut self, model: &StorageUri) {
+        let has = |resolved: &ResolvedWorkload| {
+            resolved.workload.models.iter().any(|one| one.uri.unversioned() == model.unversioned())
+        };
+        self.services.retain(|_, service| !service.resolution.as_deref().unwrap_or_default().iter().any(has));
+    }
+
+    /// Returns what a service was made from, when that is not what the user wrote alone.
+    pub(super) fn written(&self, key: &ServiceKey) -> Option<&serde_json::Value> {
+        self.written.get(key)
     }
 
     /// Resolves every InferenceService of a snapshot. Returns them and the keys of those that were resolved anew.
@@ -40,7 +65,15 @@ impl Resolver {
             .objects
             .values()
             .filter(|stored| {
-                !matches!(stored.object.key.kind, Kind::InferenceService | Kind::InferenceGraph | Kind::Namespace)
+                let kind = stored.object.key.kind;
+                !matches!(
+                    kind,
+                    Kind::InferenceService
+                        | Kind::LlmInferenceService
+                        | Kind::InferenceGraph
+                        | Kind::TrainedModel
+                        | Kind::Namespace
+                )
             })
             .cloned()
             .collect();
@@ -57,45 +90,97 @@ impl Resolver {
         let (catalog, references) = surroundings(&self.companions);
         let mut services = BTreeMap::new();
         let mut anew = Vec::new();
-        for stored in snapshot.list(Kind::InferenceService, None) {
+        let kinds = [Kind::InferenceService, Kind::LlmInferenceService];
+        for stored in kinds.into_iter().flat_map(|kind| snapshot.list(kind, None)) {
             let object = &stored.object;
             let key = ServiceKey::new(object.key.namespace.clone(), object.key.name.clone());
-            let known = self.services.get(&key).filter(|known| known.meta == object.meta);
+            if services.contains_key(&key) {
+                // An InferenceService has the name; both would have one address.
+                continue;
+            }
+            let same = |known: &&Arc<DesiredService>| known.kind == object.key.kind && known.meta == object.meta;
+            let known = self.services.get(&key).filter(same);
             if let Some(known) = known.filter(|_| self.sources.get(&key) == Some(&object.raw)) {
                 services.insert(key, Arc::clone(known));
                 continue;
             }
-            let resolution = resolve(object, &catalog, &references, &self.config)
-                .map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
-            let canaries = resolve_canaries(object, &catalog, &references, &self.config);
+            let mut resolved = resolve(object, &catalog, &references, &self.config);
+            let versioned = resolved.as_deref().ok().and_then(|all| self.versions.written_into(object, all));
+            self.written.remove(&key);
+            if let Some(versioned) = &versioned {
+                resolved = resolve(versioned, &catalog, &references, &self.config);
+                self.written.insert(key.clone(), versioned.raw.clone());
+            }
+            let resolution = resolved.map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
+            let canaries = resolve_canaries(versioned.as_ref().unwrap_or(object), &catalog, &references, &self.config);
             let canaries = canaries.into_iter().map(|canary| DesiredCanary {
                 resolution: canary.workload.map(with_fingerprint),
                 name: canary.name,
                 percent: canary.percent,
             });
             let canaries = canaries.collect();
-            let service = DesiredService { key: key.clone(), meta: object.meta.clone(), resolution, canaries };
+            let (kind, meta) = (object.key.kind, object.meta.clone());
+            let service = DesiredService { key: key.clone(), kind, meta, resolution, canaries };
             self.sources.insert(key.clone(), object.raw.clone());
             anew.push(key.clone());
             services.insert(key, Arc::new(service));
         }
         self.sources.retain(|key, _| services.contains_key(key));
+        self.written.retain(|key, _| services.contains_key(key));
         self.revived.retain(|(component, _), _| services.contains_key(&component.service));
         self.services.clone_from(&services);
         (services, anew)
     }
 
     /// Resolves the models that objects want kept, and what is wrong with the others. Call it after [`Resolver::resolve`].
-    pub fn kept(&self) -> (Vec<ModelRef>, Vec<(ObjectKey, String)>) {
+    pub fn kept(&self) -> (Vec<KeptModel>, Vec<(ObjectKey, String)>) {
         let (_, references) = surroundings(&self.companions);
         let (mut kept, mut wrong) = (Vec::new(), Vec::new());
         for stored in &self.companions {
             match local_model(&stored.object, &references, &self.config) {
-                Ok(model) => kept.extend(model),
+                Ok(model) => kept.extend(model.map(|model| KeptModel { key: stored.object.key.clone(), model })),
                 Err(error) => wrong.push((stored.object.key.clone(), error.to_string())),
             }
         }
         (kept, wrong)
+    }
+
+    /// Returns the LLMInferenceServices whose name an InferenceService has, and the generation of each.
+    pub fn shadowed(snapshot: &Snapshot) -> Vec<(ServiceKey, i64)> {
+        let all = snapshot.list(Kind::LlmInferenceService, None).map(|stored| {
+            let object = &stored.object;
+            (ServiceKey::new(object.key.namespace.clone(), object.key.name.clone()), object.meta.generation)
+        });
+        all.filter(|(key, _)| snapshot.objects.contains_key(&key.to_object_key())).collect()
+    }
+
+    /// Resolves the TrainedModels of a snapshot, by the InferenceService they name, the oldest first. Call it after
+    /// [`Resolver::resolve`].
+    pub fn trained(&self, snapshot: &Snapshot) -> BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>> {
+        let (_, references) = surroundings(&self.companions);
+        let mut all: BTreeMap<ServiceKey, Vec<Arc<TrainedModel>>> = BTreeMap::new();
+        for stored in snapshot.list(Kind::TrainedModel, None) {
+            let Typed::TrainedModel(spec) = &stored.object.typed else { continue };
+            let key = ServiceKey::new(&stored.object.key.namespace, &stored.object.key.name);
+            let service = ServiceKey::new(&key.namespace, &spec.inference_service);
+            let server = snapshot.objects.get(&service.to_object_key());
+            let server = server.and_then(|stored| stored.object.as_inference_service());
+            let model = trained_model(&stored.object, spec, server, &references, &self.config);
+            let trained = TrainedModel {
+                key,
+                meta: stored.object.meta.clone(),
+                service: service.clone(),
+                framework: spec.model.framework.clone(),
+                memory: quantity::parse_whole(&spec.model.memory.0).unwrap_or_default(),
+                mark: model.as_ref().map(|model| mark(model, &spec.model.framework)).unwrap_or_default(),
+                model,
+            };
+            all.entry(service).or_default().push(Arc::new(trained));
+        }
+        for models in all.values_mut() {
+            models.sort_by(|a, b| (a.meta.creation_timestamp, &a.key).cmp(&(b.meta.creation_timestamp, &b.key)));
+        }
+        all
     }
 
     /// Resolves a revision of a component as it was written once; none when that means nothing any more.

@@ -15,6 +15,7 @@ use super::load::LoadMeter;
 use super::measure::Rounds;
 use super::notice;
 use super::pulls::Pulls;
+use super::refresh::Versions;
 use super::resources::ResourceMeter;
 use super::revisions::Ledger;
 use crate::api::StorageUri;
@@ -29,6 +30,7 @@ mod dispatch;
 mod facts;
 mod parts;
 mod publish;
+mod repository;
 mod wanted;
 
 use facts::Fact;
@@ -103,7 +105,7 @@ impl Driver {
         let machine = Machine { pending: true, ..Machine::default() };
         let world = World { instance, memory, machine, config: config.plan, ..World::default() };
         Self {
-            resolver: Resolver::new(config.workload),
+            resolver: Resolver::new(config.workload, Versions::load(&parts.home)),
             parts,
             world,
             sender,

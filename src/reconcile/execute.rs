@@ -22,7 +22,7 @@ use crate::plan::Action;
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat};
 use crate::plan::world::FactReach;
 use crate::probe::{self, ProbeCheck, RunInside};
-use crate::storage::{CachedModel, Progress, PullError, Puller};
+use crate::storage::{CachedModel, Checked, Progress, PullError, Puller};
 use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol};
 
 /// However long a pre-stop hook took, the container has this long after it, as in Kubernetes.
@@ -130,6 +130,19 @@ impl Executor {
         Ok(self.puller.pull_with(uri, access, progress, cancel).await?)
     }
 
+    /// Asks a model's source whether it has something new.
+    ///
+    /// # Errors
+    /// See [`PullError`].
+    pub async fn check_model(
+        &self,
+        uri: &StorageUri,
+        access: &Access,
+        cancel: CancellationToken,
+    ) -> Result<Checked, Failure> {
+        Ok(self.puller.check(uri, access, cancel).await?)
+    }
+
     /// Pulls an image. Says afterwards, when it failed, whether an older copy is here.
     ///
     /// # Errors
@@ -172,9 +185,11 @@ impl Executor {
                 self.remove(id, scratch).await.map(|()| None)
             }
             Action::PullModel { .. }
+            | Action::CheckModel { .. }
             | Action::CheckImage { .. }
             | Action::PullImage { .. }
             | Action::Probe(_)
+            | Action::Repository(_)
             | Action::LimitCpu { .. } => Ok(None),
         }
     }

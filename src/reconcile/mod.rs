@@ -21,10 +21,13 @@ pub mod mounts;
 mod notice;
 pub mod observe;
 mod pulls;
+mod refresh;
 mod renames;
+mod repository;
 mod resources;
 pub mod revisions;
 pub mod said;
+mod trained;
 
 pub use clock::Clock;
 pub use driver::{Driver, DriverConfig, DriverParts};

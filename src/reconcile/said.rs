@@ -15,6 +15,7 @@ pub fn publish(store: &Store, events: &EventLog, plan: &Plan, now: Timestamp) {
     let services = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status));
     let all: Vec<_> = services.chain(plan.other_statuses.iter().map(|(key, status)| (key.clone(), status))).collect();
     let changed = store.set_statuses(all.iter().map(|(key, status)| (key.clone(), (*status).clone())), now);
+    store.set_kept(&plan.kept);
     let mut before: HashMap<_, _> = changed.into_iter().collect();
     for (key, status) in all {
         if let Some(before) = before.remove(&key) {

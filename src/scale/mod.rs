@@ -12,6 +12,7 @@ mod scaler;
 mod warm;
 mod window;
 
+pub(crate) use duration::parse as parse_duration;
 pub use policy::{Metric, Policy, Target};
 pub use read::{Source, read};
 pub use resting::{Hooks, Resting, Way};

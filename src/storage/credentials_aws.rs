@@ -50,8 +50,7 @@ pub(super) struct AwsRole {
     pub(super) from: AwsSource,
 }
 
-/// The AWS tools' shared files.
-#[derive(Debug, Default)]
+/// The AWS tools' shared files. Never printed.
 pub(super) struct SharedFiles {
     config: String,
     credentials: String,

@@ -57,7 +57,7 @@ impl HttpSource {
     }
 
     /// Asks for (a part of) the file, through redirects.
-    async fn get(&self, range: Option<String>, etag: Option<&str>) -> Result<Response, SourceError> {
+    async fn get(&self, range: Option<String>, condition: Option<Condition<'_>>) -> Result<Response, SourceError> {
         let mut url = self.url.clone();
         self.policy.check(&url).map_err(|refused| SourceError::Denied(refused.to_string()))?;
         for _ in 0..=MOST_REDIRECTS {
@@ -68,8 +68,8 @@ impl HttpSource {
             if let Some(range) = &range {
                 request = request.header(header::RANGE, range);
             }
-            if let Some(etag) = etag {
-                request = request.header(header::IF_MATCH, etag);
+            if let Some((name, value)) = &condition {
+                request = request.header(name, *value);
             }
             let response = request.send().await.map_err(|error| self.broken(error))?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
@@ -98,6 +98,40 @@ impl HttpSource {
             return None;
         }
         self.headers.get(url.host_str()?)
+    }
+
+    /// Asks what there is; none when the condition says that it is what is known.
+    async fn manifest_if(&self, condition: Option<Condition<'_>>) -> Result<Option<RemoteManifest>, SourceError> {
+        let name = self.url.path().rsplit('/').next().unwrap_or_default();
+        let path = names::check(name).map_err(|_| SourceError::Invalid("No filename contained in URI".to_owned()))?;
+        let unpack = match unpack::kind_of(name) {
+            // A path that says nothing about its type leaves the word to the query, as upstream does.
+            Unpack::Keep if !name.contains('.') => unpack::kind_of(self.url.query().unwrap_or_default()),
+            kind => kind,
+        };
+        let response = self.get(Some("bytes=0-0".to_owned()), condition).await?;
+        if response.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let strong = text_of(response.headers(), header::ETAG).filter(|etag| etag.starts_with('"')).map(str::to_owned);
+        let stated = content_range(&response).and_then(|range| range.size);
+        let (size, etag) = match response.status() {
+            StatusCode::PARTIAL_CONTENT => (stated, strong.filter(|_| stated.is_some())),
+            // An empty file has no first byte.
+            StatusCode::RANGE_NOT_SATISFIABLE if stated == Some(0) => (Some(0), strong),
+            status if status.is_success() => (response.content_length(), None),
+            status => return Err(self.refused(status)),
+        };
+        if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
+            self.check_type(&response, unpack)?;
+        }
+        let version = [header::ETAG, header::LAST_MODIFIED]
+            .into_iter()
+            .find_map(|name| text_of(response.headers(), name))
+            .map(str::to_owned);
+        let digests = digest::from_headers(response.headers());
+        let file = RemoteFile { path, key: self.url.to_string(), size, etag, digests, version, nearby: None };
+        Ok(Some(RemoteManifest { files: vec![file], unpack }))
     }
 
     fn broken(&self, error: reqwest::Error) -> SourceError {
@@ -151,36 +185,21 @@ impl HttpSource {
     }
 }
 
+/// A header that makes a request conditional, with its value.
+type Condition<'a> = (HeaderName, &'a str);
+
 #[async_trait]
 impl ModelSource for HttpSource {
     async fn manifest(&self) -> Result<RemoteManifest, SourceError> {
-        let name = self.url.path().rsplit('/').next().unwrap_or_default();
-        let path = names::check(name).map_err(|_| SourceError::Invalid("No filename contained in URI".to_owned()))?;
-        let unpack = match unpack::kind_of(name) {
-            // A path that says nothing about its type leaves the word to the query, as upstream does.
-            Unpack::Keep if !name.contains('.') => unpack::kind_of(self.url.query().unwrap_or_default()),
-            kind => kind,
-        };
-        let response = self.get(Some("bytes=0-0".to_owned()), None).await?;
-        let strong = text_of(response.headers(), header::ETAG).filter(|etag| etag.starts_with('"')).map(str::to_owned);
-        let stated = content_range(&response).and_then(|range| range.size);
-        let (size, etag) = match response.status() {
-            StatusCode::PARTIAL_CONTENT => (stated, strong.filter(|_| stated.is_some())),
-            // An empty file has no first byte.
-            StatusCode::RANGE_NOT_SATISFIABLE if stated == Some(0) => (Some(0), strong),
-            status if status.is_success() => (response.content_length(), None),
-            status => return Err(self.refused(status)),
-        };
-        if response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
-            self.check_type(&response, unpack)?;
-        }
-        let version = [header::ETAG, header::LAST_MODIFIED]
-            .into_iter()
-            .find_map(|name| text_of(response.headers(), name))
-            .map(str::to_owned);
-        let digests = digest::from_headers(response.headers());
-        let file = RemoteFile { path, key: self.url.to_string(), size, etag, digests, version, nearby: None };
-        Ok(RemoteManifest { files: vec![file], unpack })
+        let listed = self.manifest_if(None).await?;
+        // Nobody asked for less.
+        listed.ok_or_else(|| self.refused(StatusCode::NOT_MODIFIED))
+    }
+
+    async fn manifest_unless(&self, version: &str) -> Result<Option<RemoteManifest>, SourceError> {
+        let is_etag = version.starts_with('"') || version.starts_with("W/\"");
+        let name = if is_etag { header::IF_NONE_MATCH } else { header::IF_MODIFIED_SINCE };
+        self.manifest_if(Some((name, version))).await
     }
 
     async fn read(&self, file: &RemoteFile, offset: u64, length: Option<u64>) -> Result<Reading, SourceError> {
@@ -190,7 +209,8 @@ impl ModelSource for HttpSource {
             Some(length) => Some(format!("bytes={offset}-{}", offset + length.max(1) - 1)),
         };
         let ranged = range.is_some();
-        let response = self.get(range, file.etag.as_deref()).await?;
+        let pinned = file.etag.as_deref().map(|etag| (header::IF_MATCH, etag));
+        let response = self.get(range, pinned).await?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT if ranged => {
                 let got = content_range(&response).filter(|got| got.start == offset);

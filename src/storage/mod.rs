@@ -11,6 +11,7 @@
 //! | [`resume`] | what a partial download already has, written as it goes |
 //! | [`cache`] | where models live, and what makes one visible |
 //! | `record` | what is written down beside a model |
+//! | `refresh` | whether a source has something new |
 //! | `blobs`, `known` | every content once on disk; which contents are here already |
 //! | `claims`, `remove`, `room` | who needs a model; taking models out; room before a download |
 //! | `verify`, `transfer` | reading models again; in and out as archives |
@@ -63,6 +64,7 @@ pub mod piece;
 pub mod pull;
 pub mod reach;
 mod record;
+mod refresh;
 pub mod registry;
 pub mod registry_reference;
 mod remove;
@@ -89,6 +91,7 @@ pub use claims::{Claims, Lease, Pin};
 pub use digest::{DigestKind, StatedDigest};
 pub use pull::{Progress, PullConfig, Puller};
 pub use reach::ReachPolicy;
+pub use refresh::Checked;
 pub use remove::{RemoveError, Removed, Shortage};
 pub use room::{Disk, RoomPolicy, Usage};
 pub use transfer::{Imported, TransferError};
@@ -169,6 +172,12 @@ pub enum Unpack {
 pub trait ModelSource: Send + Sync {
     /// Lists what to fetch.
     async fn manifest(&self) -> Result<RemoteManifest, SourceError>;
+    /// Lists what to fetch unless it is still `version`, which is a [`RemoteFile::version`] of an earlier listing; none
+    /// then. Only sources of one file that can be asked so are.
+    async fn manifest_unless(&self, version: &str) -> Result<Option<RemoteManifest>, SourceError> {
+        let _ = version;
+        self.manifest().await.map(Some)
+    }
     /// Reads `length` bytes of a file from `offset`, pinned to the file's ETag; shorter only at the end. An `offset` of 0
     /// with `length` none reads the whole file as it comes, for sources that do not support ranges.
     async fn read(&self, file: &RemoteFile, offset: u64, length: Option<u64>) -> Result<Reading, SourceError>;

@@ -41,6 +41,7 @@ use super::open::{Opening, open};
 use super::piece::blocking;
 use super::reach::ReachPolicy;
 use super::record::{ModelKey, Record, RecordedFile};
+use super::refresh::Listing;
 use super::room::{Need, RoomPolicy, own_blocks};
 use super::staging::Staging;
 use super::unpack::{self, ArchiveLimits, UnpackError};
@@ -135,6 +136,18 @@ impl Puller {
     #[must_use]
     pub fn with_images(self, images: Arc<dyn ImageFolders>) -> Self {
         Self { images: Some(images), ..self }
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(super) fn config(&self) -> &PullConfig {
+        &self.config
+    }
+
+    pub(super) fn environment(&self) -> Arc<BTreeMap<String, String>> {
+        Arc::clone(&self.environment)
     }
 
     /// Gives the puller an engine that runs the containers of `ClusterStorageContainer` objects.
@@ -379,15 +392,16 @@ impl Pull {
             }
             _ => None,
         };
+        let record = |files| Record::new(key, files).with_listing(Listing::of(&manifest));
         let Some((archive, kind)) = archive else {
-            return self.publish(staging, staging.fetched(), key, fetched).await;
+            return self.publish(staging, staging.fetched(), record(fetched)).await;
         };
         let unpacked = self.unpack(staging, archive, kind).await;
         if let Err(PullError::Archive { .. }) = &unpacked {
             let staging = staging.clone();
             self.blocking(move || staging.reset()).await?;
         }
-        self.publish(staging, staging.files(), key, unpacked?).await
+        self.publish(staging, staging.files(), record(unpacked?)).await
     }
 
     /// Links what is in the cache already. An archive is not kept, only what it holds.
@@ -421,7 +435,7 @@ impl Pull {
                 Err(error) => return Err(self.failed(error)),
             }
         };
-        let manifest = self.wanted(manifest)?;
+        let manifest = wanted(&self.uri, manifest).map_err(|error| self.failed(error))?;
         let mut placed = Placed::default();
         for file in &manifest.files {
             let checked = super::names::check(file.path.as_str()).and_then(|path| placed.file(&path));
@@ -430,30 +444,6 @@ impl Pull {
             })?;
         }
         Ok(manifest)
-    }
-
-    /// Leaves out the files that are not wanted. What remains counts when it comes to a single archive.
-    fn wanted(&self, manifest: RemoteManifest) -> Result<RemoteManifest, PullError> {
-        let StorageUri::Part { allow, ignore, .. } = &self.uri else { return Ok(manifest) };
-        let RemoteManifest { mut files, unpack } = manifest;
-        // An object that is named itself is meant, as upstream has it.
-        if let (StorageUri::S3 { path, .. }, [only]) = (self.uri.bare(), &files[..])
-            && only.key == *path
-        {
-            return Ok(RemoteManifest { files, unpack });
-        }
-        files.retain(|file| patterns::wanted(file.path.as_str(), allow, ignore));
-        if files.is_empty() {
-            let nothing =
-                "Failed to fetch model. STORAGE_ALLOW_PATTERNS and STORAGE_IGNORE_PATTERNS leave no file of it.";
-            return Err(self.failed(SourceError::NotFound(nothing.to_owned())));
-        }
-        let hub = matches!(self.uri.bare(), StorageUri::HuggingFace { .. } | StorageUri::ModelScope { .. });
-        let unpack = match (&files[..], unpack) {
-            ([only], Unpack::Keep) if !hub => unpack::kind_of(only.path.file_name().unwrap_or_default()),
-            (_, unpack) => unpack,
-        };
-        Ok(RemoteManifest { files, unpack })
     }
 
     /// Sees to it that there is room, before the download begins.
@@ -502,15 +492,9 @@ impl Pull {
         })
     }
 
-    async fn publish(
-        &self,
-        staging: &Arc<Staging>,
-        from: Utf8PathBuf,
-        key: &ModelKey,
-        files: Vec<RecordedFile>,
-    ) -> Outcome {
+    async fn publish(&self, staging: &Arc<Staging>, from: Utf8PathBuf, record: Record) -> Outcome {
         self.phase("publishing");
-        let (staging, record) = (staging.clone(), Record::new(key, files));
+        let staging = staging.clone();
         self.blocking(move || staging.publish(&from, &record)).await
     }
 
@@ -537,9 +521,32 @@ impl Pull {
             }
             kind => self.unpack(&staging, vec![file], kind).await?,
         };
-        let model = self.publish(&staging, staging.files(), &key, files).await?;
+        let model = self.publish(&staging, staging.files(), Record::new(&key, files)).await?;
         Ok(self.present(model))
     }
+}
+
+/// Leaves out the files that are not wanted. What remains counts when it comes to a single archive.
+pub(super) fn wanted(uri: &StorageUri, manifest: RemoteManifest) -> Result<RemoteManifest, SourceError> {
+    let StorageUri::Part { allow, ignore, .. } = uri.unversioned() else { return Ok(manifest) };
+    let RemoteManifest { mut files, unpack } = manifest;
+    // An object that is named itself is meant, as upstream has it.
+    if let (StorageUri::S3 { path, .. }, [only]) = (uri.bare(), &files[..])
+        && only.key == *path
+    {
+        return Ok(RemoteManifest { files, unpack });
+    }
+    files.retain(|file| patterns::wanted(file.path.as_str(), allow, ignore));
+    if files.is_empty() {
+        let nothing = "Failed to fetch model. STORAGE_ALLOW_PATTERNS and STORAGE_IGNORE_PATTERNS leave no file of it.";
+        return Err(SourceError::NotFound(nothing.to_owned()));
+    }
+    let hub = matches!(uri.bare(), StorageUri::HuggingFace { .. } | StorageUri::ModelScope { .. });
+    let unpack = match (&files[..], unpack) {
+        ([only], Unpack::Keep) if !hub => unpack::kind_of(only.path.file_name().unwrap_or_default()),
+        (_, unpack) => unpack,
+    };
+    Ok(RemoteManifest { files, unpack })
 }
 
 enum Staged {

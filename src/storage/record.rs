@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::digest::{StatedDigest, hex};
+use super::refresh::Listing;
 use crate::api::StorageUri;
 
 /// Name of the marker.
@@ -54,6 +55,9 @@ pub(super) struct Record {
     pub(super) key: String,
     pub(super) size: u64,
     pub(super) files: Vec<RecordedFile>,
+    /// What the source listed, for sources that list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) listing: Option<Listing>,
 }
 
 /// One file, as the marker records it.
@@ -77,7 +81,12 @@ pub(super) struct RecordedFile {
 impl Record {
     pub(super) fn new(key: &ModelKey, files: Vec<RecordedFile>) -> Self {
         let size = files.iter().map(|file| file.size).sum();
-        Self { version: 1, uri: key.uri.clone(), key: key.digest.clone(), size, files }
+        Self { version: 1, uri: key.uri.clone(), key: key.digest.clone(), size, files, listing: None }
+    }
+
+    /// Adds what the source listed.
+    pub(super) fn with_listing(self, listing: Listing) -> Self {
+        Self { listing: Some(listing), ..self }
     }
 
     /// Whether this version can read it.

@@ -143,9 +143,11 @@ pub fn identity(
         }
         StorageUri::Oci { .. } => "the user's own registry login, if there is one".to_owned(),
         StorageUri::By { container, .. } => format!("whoever storage container `{container}` is told"),
-        StorageUri::Local(_) | StorageUri::Pvc { .. } | StorageUri::At { .. } | StorageUri::Part { .. } => {
-            "this user".to_owned()
-        }
+        StorageUri::Local(_)
+        | StorageUri::Pvc { .. }
+        | StorageUri::At { .. }
+        | StorageUri::Part { .. }
+        | StorageUri::Version { .. } => "this user".to_owned(),
     })
 }
 

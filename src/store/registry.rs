@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::{Change, ChangeKind, History, Identity, Ledger, TooOld};
-use crate::api::{InferenceServiceStatus, Kind, Object, ObjectKey, condition};
+use crate::api::{InferenceServiceStatus, Kind, LocalModelCacheStatus, Object, ObjectKey, condition};
 
 /// Changes kept for watchers.
 const HISTORY_LIMIT: usize = 10_000;
@@ -42,6 +42,8 @@ pub struct Stored {
     pub resource_version: u64,
     /// Status, for kinds that have one.
     pub status: Option<InferenceServiceStatus>,
+    /// Status of kinds that keep a model.
+    pub kept: Option<LocalModelCacheStatus>,
 }
 
 impl Stored {
@@ -68,6 +70,9 @@ impl Stored {
         root.insert("metadata".to_owned(), Value::Object(metadata));
         root.shift_remove("status");
         if let Some(status) = &self.status {
+            root.insert("status".to_owned(), serde_json::to_value(status).unwrap_or_default());
+        }
+        if let Some(status) = &self.kept {
             root.insert("status".to_owned(), serde_json::to_value(status).unwrap_or_default());
         }
         Value::Object(root)
@@ -215,6 +220,18 @@ impl Store {
         changed
     }
 
+    /// Sets the statuses of objects that keep a model, as one change of the store.
+    pub fn set_kept(&self, statuses: &[(ObjectKey, LocalModelCacheStatus)]) {
+        let mut state = self.lock();
+        let mut changed = false;
+        for (key, status) in statuses {
+            changed |= state.set_kept(key, status);
+        }
+        if changed {
+            self.publish(&state);
+        }
+    }
+
     fn publish(&self, state: &State) {
         self.latest.send_replace(Arc::new(state.snapshot.clone()));
     }
@@ -258,7 +275,7 @@ impl State {
                 (Arc::new(stored), Some(ChangeKind::Modified))
             }
             None => (
-                Arc::new(Stored { object: Arc::new(object), origin, resource_version: 0, status: None }),
+                Arc::new(Stored { object: Arc::new(object), origin, resource_version: 0, status: None, kept: None }),
                 Some(ChangeKind::Added),
             ),
         }
@@ -282,6 +299,18 @@ impl State {
         let change = self.record(ChangeKind::Modified, &next);
         self.snapshot.objects.insert(key.clone(), change.stored);
         Some(before)
+    }
+
+    /// Sets the status of an object that keeps a model. Says whether it changed.
+    fn set_kept(&mut self, key: &ObjectKey, status: &LocalModelCacheStatus) -> bool {
+        let Some(current) = self.snapshot.objects.get(key).cloned() else { return false };
+        if current.kept.as_ref() == Some(status) {
+            return false;
+        }
+        let next = Arc::new(Stored { kept: Some(status.clone()), ..(*current).clone() });
+        let change = self.record(ChangeKind::Modified, &next);
+        self.snapshot.objects.insert(key.clone(), change.stored);
+        true
     }
 
     /// Stamps a change with the next version and logs it.
@@ -373,6 +402,7 @@ mod tests {
             origin: Origin::Implied,
             resource_version: 0,
             status: None,
+            kept: None,
         });
         for version in 1..=3 {
             history.push(Change { version, kind: ChangeKind::Modified, stored: Arc::clone(&stored) });

@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::merge::{pod_annotations, pod_labels};
+use super::model_server;
 use super::model_source::{self, ModelMounts, Wanted};
 use super::pod::{Placed, Pod, literal_env, model_read_only, set_env};
 use super::predictor::speaks_protocol;
@@ -36,12 +37,7 @@ pub(super) fn custom_predictor(scope: &Scope<'_>) -> Result<Pod, ResolveError> {
         }
         meta::KSERVE_CONTAINER.clone_into(&mut serving.container.name);
     }
-    if literal_env(&serving.container, "MULTI_MODEL_SERVER") == Some("true") {
-        warnings.push(format!(
-            "{}.env: MULTI_MODEL_SERVER waits for TrainedModels, which are not served yet",
-            serving.origin.root()
-        ));
-    }
+    let is_multi_model = model_server::says_so(&serving.container);
     containers.sort_by_key(|placed| placed.container.name != meta::TRANSFORMER_CONTAINER);
     containers.insert(0, serving);
     let called = containers.iter().find(|placed| placed.container.name == meta::TRANSFORMER_CONTAINER);
@@ -50,7 +46,12 @@ pub(super) fn custom_predictor(scope: &Scope<'_>) -> Result<Pod, ResolveError> {
     for placed in &mut containers {
         set_env(&mut placed.container, "INFERENCE_SERVICE_NAME", &scope.key.name);
     }
-    finish(ComponentKind::Predictor, component, containers, protocol, protocol_written, warnings, scope)
+    let mut pod = finish(ComponentKind::Predictor, component, containers, protocol, protocol_written, warnings, scope)?;
+    if is_multi_model && pod.models.mounts.is_empty() {
+        pod.models.mounts.push(model_server::mount(model_read_only(&pod.annotations)));
+        pod.loads_models = Some((model_server::layout(None), Vec::new()));
+    }
+    Ok(pod)
 }
 
 /// Returns the pod of a transformer.
@@ -199,6 +200,7 @@ fn finish(
         models,
         containers,
         runtime: None,
+        loads_models: None,
         graph_protocol: protocol.clone(),
         protocol,
         protocol_written,

@@ -70,7 +70,13 @@ fn files(mount: &Mount) -> Value {
     Value::from(hex(&digest.finalize()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Returns eight digits that tell a text from others.
+pub(super) fn digest(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes())[..4])
+}
+
+/// Returns bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -191,6 +197,8 @@ mod tests {
             image_access: crate::workload::Access::default(),
             service_account: "default".to_owned(),
             runtime: None,
+            model_server: None,
+            aliases: Vec::new(),
             memory_is_declared: true,
             priority_class: None,
             warnings: Vec::new(),

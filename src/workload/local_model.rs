@@ -3,13 +3,11 @@
 use super::resolve::Scope;
 use super::storage_container::Fetching;
 use super::{Access, Companions, ModelRef, ResolveError, WorkloadConfig, credentials, model_source, storage_spec};
+use crate::api::meta::DISABLE_LOCAL_MODEL;
 use crate::api::model_spec::StorageSpec;
 use crate::api::storage_kinds::{DOWNLOAD_JOB, LocalModelCacheSpec};
 use crate::api::{ComponentSpec, InferenceServiceSpec, Object, ServiceKey, Typed};
 use crate::runtimes::Catalog;
-
-/// Any value of it keeps a service away from these objects.
-const DISABLED: &str = "serving.kserve.io/disable-localmodel";
 
 /// Resolves what such an object wants fetched. Secrets of the cluster-scoped kind are looked for in `default`.
 ///
@@ -56,7 +54,7 @@ pub fn local_model(
 /// Splits a URI at the model an object keeps, when it is that or something below it: the kept model's URI, and the rest.
 /// Objects of the namespace go before those of the cluster.
 pub(super) fn kept<'u>(uri: &'u str, scope: &Scope<'_>) -> Option<(&'u str, &'u str)> {
-    if scope.meta.annotations.contains_key(DISABLED) {
+    if scope.meta.annotations.contains_key(DISABLE_LOCAL_MODEL) {
         return None;
     }
     let split = |spec: &LocalModelCacheSpec| {

@@ -21,6 +21,19 @@ pub(super) struct ModelMounts {
 }
 
 impl ModelMounts {
+    /// Adds what was found for another artifact, mounted elsewhere.
+    pub(super) fn add_at(&mut self, found: Self, path: &str) {
+        let first = self.models.len();
+        self.models.extend(found.models);
+        for mut mount in found.mounts {
+            path.clone_into(&mut mount.path);
+            if let MountSource::Model(position) = &mut mount.source {
+                *position += first;
+            }
+            self.mounts.push(mount);
+        }
+    }
+
     /// Adds the artifact at `uri`, mounted at `path`.
     fn add(&mut self, uri: &str, path: &str, at: &Place<'_>) -> Result<(), ResolveError> {
         if let (Fetcher::Theirs { name, spec }, Some(fetching)) = (at.fetcher, at.wanted.fetching)

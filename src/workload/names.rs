@@ -44,6 +44,11 @@ pub fn component_service_name(service: &str, component: ComponentKind, predictor
     }
 }
 
+/// Returns the name of an LLMInferenceService's workload, as upstream has it.
+pub fn llm_service_name(service: &str) -> String {
+    format!("{service}-kserve")
+}
+
 /// Returns the names under which a service's own containers find its components: as a cluster's DNS has them, and as
 /// older versions of KServe named predictors.
 pub fn callees(service: &ServiceKey, predictor_name: Option<&str>) -> Vec<String> {

@@ -19,8 +19,9 @@ use super::readiness::{self, Known};
 use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
-    Access, ComponentKey, ContainerSpec, Mount, Port, PullPolicy, ResolveError, Resources, RunAs, RuntimeRef, Workload,
-    mounts, names, probes, process, resources, security,
+    Access, ComponentKey, ContainerSpec, EntryPoint, Layout, ModelServer, Mount, Port, PullPolicy, Refresh, Repository,
+    ResolveError, Resources, RunAs, RuntimeRef, UpstreamProtocol, Workload, mounts, names, probes, process, refresh,
+    resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, ServiceKey, meta};
 use crate::scale;
@@ -51,6 +52,8 @@ pub(super) struct Pod {
     pub(super) annotations: BTreeMap<String, String>,
     pub(super) models: ModelMounts,
     pub(super) runtime: Option<RuntimeRef>,
+    /// What its server wants to find beside the models it loads, and of which frameworks those are.
+    pub(super) loads_models: Option<(Layout, Vec<String>)>,
     pub(super) protocol: String,
     /// Protocol in which a graph calls the component (§6.3).
     pub(super) graph_protocol: String,
@@ -101,6 +104,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     let mut warnings = pod.warnings.clone();
     warnings.extend(not_served(component, &path));
     refuse_impossible_replicas(component, &path)?;
+    Refresh::of(&pod.annotations)?;
     let limit = concurrency(component, &path)?;
     let amounts = amounts(pod.containers.iter().chain(&init), &scope.gpu_types(), &mut warnings)?;
     let requested = |of: fn(&Resources) -> Option<u64>| {
@@ -148,6 +152,8 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         has_model: pod.has_model,
         model: &model_name,
     };
+    let read_only = model_read_only(&pod.annotations);
+    let model_server = pod.loads_models.clone().map(|loads| model_server(loads, read_only, &entry, &containers));
     Ok(Workload {
         component: ComponentKey { service: scope.key.clone(), component: pod.kind },
         readiness: readiness::readiness(known, &entry),
@@ -176,15 +182,33 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
         entry,
         extras,
         model_name,
-        models: pod.models.models,
+        aliases: Vec::new(),
+        models: refresh::versioned(pod.models.models, &pod.annotations),
         labels: pod.labels,
         annotations: pod.annotations,
         protocol: pod.protocol,
         runtime: pod.runtime,
+        model_server,
         memory_is_declared: pod.memory_is_declared,
         priority_class: component.priority_class_name.clone().filter(|name| !name.is_empty()),
         warnings,
     })
+}
+
+/// How a server is told which models to load. KServe's agent always calls port 8080; a server that is called elsewhere
+/// over HTTP has its repository there.
+fn model_server(
+    (layout, frameworks): (Layout, Vec<String>),
+    read_only: bool,
+    entry: &EntryPoint,
+    containers: &[ContainerSpec],
+) -> ModelServer {
+    let port = match entry.protocol {
+        UpstreamProtocol::Http1 => entry.port,
+        UpstreamProtocol::H2c => meta::DEFAULT_CONTAINER_PORT,
+    };
+    let memory_limit = containers.first().and_then(|serving| serving.resources.memory_limit);
+    ModelServer { repository: Repository { port, layout, read_only }, frameworks, memory_limit }
 }
 
 fn refuse_host_sharing(component: &ComponentSpec, path: &str) -> Result<(), ResolveError> {

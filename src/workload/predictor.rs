@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Container;
 
 use super::merge::{merge_containers, merge_pull_secrets, merge_volumes, pod_annotations, pod_labels};
+use super::model_server;
 use super::model_source::{self, ModelMounts, Wanted};
 use super::origin::Origin;
 use super::pod::{Placed, Pod, literal_env, model_read_only, set_env};
@@ -35,9 +36,15 @@ pub(super) fn pod(written: &ModelSpec, scope: &Scope<'_>) -> Result<Pod, Resolve
     let spec = &runtime.spec;
     let annotations = pod_annotations(spec.annotations.as_ref(), &meta.annotations, predictor.annotations.as_ref());
     let mut warnings = Vec::new();
-    let models = models(written, model_read_only(&annotations), scope, &mut warnings)?;
+    let read_only = model_read_only(&annotations);
+    let mut models = models(written, read_only, scope, &mut warnings)?;
     if !models.mounts.is_empty() {
         warn_of_storage(written, server_type, &mut warnings);
+    }
+    let has_model = server_defaults::has_storage(written) || (!models.mounts.is_empty() && !starts_empty(server_type));
+    let is_multi_model = model_server::is_multi_model(written, predictor);
+    if is_multi_model {
+        models.mounts.push(model_server::mount(read_only));
     }
     warn_of_grpc(&model, &containers[0].container, &mut warnings);
     let protocol = model.protocol_version.unwrap_or_default();
@@ -46,7 +53,8 @@ pub(super) fn pod(written: &ModelSpec, scope: &Scope<'_>) -> Result<Pod, Resolve
         kind: ComponentKind::Predictor,
         memory_is_declared: !runtime.built_in || asks_for_memory(written),
         protocol_written: hints_at_protocol(&containers),
-        has_model: server_defaults::has_storage(written) || (!models.mounts.is_empty() && !starts_empty(server_type)),
+        has_model,
+        loads_models: is_multi_model.then(|| (model_server::layout(server_type), model_server::frameworks(runtime))),
         containers,
         volumes: volumes(runtime, scope),
         pull_secrets: merge_pull_secrets(
@@ -250,14 +258,8 @@ fn models(
             warnings.extend(said);
             Ok(models)
         }
-        (None, None) => {
-            if model.model_format.name != "huggingface" {
-                warnings.push(format!(
-                    "{MODEL}.storageUri: not set, so KServe would make this a multi-model server that waits for TrainedModels; those are not served yet, and the server starts without a model"
-                ));
-            }
-            Ok(ModelMounts::default())
-        }
+        // It waits for TrainedModels, or its server finds the model itself.
+        (None, None) => Ok(ModelMounts::default()),
     }
 }
 

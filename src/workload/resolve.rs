@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
+use serde_json::Value;
 
 use super::pod::{self, Pod};
 use super::{Patterns, Workload, component, predictor};
 use crate::api::storage_kinds::LocalModelCacheSpec;
 use crate::api::{
-    ComponentKind, ComponentSpec, InferenceServiceSpec, Metadata, Object, ServiceKey, StorageContainer, Typed, meta,
+    ComponentKind, ComponentSpec, InferenceServiceSpec, Kind, Metadata, Object, ServiceKey, StorageContainer, Typed,
+    meta,
 };
 use crate::runtimes::{Catalog, NoRuntime};
 
@@ -21,6 +23,8 @@ pub struct Companions<'o> {
     pub config_maps: BTreeMap<(&'o str, &'o str), &'o ConfigMap>,
     /// ServiceAccounts.
     pub service_accounts: BTreeMap<(&'o str, &'o str), &'o ServiceAccount>,
+    /// Specs of LLMInferenceServiceConfigs.
+    pub llm_configs: BTreeMap<(&'o str, &'o str), &'o Value>,
     /// Models that are kept, with the namespace they are for; empty for all.
     pub local_models: Vec<(&'o str, &'o LocalModelCacheSpec)>,
     /// Containers that fetch models, by name.
@@ -37,6 +41,9 @@ impl<'o> Companions<'o> {
                 Typed::Secret(secret) => drop(companions.secrets.insert(key, secret)),
                 Typed::ConfigMap(map) => drop(companions.config_maps.insert(key, map)),
                 Typed::LocalModelCache(spec) => companions.local_models.push((key.0, spec)),
+                Typed::LlmInferenceService(_) if object.key.kind == Kind::LlmInferenceServiceConfig => {
+                    companions.llm_configs.insert(key, &object.raw["spec"]);
+                }
                 Typed::StorageContainer(container) => drop(companions.storage_containers.insert(key.1, container)),
                 Typed::ServiceAccount(account) => drop(companions.service_accounts.insert(key, account)),
                 _ => {}
@@ -129,8 +136,8 @@ impl Scope<'_> {
     }
 }
 
-/// Resolves every component of an InferenceService, predictor first; its named canaries are resolved by
-/// [`resolve_canaries`](super::resolve_canaries). The object has its defaults applied and its legacy
+/// Resolves every component of an InferenceService, predictor first, and the one of an LLMInferenceService; named
+/// canaries are resolved by [`resolve_canaries`](super::resolve_canaries). The object has its defaults applied and its legacy
 /// forms folded into `model` (`manifest::defaults`).
 ///
 /// # Errors
@@ -141,6 +148,9 @@ pub fn resolve(
     companions: &Companions<'_>,
     config: &WorkloadConfig,
 ) -> Result<Vec<Workload>, ResolveError> {
+    if object.key.kind == Kind::LlmInferenceService {
+        return super::resolve_llm(object, companions, config);
+    }
     let Some(spec) = object.as_inference_service() else {
         return Err(ResolveError::invalid("kind", format!("{} is not an InferenceService", object.key.kind)));
     };

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{ComponentKind, ServiceKey, StorageUri};
 use crate::scale::Policy;
 
-use super::{Access, Extras};
+use super::{Access, Extras, ModelServer};
 
 /// Names one component of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +52,8 @@ pub struct Workload {
     pub protocol: String,
     /// Name under which the server knows the model; the service's name unless arguments or environment say otherwise.
     pub model_name: String,
+    /// Other names its models are called by.
+    pub aliases: Vec<String>,
     /// What the proxy does for it besides forwarding.
     pub extras: Extras,
     /// What proves that the component answers.
@@ -83,6 +85,8 @@ pub struct Workload {
     pub service_account: String,
     /// The runtime that was chosen, for a model predictor.
     pub runtime: Option<RuntimeRef>,
+    /// How it loads models while it runs, when it is a server that does.
+    pub model_server: Option<ModelServer>,
     /// Whether somebody wrote down what memory it needs: the manifest, or a runtime that did not come with this program.
     pub memory_is_declared: bool,
     /// Name of its priority class.

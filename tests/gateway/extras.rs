@@ -65,7 +65,10 @@ fn service(name: &str, upstream: &Upstream, extras: Extras) -> (ServiceKey, Arc<
         extras: Extras { predict_path: Some(format!("/v1/models/{name}:predict").into()), ..extras },
     };
     let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
-    (key.clone(), Arc::new(ServiceRoute { key, components, model_names: vec![name.into()] }))
+    (
+        key.clone(),
+        Arc::new(ServiceRoute { key, components, model_names: vec![name.into()], trained: [].into(), by_path: false }),
+    )
 }
 
 async fn house(tasks: &Tasks, services: Vec<(ServiceKey, Arc<ServiceRoute>)>) -> House {

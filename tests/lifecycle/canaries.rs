@@ -81,8 +81,8 @@ fn wait_for(daemon: &Daemon, reason: Option<&str>) {
     );
 }
 
-/// Asks without a pause until told to end. Returns how many answers there were, and how many were not good.
-struct Asking {
+/// Asks `iris` without a pause until told to end, and counts what it is answered.
+pub(super) struct Asking {
     ends: Arc<AtomicBool>,
     good: Arc<AtomicU64>,
     bad: Arc<AtomicU64>,
@@ -90,7 +90,8 @@ struct Asking {
 }
 
 impl Asking {
-    fn begin(daemon: &Daemon) -> Self {
+    /// Begins to ask.
+    pub(super) fn begin(daemon: &Daemon) -> Self {
         let (ends, good, bad) =
             (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let tasks = (0..4).map(|_| {
@@ -108,7 +109,8 @@ impl Asking {
         Self { ends, good, bad, tasks }
     }
 
-    async fn end(self) -> (u64, u64) {
+    /// Ends. Returns how many answers were good, and how many were not.
+    pub(super) async fn end(self) -> (u64, u64) {
         self.ends.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await.expect("it ends");

@@ -165,6 +165,8 @@ async fn upstreams_sample_of_hugging_face_takes_the_token_of_its_account_and_pat
     let whole = model(&[&text, account], &WorkloadConfig::default());
     let expected = files(&[("config.json", b"{}"), ("model.safetensors", b"s"), ("original/model.pth", b"p")]);
     assert_eq!(fetched(&bench, &whole).await, expected);
+    let asked_as = |seen: &super::stores::Seen| seen.header("authorization") == Some("Bearer hush-hush");
+    assert!(hub.server.seen().iter().any(asked_as), "the token of the account is used");
 
     let patterns = Patterns { allow: Vec::new(), ignore: vec!["original/*".to_owned(), "*.bin".to_owned()] };
     let part = model(&[&text, account], &WorkloadConfig { patterns, ..WorkloadConfig::default() });

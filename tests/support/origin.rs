@@ -34,6 +34,8 @@ pub(crate) struct Object {
     pub(crate) checksums: Vec<(&'static str, String)>,
     /// The size of its parts, when it came in parts.
     pub(crate) part: Option<u64>,
+    /// When it was last changed.
+    pub(crate) modified: &'static str,
 }
 
 impl Object {
@@ -42,8 +44,18 @@ impl Object {
         let digest = Sha256::digest(&body);
         let etag = Some(format!("\"{:02x}{:02x}{:02x}{:02x}\"", digest[0], digest[1], digest[2], digest[3]));
         let content_type = "application/octet-stream".to_owned();
-        let (headers, checksums) = (Vec::new(), Vec::new());
-        Self { body, etag, content_type, ranges: true, stated: None, chunked: false, headers, checksums, part: None }
+        Self {
+            body,
+            etag,
+            content_type,
+            ranges: true,
+            stated: None,
+            chunked: false,
+            headers: Vec::new(),
+            checksums: Vec::new(),
+            part: None,
+            modified: "Mon, 02 Nov 2026 10:00:00 GMT",
+        }
     }
 
     pub(crate) fn with_header(mut self, name: &'static str, value: &str) -> Self {
@@ -284,7 +296,8 @@ fn answer(state: &mut State, method: &str, seen: &Seen) -> Answer {
         }
         None => object_or_list(state, method, seen),
     };
-    answered.headers.push(("last-modified", "Mon, 02 Nov 2026 10:00:00 GMT".to_owned()));
+    let modified = state.objects.get(&seen.path).map_or("Mon, 02 Nov 2026 10:00:00 GMT", |object| object.modified);
+    answered.headers.push(("last-modified", modified.to_owned()));
     answered
 }
 
@@ -315,6 +328,13 @@ fn object_or_list(state: &State, method: &str, seen: &Seen) -> Answer {
         && wanted != etag
     {
         return Answer::xml(412, "PreconditionFailed");
+    }
+    let known = match seen.header("if-none-match") {
+        Some(etag) => object.etag.as_deref() == Some(etag),
+        None => seen.header("if-modified-since") == Some(object.modified),
+    };
+    if known {
+        return Answer::new(304, "");
     }
     if let Some(part) = object.part.filter(|_| seen.query.contains("partNumber=1")) {
         return first_part(object, part);

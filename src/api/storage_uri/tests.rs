@@ -14,7 +14,7 @@ fn described(text: &str) -> String {
         Ok(StorageUri::Git(url)) => format!("git {url}"),
         Ok(StorageUri::Hdfs(path)) => format!("hdfs {path}"),
         Ok(StorageUri::Oci { reference, mode }) => format!("oci {mode:?} {reference}"),
-        Ok(StorageUri::At { .. } | StorageUri::By { .. } | StorageUri::Part { .. }) => {
+        Ok(StorageUri::At { .. } | StorageUri::By { .. } | StorageUri::Part { .. } | StorageUri::Version { .. }) => {
             unreachable!("it is not written in a URI")
         }
         Err(StorageUriError::UnknownScheme(_)) => "unknown scheme".to_owned(),

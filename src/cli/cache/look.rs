@@ -26,7 +26,7 @@ pub(super) fn list(cache: &Cache, args: &LsArgs) -> Result<Exit> {
     if entries.is_empty() {
         output::note(&format!("There are no models in {}", cache.root()));
     }
-    let mut grid = Grid::new(["id", "model", "size", "files", "age", "used", "needed by"]);
+    let mut grid = Grid::new(["id", "model", "size", "files", "age", "used", "checked", "needed by"]);
     for entry in &entries {
         grid.row([
             entry.id.clone(),
@@ -35,6 +35,7 @@ pub(super) fn list(cache: &Cache, args: &LsArgs) -> Result<Exit> {
             entry.model.files.to_string(),
             age(entry.fetched),
             age(cache.last_used(entry)),
+            cache.last_checked(&entry.id).map_or_else(|| "-".to_owned(), age),
             needed_by(&claims, &entry.id),
         ]);
     }
@@ -57,6 +58,7 @@ fn described(cache: &Cache, entry: &CacheEntry, claims: &Claims) -> Value {
         "files": entry.model.files,
         "fetched": time(entry.fetched),
         "lastUsed": time(cache.last_used(entry)),
+        "lastChecked": cache.last_checked(&entry.id).and_then(time),
         "usedBy": claims.users(&entry.id),
         "pinnedBy": claims.pinners(&entry.id),
     })

@@ -14,7 +14,7 @@ const NO_ROUTER: &str = "graphs run inside the proxy, without a router container
 const MODEL_MESH: &str = "only ModelMesh reads it";
 
 /// Pod fields (§1.5).
-const POD: [(&str, &str); 26] = [
+const POD: [(&str, &str); 25] = [
     ("nodeSelector", ONE_NODE),
     ("nodeName", ONE_NODE),
     ("affinity", ONE_NODE),
@@ -22,8 +22,10 @@ const POD: [(&str, &str); 26] = [
     ("topologySpreadConstraints", ONE_NODE),
     ("schedulerName", NO_SCHEDULER),
     ("schedulingGates", NO_SCHEDULER),
-    ("priorityClassName", NO_SCHEDULER),
-    ("priority", NO_SCHEDULER),
+    (
+        "priority",
+        "who stays when memory is short is decided by priorityClassName, or the annotation kserve-local/priority",
+    ),
     ("preemptionPolicy", NO_SCHEDULER),
     ("overhead", NO_SCHEDULER),
     ("readinessGates", "nothing sets conditions on pods here"),
@@ -112,6 +114,13 @@ pub(super) fn check_graph(raw: &Value, report: &mut Report<'_>) {
         raw,
         report,
     );
+}
+
+/// The pod of an LLMInferenceService.
+pub(super) fn check_llm(raw: &Value, report: &mut Report<'_>) {
+    let place = FieldPath::of(&["spec", "template"]);
+    warn(&POD, &place, raw, report);
+    warn_of_containers(&place, raw, report);
 }
 
 pub(super) fn check_runtime(raw: &Value, report: &mut Report<'_>) {

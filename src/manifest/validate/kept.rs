@@ -15,11 +15,7 @@ pub(super) fn check(kind: Kind, report: &mut Report<'_>) {
 
 fn instead(kind: Kind) -> Option<&'static str> {
     Some(match kind {
-        Kind::TrainedModel => "give the model an InferenceService of its own",
         Kind::LocalModelNodeGroup => "there is one node, and the model cache is its store",
-        Kind::LlmInferenceService | Kind::LlmInferenceServiceConfig => {
-            "write an InferenceService with `modelFormat.name: huggingface`"
-        }
         _ => return None,
     })
 }

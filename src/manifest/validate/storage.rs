@@ -62,9 +62,9 @@ fn check_model(written: &Written<'_>, component: &ComponentSpec, component_path:
     // What is written wrong there may have been the place; a canary has the place of the stable predictor.
     let told = report.has_error_below(&path) || path.steps().get(1) == Some(&Step::Key("canary".to_owned()));
     if nowhere && !told && !FETCHED_BY_SERVER.contains(&written.format()) {
-        let message = "no storageUri: the server starts without a model (on a cluster it waits for TrainedModels)";
+        let message = "no storageUri: the server starts without a model and waits for TrainedModels, as on a cluster";
         report.warning(&path, DiagnosticCode::Suspicious, message);
-        report.help("write storageUri");
+        report.help("write storageUri, unless TrainedModels name this service");
     }
 }
 

@@ -362,6 +362,14 @@ fn canaries_are_checked() {
 }
 
 #[test]
+fn a_priority_class_is_honoured_and_its_number_is_not() {
+    let decoded = service(STANDARD, &predictor("sklearn: {storageUri: s3://o/m}\npriorityClassName: gold"));
+    assert_eq!(warnings(&decoded).len(), 0);
+    let decoded = service(STANDARD, &predictor("sklearn: {storageUri: s3://o/m}\npriority: 7"));
+    assert!(warnings(&decoded)[0].message.contains("priorityClassName"), "{}", warnings(&decoded)[0].message);
+}
+
+#[test]
 fn fields_that_mean_nothing_on_one_machine_are_warned_of_by_name() {
     let yaml = "sklearn: {storageUri: s3://o/m, protocolVersion: v3, terminationMessagePath: /x}\nnodeSelector: {a: b}\ntolerations: [{key: a}]\naffinity: {}\nautomountServiceAccountToken: false\npriority: 1\nautoScaling: {metrics: []}";
     let decoded = service(STANDARD, &predictor(yaml));

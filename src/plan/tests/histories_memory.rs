@@ -4,8 +4,9 @@
 use proptest::prelude::*;
 
 use super::histories::{Event, NAMES, Shape, config, happen, histories, settle};
-use super::sample::key;
-use super::sim::Sim;
+use super::sample::{component, key, service};
+use super::sim::{Ledger, Orders, Sim};
+use crate::api::ComponentKind;
 use crate::plan::ledger::Amount;
 
 fn play(budget: u64, holds_networks: bool, history: &[(f64, Event)]) {
@@ -77,6 +78,51 @@ fn assert_takes_turns(sim: &mut Sim, last: &[Option<Shape>], budget: u64) {
     sim.run(120.0);
     let count = u64::try_from(asked.len()).unwrap();
     assert_eq!((sim.answered - answered, sim.refused - refused), (count, 0), "of {asked:?}");
+}
+
+/// Services of one to three components, each of which fits alone, asked in any order: all are answered in the end.
+fn take_turns(sizes: &[Vec<u64>], budget: u64, asks: &[(usize, f64)], restarts: &[usize]) {
+    let mut sim = Sim::new();
+    sim.world.holds_networks = true;
+    sim.world.config.memory.budget = Some(Amount::Bytes(budget << 20));
+    let names = &NAMES[..sizes.len()];
+    for (name, sizes) in names.iter().zip(sizes) {
+        let parts = ComponentKind::ALL.into_iter().zip(sizes).map(|(kind, mib)| {
+            let mut part = component(name, kind, "server:good1");
+            part.scaling.min = 0;
+            part.containers[0].resources.memory_request = Some(mib << 20);
+            part
+        });
+        sim.apply(service(name, parts.collect()));
+        sim.run(60.0);
+    }
+    sim.run(300.0);
+    let mut asked = 0;
+    let answered = sim.answered;
+    for (at, (index, pause)) in asks.iter().enumerate() {
+        sim.ask(names[index % names.len()]);
+        asked += 1;
+        sim.run(*pause);
+        if restarts.contains(&at) && sim.waiting.is_empty() {
+            sim.restart_daemon(Orders::Late, Ledger::Kept);
+        }
+    }
+    sim.run(900.0);
+    assert_eq!((sim.answered - answered, sim.refused), (asked, 0), "{:#?}", sim.world.memory.queue);
+}
+
+proptest! {
+    #![proptest_config(config(64))]
+    #[test]
+    fn services_of_several_components_never_wait_for_each_other_for_ever(
+        sizes in prop::collection::vec(prop::collection::vec(100..600u64, 1..4), 2..4),
+        spare in 0..700u64,
+        asks in prop::collection::vec((0..3usize, prop_oneof![0.0..0.3f64, 0.3..20.0]), 1..12),
+        restarts in prop::collection::vec(0..12usize, 0..3),
+    ) {
+        let largest = sizes.iter().map(|one| one.iter().sum::<u64>()).max().unwrap_or_default();
+        take_turns(&sizes, largest + spare, &asks, &restarts);
+    }
 }
 
 proptest! {

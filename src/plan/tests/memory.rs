@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::sample::{annotated, at_least, predicting, predictor, service};
+use super::sample::{annotated, at_least, component, predicting, predictor, service};
 use super::sim::{Ledger, Orders, Sim};
+use crate::api::ComponentKind;
 use crate::plan::admission::Verdict;
 use crate::plan::ledger::{Amount, Machine, MachineMemory, Used};
 use crate::plan::world::{DesiredService, ModelState};
@@ -249,4 +250,96 @@ fn nothing_starts_before_the_machine_was_looked_at() {
     sim.world.machine.pending = false;
     sim.run(5.0);
     assert_eq!(awake(&sim), ["iris"]);
+}
+
+/// A service of a predictor and a transformer that ask for so much each.
+fn pair(name: &str, mib: [u64; 2], replicas: u32) -> DesiredService {
+    let mut transformer = component(name, ComponentKind::Transformer, "transformer:good1");
+    transformer.scaling = at_least(replicas);
+    transformer.containers[0].resources.memory_request = Some(mib[1] * MIB);
+    service(name, vec![needing(name, mib[0], replicas), transformer])
+}
+
+#[test]
+fn a_service_is_begun_only_when_all_of_it_fits_so_that_two_do_not_wait_for_each_other() {
+    let mut sim = with_budget(2000);
+    for name in ["iris", "wine"] {
+        sim.apply(pair(name, [600, 600], 0));
+        sim.run(10.0);
+    }
+    // Both are asked at once; there is room for one and a half.
+    for _ in 0..4 {
+        let (answered, refused) = (sim.answered, sim.refused);
+        sim.run(200.0);
+        sim.ask("iris");
+        sim.ask("wine");
+        sim.run(120.0);
+        assert_eq!((sim.answered - answered, sim.refused - refused), (2, 0), "{:#?}", sim.world.memory.queue);
+    }
+}
+
+#[test]
+fn a_service_whose_components_do_not_fit_together_is_refused_with_both_numbers() {
+    let mut sim = with_budget(1000);
+    sim.world.holds_networks = true;
+    sim.apply(pair("iris", [600, 600], 1));
+    sim.run(30.0);
+    assert_eq!(sim.containers.len(), 0, "nothing is placed by halves, no network either: {:#?}", sim.log);
+    let (_, reason, message) = sim.condition("iris", "PredictorReady");
+    assert_eq!(reason, "InsufficientMemory");
+    assert!(
+        message.starts_with("it needs 600.0 MiB (declared) and, with the other components of its service, 1.1 GiB"),
+        "{message}"
+    );
+    sim.assert_still(60.0);
+}
+
+#[test]
+fn what_is_refused_for_room_has_no_network_held_for_it() {
+    let mut sim = with_budget(1000);
+    sim.world.holds_networks = true;
+    sim.apply(service("iris", vec![needing("iris", 900, 1)]));
+    sim.run(5.0);
+    sim.apply(sleeper("wine", 500));
+    sim.apply(sleeper("huge", 5000));
+    sim.run(30.0);
+    assert_eq!(sim.condition("wine", "PredictorReady").1, "InsufficientMemory");
+    assert_eq!(sim.condition("huge", "PredictorReady").1, "InsufficientMemory");
+    let sandboxes: Vec<_> = sim.containers.values().filter(|fact| fact.is_sandbox()).collect();
+    assert_eq!(sandboxes.len(), 0, "{sandboxes:#?}");
+    sim.assert_still(60.0);
+    sim.delete("iris");
+    sim.run(5.0);
+    assert_eq!(awake(&sim), ["wine", "wine"], "with a network of its own");
+}
+
+#[test]
+fn room_that_was_granted_stays_granted_when_the_daemon_ends_before_it_is_used() {
+    let mut sim = with_budget(1000);
+    sim.apply(service("iris", vec![needing("iris", 600, 1)]));
+    // Until it is ordered and not yet done.
+    while !sim.log.iter().any(|line| line.starts_with("create")) {
+        sim.run(0.01);
+    }
+    sim.apply(service("also", vec![needing("also", 600, 1)]));
+    sim.restart_daemon(Orders::Late, Ledger::Kept);
+    // The machine in the box checks the budget in every pass.
+    sim.run(30.0);
+    assert_eq!(awake(&sim), ["iris"]);
+    assert_eq!(sim.condition("also", "PredictorReady").1, "InsufficientMemory");
+}
+
+#[test]
+fn what_an_unknown_revision_holds_is_on_its_label() {
+    let mut sim = with_budget(1000);
+    sim.apply(service("iris", vec![needing("iris", 600, 1)]));
+    sim.run(5.0);
+    let mut broken = needing("iris", 300, 1);
+    broken.containers[0].image = "server:never".to_owned();
+    sim.made_from.clear();
+    sim.apply(service("iris", vec![broken]));
+    sim.restart_daemon(Orders::Dropped, Ledger::Lost);
+    sim.run(5.0);
+    let row = sim.plan.rows.iter().find(|row| row.revision.ends_with("00001")).unwrap();
+    assert_eq!(row.memory, 600 * MIB);
 }

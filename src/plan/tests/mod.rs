@@ -21,3 +21,4 @@ mod sim;
 mod sleep;
 mod status;
 mod supervise;
+mod trained;

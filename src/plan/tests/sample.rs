@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::{ComponentKind, Metadata, ServiceKey, StorageUri};
+use crate::api::{ComponentKind, Kind, Metadata, ServiceKey, StorageUri};
 use crate::plan::world::{DesiredService, ResolvedWorkload};
 use crate::scale::Policy;
 use crate::workload::{
@@ -75,6 +75,8 @@ pub(super) fn component(service: &str, kind: ComponentKind, image: &str) -> Work
         image_access: Access::default(),
         service_account: "default".to_owned(),
         runtime: Some(RuntimeRef { name: "kserve-sklearnserver".to_owned(), cluster: true, server_type: None }),
+        model_server: None,
+        aliases: Vec::new(),
         memory_is_declared: true,
         priority_class: None,
         warnings: Vec::new(),
@@ -99,6 +101,7 @@ pub(super) fn service(name: &str, workloads: Vec<Workload>) -> DesiredService {
         |workload: Workload| ResolvedWorkload { fingerprint: fingerprint(&workload), workload: Arc::new(workload) };
     DesiredService {
         key: key(name),
+        kind: Kind::InferenceService,
         meta: Metadata { name: name.to_owned(), namespace: "default".to_owned(), generation: 1, ..Metadata::default() },
         resolution: Ok(workloads.into_iter().map(resolved).collect()),
         canaries: Vec::new(),

@@ -16,6 +16,7 @@ use crate::plan::record::ReplicaRecord;
 use crate::plan::routes::{Backend, RouteState};
 use crate::plan::scale::{Load, MEASURE_EVERY};
 use crate::plan::sleep::Rest;
+use crate::plan::trained::{Held, Note, RepositoryOrder, RepositoryWork};
 use crate::plan::world::{
     ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
     ResolvedWorkload,
@@ -61,6 +62,10 @@ pub(super) struct Sim {
     clock: Duration,
     measured: Duration,
     boot: Duration,
+    /// Models a replica's folder shows.
+    shown: HashMap<String, BTreeMap<String, Held>>,
+    /// Models a container has loaded, and in which of its runs.
+    loaded: HashMap<String, BTreeMap<String, Duration>>,
     wall_offset: SignedDuration,
     runs: HashMap<String, Duration>,
     pending: Vec<Pending>,
@@ -147,6 +152,8 @@ impl Sim {
             clock: Duration::from_secs(1),
             measured: Duration::ZERO,
             boot: Duration::ZERO,
+            shown: HashMap::new(),
+            loaded: HashMap::new(),
             wall_offset: SignedDuration::ZERO,
             runs: HashMap::new(),
             pending: Vec::new(),
@@ -345,10 +352,13 @@ impl Sim {
         let now = self.now().tick;
         let waiting = std::mem::take(&mut self.waiting);
         for (name, count) in waiting {
-            if !self.backends(&name).is_empty() {
+            if self.is_open(&name) {
                 self.answered += count;
                 self.world.memory.note_activity(&sample::key(&name), now);
-            } else if self.is_held(&name) || !self.plan.routes.services.contains_key(&sample::key(&name)) {
+            } else if self.is_held(&name)
+                || !self.backends(&name).is_empty()
+                || !self.plan.routes.services.contains_key(&sample::key(&name))
+            {
                 self.waiting.insert(name, count);
             } else {
                 self.refused += count;
@@ -359,6 +369,8 @@ impl Sim {
     fn dispatch(&mut self, action: Action) {
         match &action {
             Action::Probe(order) => self.checks.push((self.now().tick, order.clone())),
+            // A look is a check, too.
+            Action::Repository(order) if order.work == RepositoryWork::Look => {}
             other => self.log.push(other.to_string()),
         }
         if matches!(action, Action::Stop { .. }) {
@@ -431,6 +443,10 @@ impl Sim {
                 self.world.images.insert(image.clone(), state);
             }
             Action::LimitCpu { name, run, .. } => self.world.memory.note_limit(name, *run, true, now),
+            Action::Repository(order) => {
+                let result = self.repository(order);
+                self.world.memory.note_repository(order, result, now);
+            }
             _ => {
                 let turn = self.made;
                 self.made += 1;
@@ -451,6 +467,35 @@ impl Sim {
                 }
             }
         }
+    }
+
+    /// What a server of several models does: it forgets them when it ends, and fails those whose files are `bad`.
+    fn repository(&mut self, order: &RepositoryOrder) -> Result<BTreeMap<String, Held>, String> {
+        let begun = self.runs.get(&order.name).copied();
+        let shown = self.shown.entry(order.replica.to_string()).or_default();
+        let ready = self.loaded.entry(order.name.clone()).or_default();
+        ready.retain(|_, since| Some(*since) == begun);
+        match &order.work {
+            RepositoryWork::Look => {
+                let look = |(name, held): (&String, &Held)| {
+                    (name.clone(), Held { ready: ready.contains_key(name), ..held.clone() })
+                };
+                return Ok(shown.iter().map(look).collect());
+            }
+            RepositoryWork::Load { uri, .. } if uri.to_string().contains("bad") => {
+                return Err("HTTP 500 from load: no model there".to_owned());
+            }
+            RepositoryWork::Load { model, mark, memory, .. } => {
+                let held = Held { mark: mark.clone(), memory: *memory, ready: false };
+                shown.insert(model.clone(), held);
+                ready.insert(model.clone(), begun.unwrap_or_default());
+            }
+            RepositoryWork::Unload { model } => {
+                shown.remove(model);
+                ready.remove(model);
+            }
+        }
+        Ok(BTreeMap::new())
     }
 
     fn model_failure(&self, uri: &crate::api::StorageUri) -> ModelState {
@@ -814,6 +859,10 @@ impl Sim {
             }
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
+                let anew = |name: &String| next.repositories.contains(&(name.clone(), Note::Leaving));
+                if facts.iter().any(|fact| anew(&fact.name)) {
+                    continue;
+                }
                 let own: Vec<_> = facts.iter().filter(|f| f.container != "prepare" && !f.is_sandbox()).collect();
                 let is_whole = own.first().is_some_and(|fact| fact.record.containers.len() == own.len());
                 let well = is_whole && own.into_iter().all(|fact| self.is_well(fact));
@@ -836,6 +885,12 @@ impl Sim {
         let route = self.plan.routes.services.get(&sample::key(service));
         let open = route.and_then(|route| open_backends(route)).unwrap_or_default();
         open.iter().map(|backend| backend.replica.to_string()).collect()
+    }
+
+    /// Whether requests pass every component of a service.
+    fn is_open(&self, service: &str) -> bool {
+        let route = self.plan.routes.services.get(&sample::key(service));
+        route.is_some_and(|route| route.components.values().all(|one| matches!(one.state, RouteState::Open(_))))
     }
 
     /// Returns why requests to a service's predictor are refused: reason and message.

@@ -31,6 +31,14 @@ impl Driver {
                     done(Fact::Model { uri, result }).await;
                 });
             }
+            Action::CheckModel { uri } => {
+                let cancel = tasks.token();
+                let access = access::of_model(&self.world, &uri);
+                tasks.spawn_droppable("check-model", async move {
+                    let result = executor.check_model(&uri, &access, cancel).await;
+                    done(Fact::Source { uri, result }).await;
+                });
+            }
             Action::CheckImage { image } => {
                 tasks.spawn_droppable("check-image", async move {
                     let result = executor.engine.image_present(&image).await.map_err(Failure::from);
@@ -49,6 +57,13 @@ impl Driver {
                 tasks.spawn_droppable("limit", async move {
                     let result = executor.engine.limit_cpu(&ContainerId(id), milli).await;
                     done(Fact::Limited { name, run, result }).await;
+                });
+            }
+            Action::Repository(order) => {
+                // What it was doing is found half done, and is done anew.
+                tasks.spawn_droppable("repository", async move {
+                    let result = executor.repository(&order).await;
+                    done(Fact::Repository { order, result }).await;
                 });
             }
             Action::Probe(order) => {

@@ -1,6 +1,6 @@
 //! What comes back from effects, and what each means for the world.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -9,12 +9,13 @@ use super::{Driver, Urgency};
 use crate::api::StorageUri;
 use crate::engine::{Container, ContainerId, EngineError, Usage};
 use crate::plan::action::{ProbeKind, ProbeOrder};
+use crate::plan::trained::{Held, RepositoryOrder};
 use crate::plan::world::{ImageState, ModelState};
 use crate::plan::{Action, ActionKey};
 use crate::probe::Outcome;
 use crate::reconcile::execute::{self, Failure};
 use crate::reconcile::measure::Measured;
-use crate::storage::CachedModel;
+use crate::storage::{CachedModel, Checked};
 
 /// A refused connection makes every check due at most this often.
 const CHECK_AGAIN: Duration = Duration::from_millis(250);
@@ -23,6 +24,7 @@ const CHECK_AGAIN: Duration = Duration::from_millis(250);
 pub(super) enum Fact {
     Listed { asked: u64, result: Result<Vec<Container>, EngineError> },
     Model { uri: StorageUri, result: Result<CachedModel, Failure> },
+    Source { uri: StorageUri, result: Result<Checked, Failure> },
     ImageChecked { image: String, result: Result<bool, Failure> },
     ImagePulled { image: String, result: Result<(), (Failure, bool)> },
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
@@ -31,6 +33,7 @@ pub(super) enum Fact {
     Used(Option<HashMap<ContainerId, Usage>>),
     Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
     Measured(Measured),
+    Repository { order: Box<RepositoryOrder>, result: Result<BTreeMap<String, Held>, Failure> },
 }
 
 impl Driver {
@@ -46,10 +49,12 @@ impl Driver {
         match fact {
             Fact::Listed { asked, result } => self.take_list(asked, result),
             Fact::Model { uri, result } => self.take_model(uri, result),
+            Fact::Source { uri, result } => self.take_source(&uri, result),
             Fact::ImageChecked { image, result } => self.take_image_check(image, result),
             Fact::ImagePulled { image, result } => self.take_image_pull(image, result),
             Fact::Container { action, result } => self.take_container(&action, result),
             Fact::Probed { order, outcome } => self.take_probe(&order, outcome),
+            Fact::Repository { order, result } => self.take_repository(&order, result),
             Fact::Measured(measured) => {
                 let now = self.parts.clock.now();
                 let is_news = self.rounds.end(&mut self.world, measured, &self.parts.events, now);
@@ -84,6 +89,8 @@ impl Driver {
             Ok(model) => {
                 info!(model = uri.redacted(), bytes = model.size, files = model.files, "model is here");
                 self.model_failures.remove(&uri);
+                let now = self.parts.clock.now();
+                self.resolver.versions().fetched(&mut self.world, &self.parts.home, &uri, now);
                 ModelState::Present { size: model.size }
             }
             Err(failure) => {
@@ -98,6 +105,19 @@ impl Driver {
             }
         };
         self.world.models.insert(uri, state);
+        Urgency::Now
+    }
+
+    /// Another version of a model is another revision: its services are resolved again.
+    pub(super) fn take_source(&mut self, uri: &StorageUri, result: Result<Checked, Failure>) -> Urgency {
+        self.world.in_flight.remove(&ActionKey::Source(uri.unversioned().clone()));
+        let now = self.parts.clock.now();
+        if self.resolver.versions().take(&mut self.world, &self.parts.home, uri, result, now) {
+            self.resolver.forget(uri);
+            self.desired_version = None;
+            let snapshot = self.parts.store.snapshot();
+            self.take_desired(&snapshot);
+        }
         Urgency::Now
     }
 

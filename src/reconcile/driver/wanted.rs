@@ -9,7 +9,8 @@ use super::{Driver, Urgency};
 use crate::api::{ComponentKind, ServiceKey};
 use crate::plan::Now;
 use crate::plan::world::{ImageState, ModelState, ResolvedWorkload};
-use crate::reconcile::graphs;
+use crate::reconcile::desired::Resolver;
+use crate::reconcile::{graphs, trained};
 use crate::store::Snapshot;
 use crate::telemetry::EventType;
 use crate::workload::ComponentKey;
@@ -28,6 +29,8 @@ impl Driver {
         let (services, anew) = self.resolver.resolve(snapshot);
         self.world.services = services;
         self.world.graphs = graphs::desired(snapshot, &self.world.graphs);
+        self.world.shadowed = Resolver::shadowed(snapshot);
+        self.take_trained(snapshot);
         self.world.desired_known = true;
         for key in &anew {
             self.forgive(key);
@@ -36,7 +39,8 @@ impl Driver {
         for service in self.world.services.values() {
             let component = ComponentKey { service: service.key.clone(), component: ComponentKind::Predictor };
             self.world.memory.release_canaries(&component, &service.canaries);
-            let written = snapshot.objects.get(&service.key.to_object_key()).map(|stored| &stored.object.raw);
+            let written = snapshot.objects.get(&service.object_key()).map(|stored| &stored.object.raw);
+            let written = self.resolver.written(&service.key).or(written);
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 let component = &resolved.workload.component;
                 self.world.memory.want(component, &resolved.fingerprint, now);
@@ -82,7 +86,7 @@ impl Driver {
         let Some(service) = self.world.services.get(key) else { return };
         for resolved in service.workloads() {
             for warning in &resolved.workload.warnings {
-                let object = key.to_object_key();
+                let object = service.object_key();
                 if self.parts.events.record(&object, EventType::Warning, "ManifestWarning", warning, now.wall) {
                     info!(service = %key, "{warning}");
                 }
@@ -133,8 +137,10 @@ impl Driver {
         }
         let older = self.world.older.values().flat_map(BTreeMap::values);
         wanted.extend(older.flat_map(|resolved| resolved.workload.models.iter().map(|model| model.uri.clone())));
-        wanted.extend(self.world.kept.iter().map(|model| model.uri.clone()));
+        wanted.extend(self.world.kept.iter().map(|kept| kept.model.uri.clone()));
+        wanted.extend(trained::references(&self.world).map(|model| model.uri.clone()));
         self.world.models.retain(|uri, _| wanted.contains(uri));
+        self.resolver.versions().note_wanted(&mut self.world, wanted.iter());
         let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
         let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
         self.claims.want(&self.parts.cache, owner, wanted.clone(), tick, linger);

@@ -22,7 +22,10 @@ def read_arguments():
 
 
 def load_models(framework, name, model_dir, threads):
-    """Returns the model in `model_dir`, or, when it holds sub-folders only, one model for each of them."""
+    """Returns the model in `model_dir`, or, when it holds sub-folders only, one model for each of them.
+
+    An empty folder is that of a server which is told later which models to load.
+    """
     model = LocalModel(framework, name, model_dir, threads)
     try:
         model.load()
@@ -30,6 +33,8 @@ def load_models(framework, name, model_dir, threads):
     except NoModelFile:
         folders = LocalRepository(framework, model_dir, threads).names()
         if not folders:
+            if not os.listdir(model_dir):
+                return []
             raise
     models = [LocalModel(framework, folder, f"{model_dir}/{folder}", threads) for folder in folders]
     for model in models:
