@@ -8,7 +8,7 @@ use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -209,20 +209,23 @@ where
 {
     let mut board = Board::default();
     let mut tick = tokio::time::interval(TICK);
-    loop {
+    'watch: loop {
         let event = tokio::select! {
             // Losing a wait for the next event loses no event.
             event = events.next() => match event {
                 Some(event) => Some(event?),
-                None => break,
+                None => break 'watch,
             },
             _ = tick.tick() => None,
         };
-        if let Some(WatchEvent { object, .. }) = event.as_ref().filter(|event| event.kind == "ERROR") {
-            let message = object["message"].as_str().unwrap_or("the watch ended").to_owned();
-            return Err(Problem::not_so(message).into());
+        event.map_or(Ok(()), |event| board.take(event))?;
+        // What comes in one burst is shown once.
+        while let Some(next) = events.next().now_or_never() {
+            match next {
+                Some(event) => board.take(event?)?,
+                None => break 'watch,
+            }
         }
-        event.into_iter().for_each(|event| board.take(event));
         let mut rows = Rows::new(args, None);
         rows.add(&board.table(Clock::start().now().wall));
         screen.show(&rows.take_text().unwrap_or_else(|| "nothing there yet\n".to_owned()))?;
@@ -239,9 +242,14 @@ struct Board {
 }
 
 impl Board {
-    fn take(&mut self, event: WatchEvent) {
-        if event.kind == "BOOKMARK" {
-            return;
+    fn take(&mut self, event: WatchEvent) -> Result<()> {
+        match event.kind.as_str() {
+            "BOOKMARK" => return Ok(()),
+            "ERROR" => {
+                let message = event.object["message"].as_str().unwrap_or("the watch ended").to_owned();
+                return Err(Problem::not_so(message).into());
+            }
+            _ => {}
         }
         let mut table = event.object;
         if table["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()) {
@@ -256,6 +264,7 @@ impl Board {
                 _ => drop(self.rows.insert(key, row.take())),
             }
         }
+        Ok(())
     }
 
     /// The table as it is now: ages are counted here.
@@ -361,7 +370,7 @@ mod tests {
         for (kind, name, ready) in
             [("ADDED", "b", "Unknown"), ("ADDED", "a", "True"), ("MODIFIED", "b", "True"), ("DELETED", "a", "True")]
         {
-            board.take(event(kind, name, ready));
+            board.take(event(kind, name, ready)).unwrap();
         }
         let table = board.table(Timestamp::from_second(90).unwrap());
         assert_eq!(table["rows"].as_array().unwrap().len(), 1);

@@ -219,6 +219,7 @@ async fn payloads_go_to_a_bucket_as_an_object_each() {
     let Some(moto) = moto(test) else { return };
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let bucket = format!("{}/payloads", moto.1);
+    let get = |url: String| client.get(url).header("authorization", "AWS x:y");
     client.put(&bucket).header("authorization", "AWS x:y").send().await.expect("a bucket");
     let environment = [
         ("AWS_ENDPOINT_URL", moto.1.as_str()),
@@ -236,7 +237,7 @@ async fn payloads_go_to_a_bucket_as_an_object_each() {
 
     let mut listed = String::new();
     for _ in 0..100 {
-        listed = client.get(&bucket).send().await.expect("a list").text().await.expect("text");
+        listed = get(bucket.clone()).send().await.expect("a list").text().await.expect("text");
         if listed.contains("-response.json</Key>") && listed.contains("-request.json</Key>") {
             break;
         }
@@ -246,6 +247,6 @@ async fn payloads_go_to_a_bucket_as_an_object_each() {
         listed.split("<Key>").filter_map(|rest| rest.split("</Key>").next()).find(|key| key.ends_with("-request.json"));
     let key = key.unwrap_or_else(|| panic!("no request in {listed}\n{}", daemon.log()));
     assert!(key.starts_with("kept/default/stored/predictor/"), "{key}");
-    let event: Value = client.get(format!("{bucket}/{key}")).send().await.expect("it").json().await.expect("JSON");
+    let event: Value = get(format!("{bucket}/{key}")).send().await.expect("it").json().await.expect("JSON");
     assert_eq!((&event["inferenceservicename"], &event["data"]), (&json!("stored"), &body));
 }

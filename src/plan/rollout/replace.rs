@@ -84,8 +84,12 @@ impl<'w> Rollout<'w, '_> {
         Some((revision, resolved))
     }
 
-    /// Why the wanted revision will not get ready; none while there is hope.
+    /// Why the wanted revision will not get ready; none while there is hope, or while a part of it answers: what came back
+    /// in its place would have to load first.
     fn failed(&self, draft: &mut Draft<'w>, since: Duration, workload: &Workload) -> Option<String> {
+        if self.ready(self.target) > 0 {
+            return None;
+        }
         let phase = self.worst(self.target);
         let words = |phase: &Phase| said(phase).message.lines().next().unwrap_or_default().to_owned();
         let is_over = match &phase {
@@ -133,9 +137,12 @@ impl<'w> Rollout<'w, '_> {
         self.stand(draft, revision, &resolved.workload, None);
     }
 
-    /// The wanted revision fails and nothing older runs, because it slept or was lost: the last one that had all traffic
-    /// is made again.
+    /// The wanted revision fails, no part of it answers, and nothing older runs, because it slept or was lost: the last one
+    /// that had all traffic is made again.
     pub(super) fn revive(&mut self, draft: &mut Draft<'w>) {
+        if self.ready(self.target) > 0 {
+            return;
+        }
         let Some((revision, resolved)) = self.older(draft) else { return };
         let fails = match self.worst(self.target) {
             Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.out_of_memory,
