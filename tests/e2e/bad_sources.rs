@@ -105,7 +105,6 @@ fn what_cannot_be_fetched_is_told_once_with_its_cause_and_without_secrets() {
         ("private", format!("http://me:hush@{web}/private/model.joblib"), "HTTP access denied for"),
         ("who", format!("{endpoint}/who/model.joblib"), "HTTP authentication failed for"),
         ("gone", format!("{endpoint}/gone/model.joblib"), "HTTP resource not found at"),
-        ("nameless", format!("{endpoint}/"), "No filename contained in URI"),
         ("expired", "s3://expired/model".to_owned(), "Invalid AWS credentials. S3 said ExpiredToken."),
         ("nobucket", "s3://nobucket/model".to_owned(), "S3 bucket 'nobucket' does not exist."),
         ("nokey", "s3://empty/model".to_owned(), "No model found in s3://empty/model"),
@@ -116,6 +115,8 @@ fn what_cannot_be_fetched_is_told_once_with_its_cause_and_without_secrets() {
         ("metadata", "http://169.254.169.254/latest/meta-data".to_owned(), "nothing is fetched from `169.254.169.254`"),
     ];
     let begun = Instant::now();
+    // What is malformed is an error of the file: there is no object.
+    daemon.drop_file("nameless.json", &service("nameless", &format!("{endpoint}/")));
     for (name, uri, _) in &cases {
         daemon.drop_file(&format!("{name}.json"), &service(name, uri));
     }
@@ -135,6 +136,14 @@ fn what_cannot_be_fetched_is_told_once_with_its_cause_and_without_secrets() {
         let shown = found["status"].to_string();
         assert!(!shown.contains("hush"), "{name}: {shown}");
     }
+    eventually_or(
+        "the malformed URI is told",
+        || daemon.log(),
+        || {
+            let told = daemon.cli(&["describe", "isvc", "nameless"]);
+            (text(&told.stdout) + &text(&told.stderr)).contains("No filename contained in URI").then_some(())
+        },
+    );
     assert!(begun.elapsed().as_secs() < 90, "{:?}", begun.elapsed());
     let events = daemon.cli_ok(&["events"]);
     assert!(!events.contains("hush") && !daemon.log().contains("hush"), "{events}\n{}", daemon.log());

@@ -81,6 +81,7 @@ impl Daemon {
     pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(BINARY);
         command.arg("--home").arg(self.home()).args(arguments).stdin(Stdio::null());
+        command.env("KSERVE_LOCAL_CACHE_DIR", self.home().join("cache"));
         command.output().expect("the command line runs")
     }
 

@@ -851,6 +851,11 @@ impl Sim {
             if next.replacing.iter().any(|(component, _)| component.service == *key) {
                 continue;
             }
+            // It goes back to the last revision that had all traffic; one between them that answered in part goes with it.
+            let revisions = &self.world.memory.revisions;
+            if revisions.iter().any(|(component, one)| component.service == *key && one.given_up.is_some()) {
+                continue;
+            }
             let asleep = next.rests.iter().any(|(other, rest)| other == key && *rest == Rest::Asleep);
             if asleep {
                 let asked = |name: &str| self.world.leases.get(name).is_some_and(|count| *count > 0);
