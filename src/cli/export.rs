@@ -134,8 +134,36 @@ fn exported(raw: &Value) -> Value {
             }
         }
     }
+    name_canaries_models(&mut object);
     object
 }
+
+/// KServe's definitions want a container's name in the models of canaries, where its webhook takes none but the empty one.
+fn name_canaries_models(object: &mut Value) {
+    let canaries = object.pointer_mut("/spec/canary").and_then(Value::as_array_mut);
+    for canary in canaries.into_iter().flatten() {
+        let predictor = canary.get_mut("predictor").and_then(Value::as_object_mut);
+        let models = predictor.into_iter().flatten().filter(|(field, _)| MODELS.contains(&field.as_str()));
+        for model in models.filter_map(|(_, model)| model.as_object_mut()) {
+            model.entry("name").or_insert_with(|| json!(""));
+        }
+    }
+}
+
+/// Fields of a predictor that are a model and a container in one.
+const MODELS: [&str; 11] = [
+    "model",
+    "sklearn",
+    "xgboost",
+    "tensorflow",
+    "pytorch",
+    "triton",
+    "onnx",
+    "huggingface",
+    "pmml",
+    "lightgbm",
+    "paddle",
+];
 
 #[cfg(test)]
 mod tests {
@@ -155,5 +183,16 @@ mod tests {
             "spec": {"predictor": {"model": {"modelFormat": {"name": "sklearn"}}}},
         });
         assert_eq!(exported(&raw), expected);
+    }
+
+    #[test]
+    fn a_canarys_model_gets_the_empty_name_that_a_cluster_wants() {
+        let raw = json!({"spec": {"canary": [
+            {"name": "green", "predictor": {"model": {"modelFormat": {"name": "sklearn"}}}},
+            {"name": "blue", "predictor": {"minReplicas": 1, "sklearn": {"name": ""}}},
+        ]}});
+        let exported = exported(&raw);
+        assert_eq!(exported["spec"]["canary"][0]["predictor"]["model"]["name"], "");
+        assert_eq!(exported["spec"]["canary"][1]["predictor"], raw["spec"]["canary"][1]["predictor"]);
     }
 }
