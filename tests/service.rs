@@ -122,7 +122,10 @@ fn a_request_made_before_the_folder_is_read_waits_until_it_is_known_what_is_serv
     let mut daemon = manager.start();
     let answer = waiting.join().unwrap();
     end(&mut daemon, rustix::process::Signal::TERM);
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("iris-199"), "known, and stopped: {answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains(r#""reason":"Stopped""#),
+        "known, and stopped: {answer}"
+    );
 }
 
 #[test]

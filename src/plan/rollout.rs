@@ -288,9 +288,10 @@ impl<'w, 'k> Rollout<'w, 'k> {
         let others = self.units.iter().filter(|((revision, _), _)| Some(*revision) != target);
         let ranked =
             others.map(|((revision, _), containers)| (checks::answered(draft, containers), *revision, containers));
-        let hopeful = ranked.filter(|(answered, _, containers)| match rolled_out {
-            Some(_) => *answered > Answered::No,
-            None => checks::runs(containers),
+        // What has never answered does not hold the room that the wanted one waits for.
+        let lacks_room = matches!(self.worst(target), Phase::NoRoom { .. } | Phase::WaitingForRoom { .. });
+        let hopeful = ranked.filter(|(answered, _, containers)| {
+            *answered > Answered::No || (rolled_out.is_none() && !lacks_room && checks::runs(containers))
         });
         let fallback = hopeful.map(|(answered, revision, _)| (answered, revision)).max().map(|(_, revision)| revision);
         self.keep(draft, fallback);

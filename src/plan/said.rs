@@ -92,7 +92,7 @@ fn progress(note: &PullNote) -> String {
 
 /// Returns a size in a person's words.
 pub fn bytes(count: u64) -> String {
-    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match UNITS.iter().find(|(_, unit)| count >= *unit) {
         Some((name, unit)) => format!("{}.{} {name}", count / unit, count % unit * 10 / unit),
         None => format!("{count} B"),

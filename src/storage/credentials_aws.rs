@@ -2,7 +2,7 @@
 //!
 //! What each setting means is the AWS tools' own documentation; the order is theirs too: a role first, then single sign-on,
 //! keys, and a program. Metadata services of machines are not asked (promise D13), and nobody can be asked for a code.
-//! Here a profile is only read; [`super::object_aws`] goes and gets keys.
+//! Here a profile is only read; `object_aws` goes and gets keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 

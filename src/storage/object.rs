@@ -5,7 +5,7 @@
 //! because Python packages have them; only folder markers are left out.
 //!
 //! object_store's own retries, request timeout (30 s with the body!) and redirects are off: the pull has its own, and every
-//! connection goes through the client of [`super::object_client`].
+//! connection goes through the client of `object_client`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use super::{Bench, told, tree};
 
 fn container(name: &str, more: &str) -> String {
     format!(
-        "apiVersion: serving.kserve.io/v1alpha1\nkind: ClusterStorageContainer\nmetadata: {{name: {name}}}\n{more}\n"
+        "apiVersion: serving.kserve.io/v1alpha1\nkind: ClusterStorageContainer\nmetadata: {{name: '{name}'}}\n{more}\n"
     )
 }
 

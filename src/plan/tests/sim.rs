@@ -18,8 +18,8 @@ use crate::plan::scale::{Load, MEASURE_EVERY};
 use crate::plan::sleep::Rest;
 use crate::plan::trained::{Held, Note, RepositoryOrder, RepositoryWork};
 use crate::plan::world::{
-    ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
-    ResolvedWorkload,
+    ContainerFact, DesiredCanary, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState,
+    PullNote, ResolvedWorkload,
 };
 use crate::plan::{Action, ActionKey, Memory, Now, Plan, World, plan};
 
@@ -864,6 +864,17 @@ impl Sim {
             }
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
+                let canary = |one: &DesiredCanary| {
+                    names::component_service_name(&key.name, ComponentKind::Predictor, Some(&one.name))
+                };
+                let stands = |fact: &&ContainerFact| {
+                    let own = route.components.values().any(|one| one.service_name == fact.service_name);
+                    own || self.world.services[key].canaries.iter().any(|one| canary(one) == fact.service_name)
+                };
+                // A canary that was taken out of the manifest is not wanted, whatever it answers.
+                if !facts.iter().all(|fact| stands(&fact)) {
+                    continue;
+                }
                 let anew = |name: &String| next.repositories.contains(&(name.clone(), Note::Leaving));
                 if facts.iter().any(|fact| anew(&fact.name)) {
                     continue;
