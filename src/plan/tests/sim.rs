@@ -872,7 +872,7 @@ impl Sim {
                     own || self.world.services[key].canaries.iter().any(|one| canary(one) == fact.service_name)
                 };
                 // A canary that was taken out of the manifest is not wanted, whatever it answers.
-                if !facts.iter().all(|fact| stands(fact)) {
+                if !facts.iter().all(stands) {
                     continue;
                 }
                 let anew = |name: &String| next.repositories.contains(&(name.clone(), Note::Leaving));
