@@ -38,7 +38,7 @@ pub(super) async fn explanation(
         "kind": "Explanation",
         "apiVersion": "kserve-local/v1",
         "service": key.to_string(),
-        "decision": view.explanations.get(&key),
+        "decision": view.explanations.get(&key).map(|decision| &**decision),
     });
     Json(body).into_response()
 }

@@ -1,6 +1,7 @@
 //! What passes remember: failures, checks, revisions. Written only by the methods here, from facts.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::{Action, ActionKey, ProbeKind, ProbeOrder};
@@ -57,8 +58,9 @@ pub struct Memory {
     pub vanished: HashMap<String, Vanished>,
     /// Since when the engine says it is removing a container, by name.
     pub removing: HashMap<String, Duration>,
-    /// The last decision about the room of each service.
-    pub explanations: BTreeMap<ServiceKey, Explanation>,
+    /// The last decision about the room of each service. Each names everybody who held memory then, and all are shown after
+    /// every pass: they are shared.
+    pub explanations: BTreeMap<ServiceKey, Arc<Explanation>>,
     /// Of revisions whose replicas follow their load.
     pub scales: Scales,
     /// Which stage of its start a component is in, and since when.
@@ -430,7 +432,7 @@ impl Memory {
         for (service, explanation) in &plan.explanations {
             let known = self.explanations.get(service);
             if known.is_none_or(|known| !known.says_the_same(explanation)) {
-                self.explanations.insert(service.clone(), explanation.clone());
+                self.explanations.insert(service.clone(), Arc::new(explanation.clone()));
             }
         }
     }

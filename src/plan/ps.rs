@@ -1,6 +1,7 @@
 //! Who holds what, how long, and why: the view behind `ps`, `explain` and `history`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -24,7 +25,7 @@ pub struct RoomView {
     /// One line for each replica, and for each service that sleeps.
     pub rows: Vec<Row>,
     /// The last decision about the room of each service.
-    pub explanations: BTreeMap<ServiceKey, Explanation>,
+    pub explanations: BTreeMap<ServiceKey, Arc<Explanation>>,
     /// Revisions of each service, newest first.
     pub histories: BTreeMap<ServiceKey, Vec<HistoryLine>>,
 }
