@@ -81,7 +81,7 @@ fn containers_are_chosen_by_name_or_by_their_formats_as_kserve_chooses_them() {
             "disabled: true\nspec: {container: {name: c, image: i}, supportedUriFormats: [{prefix: 'off://'}]}",
         ),
     ];
-    let named = |name: &str, uri: &str| format!("{}, storageContainerName: {name}", one(uri));
+    let named = |name: &str, uri: &str| format!("{}, storageContainerName: '{name}'", one(uri));
     const NAME: &str = "spec.predictor.storageContainerName";
     for (predictor, expected) in [
         (one("custom://m"), "b-prefix custom://m /mnt/models".to_owned()),
