@@ -222,7 +222,8 @@ async fn the_command_line_lists_pins_removes_and_verifies_without_a_daemon() {
         refused.err
     );
     let pruned = bench.run("cache prune").await;
-    assert!(pruned.out.contains("s3://bucket/b") && pruned.err.contains("1 models removed, 9"), "{}", pruned.err);
+    let freed = ["97.", "98."].iter().any(|size| pruned.err.contains(&format!("1 models removed, {size}")));
+    assert!(pruned.out.contains("s3://bucket/b") && freed, "{}", pruned.err);
     assert_eq!(bench.names(), ["a"]);
     assert_eq!(bench.run("cache verify").await.out, "ok        s3://bucket/a  1 files, 195.3 KiB\n");
     let usage: serde_json::Value = serde_json::from_str(&bench.run("cache df -o json").await.out).unwrap();

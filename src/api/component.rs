@@ -330,6 +330,21 @@ pub struct ArtExplainerSpec {
     pub tty: Option<bool>,
 }
 
+/// Fields of a predictor that are a model and a container in one: `model`, and the legacy frameworks (§1.6).
+pub const PREDICTOR_MODELS: [&str; 11] = [
+    "model",
+    "sklearn",
+    "xgboost",
+    "tensorflow",
+    "pytorch",
+    "triton",
+    "onnx",
+    "huggingface",
+    "pmml",
+    "lightgbm",
+    "paddle",
+];
+
 impl ComponentSpec {
     /// Returns the legacy framework fields that are set, in upstream's order of conversion (§1.6).
     pub fn legacy_frameworks(&self) -> Vec<(&'static str, &ModelSpec)> {

@@ -12,6 +12,7 @@ use super::output;
 use super::parity::{self, Gap};
 use super::report::{Exit, Problem};
 use super::runtimes;
+use crate::api::component::PREDICTOR_MODELS;
 use crate::api::{Kind, meta};
 use crate::manifest::{self, DecodedObject, yaml};
 use crate::runtimes::builtin;
@@ -143,27 +144,12 @@ fn name_canaries_models(object: &mut Value) {
     let canaries = object.pointer_mut("/spec/canary").and_then(Value::as_array_mut);
     for canary in canaries.into_iter().flatten() {
         let predictor = canary.get_mut("predictor").and_then(Value::as_object_mut);
-        let models = predictor.into_iter().flatten().filter(|(field, _)| MODELS.contains(&field.as_str()));
+        let models = predictor.into_iter().flatten().filter(|(field, _)| PREDICTOR_MODELS.contains(&field.as_str()));
         for model in models.filter_map(|(_, model)| model.as_object_mut()) {
             model.entry("name").or_insert_with(|| json!(""));
         }
     }
 }
-
-/// Fields of a predictor that are a model and a container in one.
-const MODELS: [&str; 11] = [
-    "model",
-    "sklearn",
-    "xgboost",
-    "tensorflow",
-    "pytorch",
-    "triton",
-    "onnx",
-    "huggingface",
-    "pmml",
-    "lightgbm",
-    "paddle",
-];
 
 #[cfg(test)]
 mod tests {

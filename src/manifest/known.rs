@@ -2,25 +2,11 @@
 
 use super::path::FieldPath;
 use super::strict::fields_of;
+use crate::api::component::PREDICTOR_MODELS;
 use crate::api::{ComponentSpec, ModelSpec};
 
-/// Fields of a predictor only (CRD `predictor` without `transformer`).
-const PREDICTOR_ONLY: [&str; 14] = [
-    "name",
-    "sklearn",
-    "xgboost",
-    "tensorflow",
-    "pytorch",
-    "triton",
-    "onnx",
-    "huggingface",
-    "pmml",
-    "lightgbm",
-    "paddle",
-    "model",
-    "storageContainerName",
-    "workerSpec",
-];
+/// Fields of a predictor only, beside its models (CRD `predictor` without `transformer`).
+const PREDICTOR_ONLY: [&str; 3] = ["name", "storageContainerName", "workerSpec"];
 /// Fields of an explainer only.
 const EXPLAINER_ONLY: [&str; 1] = ["art"];
 /// Fields of `model` that the legacy forms do not have.
@@ -80,12 +66,17 @@ const REQUIRED: [(&str, &[&str]); 43] = [
     ("ResourceClaim", &["name"]),
 ];
 
+/// Whether a field is of a predictor only.
+fn is_predictors(field: &str) -> bool {
+    PREDICTOR_MODELS.contains(&field) || PREDICTOR_ONLY.contains(&field)
+}
+
 /// Returns the fields a struct may carry at a place: some structs of ours hold the fields of several upstream types.
 pub(super) fn fields_here(owner: &str, fields: &'static [&'static str], path: &FieldPath) -> Vec<&'static str> {
     let place = path.last_key().unwrap_or_default();
     let allowed = |field: &&&'static str| match (owner, place) {
-        ("ComponentSpec", "transformer") => !PREDICTOR_ONLY.contains(field) && !EXPLAINER_ONLY.contains(field),
-        ("ComponentSpec", "explainer") => !PREDICTOR_ONLY.contains(field),
+        ("ComponentSpec", "transformer") => !is_predictors(field) && !EXPLAINER_ONLY.contains(field),
+        ("ComponentSpec", "explainer") => !is_predictors(field),
         ("ComponentSpec", _) => !EXPLAINER_ONLY.contains(field),
         ("ModelSpec", place) if place != "model" => !MODEL_ONLY.contains(field),
         _ => true,
@@ -137,7 +128,7 @@ fn belongs(owner: &str, key: &str, path: &FieldPath) -> Option<String> {
             "KServe has dropped this explainer; use a container under `containers`, or `art`"
         }
         ("ComponentSpec", "art") => "it belongs to `spec.explainer`",
-        ("ComponentSpec", _) if PREDICTOR_ONLY.contains(&key) => "it belongs to `spec.predictor`",
+        ("ComponentSpec", _) if is_predictors(key) => "it belongs to `spec.predictor`",
         ("ComponentSpec", _) if of_model && place == "predictor" => "it belongs to `model`",
         ("ComponentSpec", _) if of_model => "it belongs to a container under `containers`",
         ("LlmInferenceServiceSpec", "workload") => "its fields stand in `spec` itself",

@@ -18,7 +18,7 @@ use super::execute::{Executor, Failure, Lesson};
 use crate::home::{restrict, write_atomically};
 use crate::plan::trained::{Held, RepositoryOrder, RepositoryWork};
 use crate::probe;
-use crate::workload::{Layout, MODELS_VOLUME};
+use crate::workload::{Layout, MODELS_VOLUME, mlserver_class};
 
 /// Longest time a server may take to load a model.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(600);
@@ -283,7 +283,7 @@ fn write_settings(show: &Show, folder: &Utf8Path) -> io::Result<()> {
     let mut settings = brought.filter(Value::is_object).unwrap_or_else(|| json!({}));
     settings["name"] = json!(show.model);
     if settings["implementation"].is_null() {
-        settings["implementation"] = json!(implementation(&show.framework));
+        settings["implementation"] = json!(mlserver_class(&show.framework.to_ascii_lowercase()));
     }
     if !settings["parameters"].is_object() {
         settings["parameters"] = json!({});
@@ -305,16 +305,6 @@ fn model_uri(folder: &Utf8Path) -> io::Result<String> {
         [one] if !MLSERVER_KNOWS.contains(one) && folder.join(one).is_file() => format!("./{one}"),
         _ => "./".to_owned(),
     })
-}
-
-/// MLServer's class for a framework, as KServe names it (§1.6).
-fn implementation(framework: &str) -> &'static str {
-    match framework.to_ascii_lowercase().as_str() {
-        "xgboost" => "mlserver_xgboost.XGBoostModel",
-        "lightgbm" => "mlserver_lightgbm.LightGBMModel",
-        "mlflow" => "mlserver_mlflow.MLflowRuntime",
-        _ => "mlserver_sklearn.SKLearnModel",
-    }
 }
 
 #[cfg(test)]

@@ -50,4 +50,5 @@ pub use model_server::{Layout, ModelServer, Repository, VOLUME as MODELS_VOLUME,
 pub use patterns::Patterns;
 pub use refresh::Refresh;
 pub use resolve::{Companions, ResolveError, RunAs, WorkloadConfig, resolve};
+pub use server_defaults::mlserver_class;
 pub use spec::*;

@@ -48,13 +48,17 @@ fn mlserver(service: &str, model: &mut ModelSpec, labels: &mut BTreeMap<String, 
     } else {
         set_when_absent(model, "MLSERVER_LOAD_MODELS_AT_STARTUP", "false");
     }
-    let class = match model.model_format.name.as_str() {
+    labels.insert("modelClass".to_owned(), mlserver_class(&model.model_format.name).to_owned());
+}
+
+/// MLServer's class for a framework, as KServe names it (§1.6).
+pub fn mlserver_class(framework: &str) -> &'static str {
+    match framework {
         "xgboost" => "mlserver_xgboost.XGBoostModel",
         "lightgbm" => "mlserver_lightgbm.LightGBMModel",
         "mlflow" => "mlserver_mlflow.MLflowRuntime",
         _ => "mlserver_sklearn.SKLearnModel",
-    };
-    labels.insert("modelClass".to_owned(), class.to_owned());
+    }
 }
 
 fn torchserve(model: &mut ModelSpec, labels: &mut BTreeMap<String, String>) {

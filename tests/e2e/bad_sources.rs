@@ -108,7 +108,7 @@ fn what_cannot_be_fetched_is_told_once_with_its_cause_and_without_secrets() {
         ("expired", "s3://expired/model".to_owned(), "Invalid AWS credentials. S3 said ExpiredToken."),
         ("nobucket", "s3://nobucket/model".to_owned(), "S3 bucket 'nobucket' does not exist."),
         ("nokey", "s3://empty/model".to_owned(), "No model found in s3://empty/model"),
-        ("norepository", "hf://nobody/nothing".to_owned(), "HuggingFace resource 'nobody/nothing"),
+        ("norepository", "hf://nobody/nothing".to_owned(), "HuggingFace resource 'nobody/nothing:main' not found."),
         ("claim", "pvc://nowhere/model".to_owned(), "the folder of the claim `nowhere` does not exist"),
         ("path", "/nowhere/model".to_owned(), "Local path /nowhere/model does not exist."),
         ("scheme", "s4://bucket/model".to_owned(), "StorageURI not supported"),

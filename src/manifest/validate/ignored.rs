@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::api::InferenceServiceSpec;
+use crate::api::component::PREDICTOR_MODELS;
 use crate::manifest::diagnostic::DiagnosticCode;
 use crate::manifest::path::FieldPath;
 use crate::manifest::report::Report;
@@ -130,21 +131,7 @@ pub(super) fn check_runtime(raw: &Value, report: &mut Report<'_>) {
 }
 
 fn warn_of_model(place: &FieldPath, raw: &Value, report: &mut Report<'_>) {
-    const MODELS: [&str; 12] = [
-        "model",
-        "sklearn",
-        "xgboost",
-        "tensorflow",
-        "pytorch",
-        "triton",
-        "onnx",
-        "huggingface",
-        "pmml",
-        "lightgbm",
-        "paddle",
-        "art",
-    ];
-    if place.last_key().is_some_and(|key| MODELS.contains(&key)) {
+    if place.last_key().is_some_and(|key| key == "art" || PREDICTOR_MODELS.contains(&key)) {
         warn(&CONTAINER, place, raw, report);
         warn(&[("schemaPath", MODEL_MESH)], &place.key("storage"), raw, report);
     }
