@@ -82,7 +82,7 @@ impl Target {
 }
 
 /// A revision addressed by a host of its own: `latest-iris-predictor-default.example.com`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tag {
     /// The newest of those that answer.
     Latest,

@@ -130,6 +130,33 @@ async fn clients_at_once_go_to_the_model_together_and_each_gets_its_own() {
 }
 
 #[tokio::test]
+async fn requests_for_one_revision_are_in_no_batch_with_others() {
+    let tasks = Tasks::new();
+    let ((old, _), (new, _)) = (server(&tasks).await, server(&tasks).await);
+    let (key, route) = service("iris", &old, batched(batching(2, 60_000)));
+    let mut route = ServiceRoute::clone(&route);
+    let of = |upstream: &Upstream, revision: &str, weight| Backend {
+        replica: revision.into(),
+        revision: revision.into(),
+        weight,
+        ..backend(upstream.address)
+    };
+    let both = vec![of(&old, "iris-predictor-00001", 1), of(&new, "iris-predictor-00002", 0)];
+    route.components.get_mut(&ComponentKind::Predictor).unwrap().state = RouteState::Open(both);
+    let house = house(&tasks, vec![(key, Arc::new(route))]).await;
+    // Two of each make a full batch; it is sent at once.
+    let asked = ["iris-default", "latest-iris-predictor-default", "iris-default", "latest-iris-predictor-default"];
+    let asked = asked.map(|host| {
+        let (address, body) = (house.address, r#"{"instances":[1]}"#);
+        let head =
+            format!("POST {PREDICT} HTTP/1.1\r\nHost: {host}.localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+        async move { Raw::connect(address).await.ask(format!("{head}{body}")).await.status }
+    });
+    assert_eq!(futures::future::join_all(asked).await, [200; 4]);
+    assert_eq!((old.requests(), new.requests()), (1, 1));
+}
+
+#[tokio::test]
 async fn what_goes_wrong_in_a_batch_is_told_to_each_of_its_members() {
     let tasks = Tasks::new();
     let (upstream, seen) = server(&tasks).await;
