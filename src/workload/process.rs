@@ -147,9 +147,8 @@ fn no_recipe(runtime: &Runtime, format: &str, catalog: &Catalog, namespace: &str
 }
 
 /// What to do about a transformer where there are no containers.
-const WITHOUT_IMAGE: &str = "start Docker and use `--engine docker`; or serve its program as an InferenceService of its own, by a \
-    ServingRuntime with the annotation `kserve-local/process`, and put it before this one with an InferenceGraph \
-    (routerType: Sequence, data: $response)";
+const WITHOUT_IMAGE: &str = "start Docker and use `--engine docker`; or serve its program by a ServingRuntime with the annotation \
+    `kserve-local/process`, before this one in an InferenceGraph";
 
 fn needs_engine(message: String) -> ResolveError {
     ResolveError::NeedsContainerEngine { message, help: "start Docker and use `--engine docker`".to_owned() }
