@@ -78,12 +78,14 @@ impl Worker {
     ) -> Response<AnswerBody> {
         client.begin();
         let grpc = is_grpc(request.headers());
+        let version = request.version();
         let last = ends_connection(&request);
         let walk = Walk { worker: &self, flight: None, grpc };
         let mut response = match AssertUnwindSafe(walk.run(Arc::clone(&client), request)).catch_unwind().await {
             Ok(response) => response,
             Err(_) => self.after_panic(client, grpc),
         };
+        let last = last || (version <= Version::HTTP_11 && self.ending.drain.is_cancelled());
         if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

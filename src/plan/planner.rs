@@ -239,6 +239,7 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         model_names: rollout::model_names(service, &reports),
         trained: BTreeMap::new(),
         by_path: service.kind == Kind::LlmInferenceService,
+        cluster_local: service.meta.is_cluster_local(),
     };
     for report in reports {
         route.components.insert(report.key.component, report.route);
