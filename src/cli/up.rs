@@ -39,7 +39,7 @@ pub struct UpArgs {
 /// # Errors
 /// The daemon cannot be started, or does not answer in time.
 pub async fn run(home: &Utf8Path, args: UpArgs) -> Result<Exit> {
-    if let Some(client) = answering(home).await {
+    if let Ok(client) = Client::answering(home).await {
         output::line(&format!(
             "already up: predictions on {}, API on {}",
             client.addresses.data, client.addresses.api
@@ -84,12 +84,6 @@ fn start(home: &Utf8Path, args: &UpArgs, log: &Utf8PathBuf) -> Result<Child> {
     command.spawn().context("could not start the daemon")
 }
 
-async fn answering(home: &Utf8Path) -> Option<Client> {
-    let client = Client::find(home).ok()?;
-    client.get("/version").await.ok()?;
-    Some(client)
-}
-
 /// Waits until the daemon answers, or has ended.
 async fn until_ready(home: &Utf8Path, child: &mut Child) -> std::result::Result<Client, std::process::ExitStatus> {
     loop {
@@ -97,7 +91,7 @@ async fn until_ready(home: &Utf8Path, child: &mut Child) -> std::result::Result<
             return Err(ended);
         }
         let own = |client: &Client| client.addresses.pid == Some(child.id());
-        if let Some(client) = answering(home).await.filter(own) {
+        if let Some(client) = Client::answering(home).await.ok().filter(own) {
             return Ok(client);
         }
         tokio::time::sleep(LOOK).await;

@@ -438,6 +438,14 @@ pub fn holder(home: &Home) -> Result<Option<String>, LockError> {
     lock::holder(home)
 }
 
+/// Returns the process that serves a home as the kernel knows it, for ending it. Only looks.
+///
+/// # Errors
+/// The lock file cannot be read.
+pub fn holding_process(home: &Home) -> Result<Option<rustix::process::Pid>, LockError> {
+    lock::process(home)
+}
+
 /// Stops and removes every container of a home that no daemon serves. Returns how many there were.
 ///
 /// # Errors
