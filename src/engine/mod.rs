@@ -17,6 +17,8 @@ mod docker_exec;
 mod docker_export;
 pub mod docker_find;
 mod docker_image;
+#[cfg(test)]
+mod docker_imitation;
 mod docker_list;
 mod docker_logs;
 mod docker_memory_death;
