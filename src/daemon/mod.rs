@@ -157,7 +157,7 @@ impl Daemon {
         let tasks = Tasks::new();
         let effects = Tasks::new();
         let events = EventLog::default();
-        let store = Store::new(state::ledger(&home));
+        let store = Store::new(state::ledger(&home, clock.now().wall));
         let loader = Loader::new(home.clone(), store.clone(), events.clone(), move || clock.now());
         loader.publish(published(&settings));
         let chosen = engine::choose(&settings, &instance).await?;
