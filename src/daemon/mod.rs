@@ -290,7 +290,7 @@ impl Daemon {
         tasks.spawn_droppable("ready", manager::say_ready_when_read(store.clone()));
         let answered = (addresses.data.parse(), addresses.api.parse());
         if let (Ok(data), Ok(api)) = answered {
-            tasks.spawn_droppable("watchdog", manager::watchdog(data, api, tasks.token()));
+            tasks.spawn_droppable("watchdog", manager::watchdog(gateway, data, api, tasks.token()));
         }
         addresses.save(&home).map_err(in_home)?;
         info!(data = addresses.data, api = addresses.api, home = %home.root(), "serving");
