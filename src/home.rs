@@ -124,6 +124,11 @@ impl Home {
         self.state().join("engine")
     }
 
+    /// Says that an engine before the one in [`Home::engine`] may still run models of this home: its name.
+    pub fn retired_engine(&self) -> Utf8PathBuf {
+        self.state().join("retired-engine")
+    }
+
     /// Folder of the socket through which replicas call their own service.
     pub fn gate(&self) -> Utf8PathBuf {
         self.state().join("gate")

@@ -42,6 +42,8 @@ mod process_rewrite;
 mod process_start;
 pub mod process_supervise;
 mod process_table;
+#[cfg(test)]
+mod process_tests;
 mod process_usage;
 mod usage;
 
