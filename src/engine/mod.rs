@@ -315,7 +315,7 @@ pub struct EngineInfo {
     pub version: String,
     /// Socket or URL, and how it was found.
     pub endpoint: String,
-    /// Memory of the machine the containers run on, in bytes.
+    /// Memory of the machine the containers run on, in bytes; 0 when the engine does not tell.
     pub memory_total: u64,
     /// Logical CPUs of that machine.
     pub cpus: u32,
