@@ -154,6 +154,15 @@ pub fn restrict(path: &Utf8Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
+/// Makes a folder that was not there and is nobody else's: what lies in a folder that all may write to is not trusted.
+///
+/// # Errors
+/// It exists, or the system says no.
+pub fn make_private(path: &Utf8Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o700).create(path)
+}
+
 /// Writes a file so that it is whole or as it was: a temporary name beside it, flushed to disk, renamed.
 ///
 /// # Errors
