@@ -26,7 +26,7 @@ use crate::plan::routes::RouteTable;
 use crate::tasks::Tasks;
 use crate::traffic::TrafficBoard;
 
-use super::access_log::{AccessLog, AccessLogFormat};
+use super::access_log::{AccessLog, AccessLogFormat, LogFile};
 use super::balance::Balancer;
 use super::batcher::Batcher;
 use super::breaker::Policy;
@@ -188,9 +188,7 @@ impl Gateway {
 
     fn access_log_file(&self) -> io::Result<Box<dyn io::Write + Send>> {
         Ok(match &self.config.access_log_file {
-            Some(path) if self.config.access_log != AccessLogFormat::None => {
-                Box::new(std::fs::OpenOptions::new().create(true).append(true).open(path)?)
-            }
+            Some(path) if self.config.access_log != AccessLogFormat::None => Box::new(LogFile::open(path)?),
             _ => Box::new(io::stdout()),
         })
     }
@@ -223,9 +221,9 @@ impl Gateway {
             propagate: Arc::clone(&self.propagate),
             outside: Outside::new(own),
             batcher: Arc::clone(&self.batcher),
-            roll: Arc::clone(&self.roll),
             payload_log,
             mirrors: Arc::clone(&self.mirrors),
+            roll: Arc::clone(&self.roll),
         })
     }
 }
@@ -310,9 +308,9 @@ pub(crate) async fn work(worker: &Arc<Worker>, mut arrivals: mpsc::Receiver<Arri
         // Losing an arrival closes it, and everything is being closed.
         () = serve_all => {}
         () = worker.ending.cut.cancelled() => {}
-        () = worker.roll.answer(worker.number) => {}
-        // Holds nothing over its waits.
+        // Neither holds anything over its waits.
         () = sweep(worker) => {}
+        () = worker.roll.answer(worker.number) => {}
     }
 }
 
