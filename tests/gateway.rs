@@ -76,6 +76,7 @@ fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
         model_names: vec!["iris".into()],
         trained: BTreeMap::new(),
         by_path: false,
+        cluster_local: false,
     };
     RouteTable {
         domains: vec!["example.com".into(), "localhost".into()],

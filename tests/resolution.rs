@@ -677,6 +677,21 @@ fn with_canary(stable: &str, canary: &str) -> String {
 }
 
 #[test]
+fn times_that_no_clock_can_add_are_a_year() {
+    let workloads = resolved(&service(
+        "predictor:
+  timeout: 9223372036854775807
+  terminationGracePeriodSeconds: 9223372036854775807
+  model:
+    modelFormat:
+      name: sklearn
+    storageUri: s3://bucket/iris",
+    ));
+    let year = std::time::Duration::from_secs(365 * 24 * 3600);
+    assert_eq!((workloads[0].timeout, workloads[0].termination_grace), (Some(year), year));
+}
+
+#[test]
 fn a_canary_is_the_stable_predictor_with_its_own_fields_over_it() {
     let yaml = with_canary(
         "{minReplicas: 4, timeout: 7, canaryTrafficPercent: 50, model: {modelFormat: {name: sklearn}, storageUri: 's3://b/m', args: [--a], env: [{name: A, value: '1'}], resources: {limits: {memory: 1Gi, cpu: '2'}}}}",

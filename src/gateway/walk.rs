@@ -7,6 +7,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
+use crate::api::ServiceKey;
+
 use super::access_log::Entry;
 use super::body::AnswerBody;
 use super::desk::Desks;
@@ -56,11 +58,11 @@ impl Walk<'_> {
         }
         check(&request)?;
         let host = host_of(&request)?;
+        let caller = self.flight.as_ref().and_then(|flight| flight.client().caller.clone());
         if let Some(rest) = request.uri().path().strip_prefix(early::STATUS) {
-            return self.status(rest);
+            return self.status(rest, caller.as_deref());
         }
         let mut front = Front::new();
-        let caller = self.flight.as_ref().and_then(|flight| flight.client().caller.clone());
         let look = |desks: &Desks, route: Route| (desks.of(&route), route);
         let found = {
             let path = request.uri().path();
@@ -143,8 +145,9 @@ impl Walk<'_> {
     }
 
     /// Says how a service is.
-    fn status(&mut self, rest: &str) -> Result<Response<AnswerBody>, Box<Refusal>> {
-        let told = self.worker.with_desks(|desks| early::status(rest, desks.index.table()));
+    /// Tells how a service stands; to a replica only how its own does.
+    fn status(&mut self, rest: &str, caller: Option<&ServiceKey>) -> Result<Response<AnswerBody>, Box<Refusal>> {
+        let told = self.worker.with_desks(|desks| early::status(rest, caller, desks.index.table()));
         let told = told.ok_or_else(|| {
             let message = format!("there is no InferenceService `{rest}`; write <namespace>/<name>");
             Box::new(Refusal::new(StatusCode::NOT_FOUND, "UnknownService", message))
