@@ -104,11 +104,15 @@ impl Web {
         let Some(to) = to else {
             return Err(SourceError::Invalid(format!("{} endpoint redirects to no HTTP address", self.protocol)));
         };
-        let judged = self.policy.check_redirect(&to);
-        judged.map_err(|refused| {
-            SourceError::Denied(format!("{} endpoint redirects elsewhere: {refused}", self.protocol))
-        })?;
+        self.check_elsewhere(&to)?;
         Ok(to)
+    }
+
+    /// Judges an address that an answer names.
+    pub(super) fn check_elsewhere(&self, to: &Url) -> Result<(), SourceError> {
+        self.policy.check_redirect(to).map_err(|refused| {
+            SourceError::Denied(format!("{} endpoint redirects elsewhere: {refused}", self.protocol))
+        })
     }
 
     fn broken(&self, error: reqwest::Error) -> SourceError {
