@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use camino::Utf8PathBuf;
 use futures::StreamExt;
 use tokio::sync::watch;
 
@@ -11,7 +10,9 @@ use super::credentials::{self, GcsIdentity, S3Identity};
 use super::credentials_aws::AwsKeys;
 use super::credentials_azure::{self, AzureIdentity, AzureService};
 use super::open::{Opening, open, surroundings};
+use super::piece::blocking;
 use super::pull::PullConfig;
+use super::scratch::Scratch;
 use crate::api::StorageUri;
 use crate::workload::Access;
 use crate::workload::access::HDFS_PREFIX;
@@ -35,19 +36,20 @@ pub async fn trial(
     config: &PullConfig,
     environment: &BTreeMap<String, String>,
 ) -> Result<Trial, SourceError> {
-    let folder = std::env::temp_dir().join(format!("kserve-local-trial-{}", std::process::id()));
-    let folder =
-        Utf8PathBuf::from_path_buf(folder).map_err(|_| SourceError::Invalid("no temporary folder".to_owned()))?;
-    let opening = (uri.clone(), access.clone(), config.clone(), environment.clone(), folder.clone());
+    // Gone however this ends; the source goes before it.
+    let folder = blocking(Scratch::temporary).await;
+    let folder = folder.map_err(|error| SourceError::transient("could not make a temporary folder", error))?;
+    let scratch = folder.path().join("pull");
+    let opening = (uri.clone(), access.clone(), config.clone(), environment.clone(), scratch);
     let opened = tokio::task::spawn_blocking(move || {
-        let (uri, access, config, environment, folder) = &opening;
+        let (uri, access, config, environment, scratch) = &opening;
         let progress = watch::Sender::default();
         open(&Opening {
             uri,
             access,
             config,
             environment,
-            scratch: folder,
+            scratch,
             images: None,
             containers: None,
             progress: &progress,
@@ -64,9 +66,6 @@ pub async fn trial(
             first?;
         }
     }
-    drop(source);
-    // Only the empty folder is left, if that.
-    let _ = std::fs::remove_dir_all(&folder);
     Ok(Trial { files: manifest.files.len() as u64, bytes })
 }
 
