@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::replica::{Crash, Phase};
 use super::world::{ExitFact, PullNote};
 use crate::api::ConditionStatus;
-use crate::workload::names::process_recipe;
+use crate::workload::names::{is_image_name, process_recipe};
 
 /// A phase in the words of a condition.
 pub(super) struct Said {
@@ -34,7 +34,11 @@ pub(super) fn said(phase: &Phase) -> Said {
             None => (Unknown, "ImagePulling", format!("pulling {image}{}", progress(note))),
         },
         Phase::ImageFailed { image, message, transient } => {
-            let reason = if process_recipe(image).is_some() { "EnvironmentFailed" } else { "ImagePullFailed" };
+            let reason = match process_recipe(image) {
+                Some(_) => "EnvironmentFailed",
+                None if !is_image_name(image) => "InvalidImageName",
+                None => "ImagePullFailed",
+            };
             (False, reason, retried(message, *transient))
         }
         Phase::WaitingForRoom { message } => (Unknown, "WaitingForMemory", message.clone()),
