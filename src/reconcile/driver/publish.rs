@@ -42,7 +42,7 @@ impl Driver {
         self.world.memory.note_plan(plan, now);
         self.show_room(plan);
         self.world.tidy(now);
-        self.grants.save(&self.parts.home, &self.world.memory.granted);
+        self.grants.save(&self.desk, &self.parts.home, &self.world.memory.granted);
         let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
         self.parts.board.retain(|name| replicas.contains(name));
         if self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed) {
@@ -54,8 +54,10 @@ impl Driver {
         self.saved_revisions.clone_from(&self.world.memory.revisions);
         let bytes = revisions::to_bytes(&self.world.memory);
         let path = self.parts.home.revisions();
-        if let Err(error) = write_atomically(&path, &bytes, 0o600) {
-            warn!(%path, %error, "could not save the revisions");
-        }
+        self.desk.order("revisions", move || {
+            if let Err(error) = write_atomically(&path, &bytes, 0o600) {
+                warn!(%path, %error, "could not save the revisions");
+            }
+        });
     }
 }
