@@ -173,6 +173,23 @@ pub fn make_private(path: &Utf8Path) -> io::Result<()> {
 /// # Errors
 /// As the system says; the temporary file is removed.
 pub fn write_atomically(path: &Utf8Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write_beside(path, bytes, mode, std::fs::File::sync_all)
+}
+
+/// The same for what is worth nothing after a crash of the machine: it is not flushed.
+///
+/// # Errors
+/// As the system says; the temporary file is removed.
+pub fn write_unsynced(path: &Utf8Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write_beside(path, bytes, mode, |_| Ok(()))
+}
+
+fn write_beside(
+    path: &Utf8Path,
+    bytes: &[u8],
+    mode: u32,
+    flush: impl FnOnce(&std::fs::File) -> io::Result<()>,
+) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let parent = path.parent().unwrap_or(Utf8Path::new("."));
@@ -182,7 +199,7 @@ pub fn write_atomically(path: &Utf8Path, bytes: &[u8], mode: u32) -> io::Result<
     let write = || {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        flush(&file)?;
         std::fs::rename(&temporary, path)
     };
     write().inspect_err(|_| {

@@ -1,11 +1,25 @@
 //! Tracked tasks: spawned by name, cancelled as a tree, waited for at the end.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, debug_span, warn};
+
+/// Runs something to its end; when it panics, what it said comes back as an error, so that whoever waits for it hears of it.
+///
+/// # Errors
+/// The words of the panic, as an error of the program's own.
+pub async fn caught<F: Future>(work: F) -> Result<F::Output, String> {
+    // Nothing of it is used after a panic: what it worked on is looked at anew.
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("an error of kserve-local's own: {}", said.unwrap_or("it did not say which"))
+    })
+}
 
 /// A group of tasks that ends together.
 #[derive(Clone, Debug, Default)]

@@ -41,6 +41,7 @@ const HOPELESS: &[&str] = &[
     "InvalidPredictorSpec",
     "InvalidSpec",
     "ImagePullFailed",
+    "InvalidImageName",
     "ModelPullFailed",
     "EnvironmentFailed",
     "ContainerCannotRun",

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
@@ -15,6 +16,9 @@ use super::{
 };
 use super::{complete, output, report};
 use crate::daemon::Inherited;
+
+/// Longest wait at the end for threads that are busy with files.
+const THREADS_END: Duration = Duration::from_secs(10);
 
 /// KServe on one machine, without Kubernetes: the same InferenceService YAML, served from a folder.
 #[derive(Debug, Parser)]
@@ -117,7 +121,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report::report(&anyhow::Error::new(error).context("could not start the async runtime")),
     };
-    match runtime.block_on(run(cli, inherited)) {
+    let ended = runtime.block_on(run(cli, inherited));
+    // A thread that looks at a folder which hangs does not keep the program.
+    runtime.shutdown_timeout(THREADS_END);
+    match ended {
         Ok(code) => code,
         Err(error) => report::report(&error),
     }

@@ -23,7 +23,7 @@ pub(super) const CAUSES: &[Cause] = &[
     },
     Cause {
         id: "image-reference",
-        reasons: IMAGE,
+        reasons: &["InvalidImageName", "ImagePullFailed"],
         clue: Says(&["invalid reference", "repository name must be"]),
         what: "its image's name cannot be a name of an image",
         step: "correct the name: REGISTRY/REPOSITORY:TAG in lower case, without https://",

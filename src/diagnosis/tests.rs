@@ -180,6 +180,11 @@ fn images() -> Vec<(&'static str, String, &'static str)> {
             "the image `a/b` is not on this machine, and this is offline mode".to_owned(),
             "image-offline",
         ),
+        (
+            "InvalidImageName",
+            "`my image` is not the name of an image: invalid reference format".to_owned(),
+            "image-reference",
+        ),
         ("ImagePulling", "pulling a/b: 12% of 2.0 GiB".to_owned(), "image-pulling"),
     ]);
     all

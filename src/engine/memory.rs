@@ -173,6 +173,7 @@ impl MemoryEngine {
                 Fault::LoseReply => reply = Reply::Lost,
                 Fault::Delay(wait) => tokio::time::sleep(wait).await,
                 Fault::Hang => std::future::pending().await,
+                Fault::Panic => panic!("as ordered"),
                 Fault::Stale => freshness = Freshness::Stale,
             }
         }

@@ -116,6 +116,8 @@ pub enum Fault {
     Delay(Duration),
     /// It is never answered and never done.
     Hang,
+    /// The code that asks panics.
+    Panic,
     /// A list answers what the previous one did.
     Stale,
 }

@@ -148,7 +148,12 @@ impl ProcessEngine {
 
     /// Waits until nobody else starts, stops or removes a container.
     pub(super) async fn gate(&self, id: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        let gate = Arc::clone(lock(&self.inner.gates).entry(id.to_owned()).or_default());
+        let gate = {
+            let mut gates = lock(&self.inner.gates);
+            // Those that nobody holds or waits for.
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+            Arc::clone(gates.entry(id.to_owned()).or_default())
+        };
         gate.lock_owned().await
     }
 

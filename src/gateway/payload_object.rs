@@ -43,7 +43,7 @@ impl PayloadObjects {
         let (url, config, environment) = (self.url.clone(), self.config.clone(), self.environment.clone());
         let opened = tokio::task::spawn_blocking(move || match StorageUri::parse(&url) {
             Ok(StorageUri::S3 { bucket, path }) => ObjectSource::s3(&bucket, &path, &config, &environment),
-            Ok(StorageUri::Gs { bucket, path }) => ObjectSource::gcs(&bucket, &path, &config, &environment),
+            Ok(StorageUri::Gs { bucket, path }) => ObjectSource::gcs(&bucket, &path, &config, &environment, None),
             _ => Err(crate::storage::SourceError::Invalid("payloads are written to s3:// and gs:// only".to_owned())),
         });
         opened.await.map_err(|error| error.to_string())?.map_err(|error| super::forward::chain(&error))

@@ -1,7 +1,7 @@
 //! Create and replace, and what every write goes through: it ends as a file of the folder.
 //!
 //! Writes take turns, so that what a write was checked against is what it replaces. A hand edit of the folder may still
-//! come in between; then the newer of the two wins, as with two people saving one file.
+//! come in between: the object is looked for in the file as it is then, its own document is replaced, and the others stay.
 
 use std::sync::Arc;
 
@@ -248,6 +248,7 @@ pub(super) fn refused(key: &ObjectKey, error: &WriteError) -> Failure {
         }
         WriteError::NotFound(_) => Failure::not_found(resource, &key.name),
         WriteError::BuiltIn(_) | WriteError::InsideList { .. } => Failure::forbidden(error.to_string()),
+        WriteError::Moved { .. } => Failure::conflict(resource, &key.name, &error.to_string()),
         WriteError::Io { source, .. } => Failure::internal(format!("{error}: {source}")),
     }
 }

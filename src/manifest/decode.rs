@@ -59,6 +59,31 @@ pub fn locate(text: &str, document: Position, field: &str) -> Option<Position> {
     Some(node.key.unwrap_or(node.value))
 }
 
+/// Names every object that a text means, valid or not; `None` for one that is not ours or cannot be told. A list counts as
+/// one that cannot be told, before its items.
+pub fn keys(text: &str) -> Vec<Option<ObjectKey>> {
+    let mut keys = Vec::new();
+    for document in yaml::parse(text) {
+        match document.value.as_ref().map(|value| (value, list_items(value))) {
+            None => keys.push(None),
+            Some((list, Some(items))) => {
+                keys.push(None);
+                keys.extend(items.iter().map(|item| meant(&with_list_type(list, item))));
+            }
+            Some((value, None)) => keys.push(meant(value)),
+        }
+    }
+    keys
+}
+
+/// Names the object a value is meant to be, when it is one of ours.
+fn meant(value: &Value) -> Option<ObjectKey> {
+    match identify(value, &FieldPath::default(), &mut Report::new("", None, None)) {
+        Identity::Ours(kind) | Identity::Meant(kind) => key_of(kind, value),
+        Identity::Foreign | Identity::Unknown => None,
+    }
+}
+
 /// Decodes one document that came as a JSON value (an API body); diagnostics carry field paths but no positions.
 pub fn decode_value(value: &Value) -> Decoded {
     let mut decoding = Decoding::default();

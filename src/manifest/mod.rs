@@ -19,6 +19,6 @@ mod strict;
 pub mod validate;
 pub mod yaml;
 
-pub use decode::{Decoded, DecodedObject, decode, decode_value, locate};
+pub use decode::{Decoded, DecodedObject, decode, decode_value, keys, locate};
 pub use diagnostic::{Diagnostic, DiagnosticCode, Position, Severity};
 pub use path::{FieldPath, Step};

@@ -8,6 +8,7 @@ use super::planner::Draft;
 use super::replica::{Phase, Replica};
 use super::world::{EngineState, ImageState, ModelState, PullNote};
 use crate::api::StorageUri;
+use crate::workload::names::{is_image_name, process_recipe};
 use crate::workload::{ContainerSpec, PullPolicy};
 
 /// Models and images must be here before the first container is made. Says why not.
@@ -86,6 +87,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
     let image = &spec.image;
+    let failed = |message: &str, transient| {
+        Some(Phase::ImageFailed { image: image.clone(), message: message.to_owned(), transient })
+    };
+    if process_recipe(image).is_none() && !is_image_name(image) {
+        return failed(&format!("`{image}` is not the name of an image: invalid reference format"), false);
+    }
     let pulling = |note| Some(Phase::PullingImage(image.clone(), note));
     match draft.world.images.get(image) {
         None => {
@@ -105,8 +112,7 @@ fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
             if draft.due(*at + LOOK_AGAIN) {
                 draft.act(Action::CheckImage { image: image.clone() });
             }
-            let message = format!("image `{image}` is not on this machine and imagePullPolicy is Never");
-            Some(Phase::ImageFailed { image: image.clone(), message, transient: false })
+            failed(&format!("image `{image}` is not on this machine and imagePullPolicy is Never"), false)
         }
         Some(ImageState::Absent { .. }) => {
             draft.act(Action::PullImage { image: image.clone() });
@@ -115,14 +121,23 @@ fn need_image(draft: &mut Draft<'_>, spec: &ContainerSpec) -> Option<Phase> {
         // An older copy is better than none: it is used, and the executor said so.
         Some(ImageState::Failed { present: true, .. }) => None,
         Some(ImageState::Failed { message, transient, failures, at, .. }) => {
-            let delay =
-                if *transient { backoff::restart_delay(failures.saturating_add(1)) } else { backoff::PERMANENT_RETRY };
-            if draft.due(*at + delay) {
+            if draft.due(*at + image_delay(*transient, *failures)) {
                 let image = image.clone();
                 let never = spec.pull_policy == PullPolicy::Never;
                 draft.act(if never { Action::CheckImage { image } } else { Action::PullImage { image } });
             }
-            Some(Phase::ImageFailed { image: image.clone(), message: message.clone(), transient: *transient })
+            failed(message, *transient)
+        }
+        Some(ImageState::Unseen { message, transient, failures, at }) => {
+            if draft.due(*at + image_delay(*transient, *failures)) {
+                draft.act(Action::CheckImage { image: image.clone() });
+            }
+            failed(message, *transient)
         }
     }
+}
+
+/// Returns how long after a failure an image is asked for again.
+fn image_delay(transient: bool, failures: u32) -> Duration {
+    if transient { backoff::restart_delay(failures.saturating_add(1)) } else { backoff::PERMANENT_RETRY }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::replica::{Crash, Phase};
 use super::world::{ExitFact, PullNote};
 use crate::api::ConditionStatus;
-use crate::workload::names::process_recipe;
+use crate::workload::names::{is_image_name, process_recipe};
 
 /// Reason of what waits for the first answer of the engine. Every start begins with it, so it is no news.
 pub const ENGINE_NOT_ASKED: &str = "EngineNotAsked";
@@ -37,7 +37,11 @@ pub(super) fn said(phase: &Phase) -> Said {
             None => (Unknown, "ImagePulling", format!("pulling {image}{}", progress(note))),
         },
         Phase::ImageFailed { image, message, transient } => {
-            let reason = if process_recipe(image).is_some() { "EnvironmentFailed" } else { "ImagePullFailed" };
+            let reason = match process_recipe(image) {
+                Some(_) => "EnvironmentFailed",
+                None if !is_image_name(image) => "InvalidImageName",
+                None => "ImagePullFailed",
+            };
             (False, reason, retried(message, *transient))
         }
         Phase::WaitingForRoom { message } => (Unknown, "WaitingForMemory", message.clone()),

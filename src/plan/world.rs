@@ -454,6 +454,17 @@ pub enum ImageState {
         /// When that was found out.
         at: Duration,
     },
+    /// Whether it is on this machine could not be found out.
+    Unseen {
+        /// In words for a person.
+        message: String,
+        /// Whether looking again is any use soon.
+        transient: bool,
+        /// Failures in a row.
+        failures: u32,
+        /// Time of the last.
+        at: Duration,
+    },
     /// Being pulled.
     Pulling(PullNote),
     /// The last pull failed.

@@ -288,12 +288,19 @@ fn told(run: &ContainerRun, exit: &Exit, words: &[String]) -> String {
         Exit { error, .. } if !error.is_empty() => format!("could not be started: {error}"),
         Exit { code, .. } => format!("ended with exit code {code}"),
     };
-    let secrets: Vec<&str> = run.downloader.container.env.iter().map(|(_, value)| value.as_str()).collect();
+    let values = run.downloader.container.env.iter().map(|(_, value)| value.as_str());
+    let secrets: Vec<&str> = values.flat_map(parts).collect();
     let words: Vec<String> = words.iter().map(|line| hide(line, &secrets)).collect();
     match words.is_empty() {
         true => format!("storage container `{name}` {how}"),
         false => format!("storage container `{name}` {how}: {}", words.join(" | ")),
     }
+}
+
+/// Returns a value and its lines, also those that are written as `\\n` within JSON: output comes line by line.
+fn parts(value: &str) -> impl Iterator<Item = &str> {
+    let lines = value.split('\n').flat_map(|line| line.split("\\n")).map(str::trim);
+    std::iter::once(value).chain(lines)
 }
 
 /// Takes credentials out of a line, and what is too long.
@@ -312,5 +319,26 @@ fn failed(error: &EngineError) -> SourceError {
         | EngineError::ImageAbsent(_)
         | EngineError::Refused { blame: Blame::User, .. } => SourceError::Invalid(chain(error)),
         _ => SourceError::Transient { message: chain(error), source: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_several_lines_is_hidden_line_by_line() {
+        let pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END PRIVATE KEY-----\n";
+        let json = r#"{"private_key": "-----BEGIN PRIVATE KEY-----\nQUJDREVGRw\nSElKS0xNTg=="}"#;
+        let secrets: Vec<&str> = [pem, json].into_iter().flat_map(parts).collect();
+        for (line, shown) in [
+            ("bad key: MIIEvQIBADANBg", "bad key: …"),
+            ("  kqhkiG9w0BAQEF", "  …"),
+            ("QUJDREVGRw is no key", "… is no key"),
+            ("nothing of it", "nothing of it"),
+        ] {
+            assert_eq!(hide(line, &secrets), shown);
+        }
+        assert_eq!(hide(json, &secrets), "…");
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::sync::mpsc;
-use tracing::debug;
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{debug, warn};
 
 use super::claims::ModelClaims;
 use super::desired::Resolver;
+use super::desk::Desk;
 use super::grants::Grants;
 use super::load::LoadMeter;
 use super::measure::Rounds;
@@ -24,11 +25,13 @@ use crate::plan::memory::{Memory, Revisions};
 use crate::plan::ps::HistoryLine;
 use crate::plan::world::EngineState;
 use crate::plan::{World, plan};
+use crate::tasks::caught;
 use crate::workload::ComponentKey;
 
 mod containers;
 mod dispatch;
 mod facts;
+mod look_up;
 mod parts;
 mod publish;
 mod repository;
@@ -49,6 +52,9 @@ const SOME_TIME: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(5);
 /// Statuses show the progress of pulls this often.
 const PROGRESS: Duration = Duration::from_millis(500);
+
+/// Longest wait at the end for what is still being written.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Owns the world.
 pub struct Driver {
@@ -76,6 +82,12 @@ pub struct Driver {
     saved_revisions: BTreeMap<ComponentKey, Revisions>,
     rounds: Rounds,
     grants: Grants,
+    /// Writes what the next daemon reads.
+    desk: Desk,
+    /// Writes what is claimed of the cache.
+    claimed: Desk,
+    /// Turns at looking at folders of the user's.
+    looks: Arc<Semaphore>,
     /// Whether what revisions are made from is to be saved.
     sources_changed: bool,
     /// Whether what is wanted changed since revisions were listed.
@@ -109,6 +121,9 @@ impl Driver {
         let instance = parts.executor.instance.clone();
         let machine = Machine { pending: true, ..Machine::default() };
         let world = World { instance, memory, machine, config: config.plan, ..World::default() };
+        let (desk, claimed) = (Desk::open(&parts.tasks), Desk::open(&parts.tasks));
+        let owner = (world.instance.clone(), parts.home.root().to_owned());
+        let claims = ModelClaims::new(parts.cache.clone(), owner, claimed.clone());
         Self {
             resolver: Resolver::new(config.workload, Versions::load(&parts.home)),
             parts,
@@ -128,10 +143,13 @@ impl Driver {
             pulls: Pulls::default(),
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
-            claims: ModelClaims::default(),
+            claims,
             saved_revisions: revisions,
             rounds: Rounds::default(),
             grants: Grants::default(),
+            desk,
+            claimed,
+            looks: Arc::new(Semaphore::new(look_up::LOOKS_AT_ONCE)),
             sources_changed: false,
             names_changed: true,
             histories: Arc::default(),
@@ -196,6 +214,10 @@ impl Driver {
                 Urgency::Never => {}
             }
         }
+        let written = futures::future::join(self.desk.settled(), self.claimed.settled());
+        if tokio::time::timeout(LAST_WORDS, written).await.is_err() {
+            warn!("the disk is slow: not everything that the next daemon should know is written");
+        }
         debug!("driver ended");
     }
 
@@ -223,8 +245,9 @@ impl Driver {
         let Some(ids) = self.resources.due(&self.world, tick) else { return };
         let (engine, sender) = (Arc::clone(&self.parts.executor.engine), self.sender.clone());
         self.parts.tasks.spawn_droppable("usage", async move {
+            let used = caught(engine.usage(&ids)).await;
             // What could not be counted is counted the next time; the driver is gone: nobody needs it.
-            let _ = sender.send(Fact::Used(engine.usage(&ids).await.ok())).await;
+            let _ = sender.send(Fact::Used(used.ok().and_then(Result::ok))).await;
         });
     }
 
@@ -233,7 +256,7 @@ impl Driver {
         let Some(containers) = self.rounds.begin(&self.world, self.parts.clock.now().tick) else { return };
         let (meter, sender) = (self.parts.meter.clone(), self.sender.clone());
         self.parts.tasks.spawn_droppable("measure", async move {
-            let measured = meter.measure(containers).await;
+            let measured = caught(meter.measure(containers)).await.ok();
             // The driver is gone: nobody needs the numbers.
             let _ = sender.send(Fact::Measured(measured)).await;
         });
@@ -254,8 +277,7 @@ impl Driver {
             debug!(%action, "doing");
             self.dispatch(action);
         }
-        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
-        let over = self.claims.let_go(&self.parts.cache, owner, now.tick);
+        let over = self.claims.let_go(now.tick);
         let wake = wake.into_iter().chain(over).min();
         let pulls = !self.pulls.is_empty();
         let rest = match (self.world.engine == EngineState::Up, pulls) {
@@ -277,3 +299,6 @@ async fn until(at: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::access;
 use super::door;
 use super::downloads::Downloads;
 use super::mounts::{MountError, Mounts};
@@ -72,6 +73,13 @@ pub enum Lesson {
     ModelGone,
 }
 
+impl Failure {
+    /// A failure of the program itself, in its own words; another try may do better.
+    pub(super) fn own(message: String) -> Self {
+        Self { message, permanent: false, lesson: Lesson::None }
+    }
+}
+
 /// Returns an error with its causes, joined for a person.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -116,18 +124,22 @@ impl From<PullError> for Failure {
 }
 
 impl Executor {
-    /// Fetches a model.
+    /// Fetches a model, with the first of the accesses that is let in.
     ///
     /// # Errors
     /// See [`PullError`].
     pub async fn pull_model(
         &self,
         uri: &StorageUri,
-        access: &Access,
+        accesses: Vec<Access>,
         progress: watch::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<CachedModel, Failure> {
-        Ok(self.puller.pull_with(uri, access, progress, cancel).await?)
+        let pull = |access: Access| {
+            let (puller, uri, progress, cancel) = (self.puller.clone(), uri.clone(), progress.clone(), cancel.clone());
+            async move { puller.pull_with(&uri, &access, progress, cancel).await }
+        };
+        Ok(access::first_let_in(accesses, pull).await?)
     }
 
     /// Asks a model's source whether it has something new.
@@ -137,10 +149,14 @@ impl Executor {
     pub async fn check_model(
         &self,
         uri: &StorageUri,
-        access: &Access,
+        accesses: Vec<Access>,
         cancel: CancellationToken,
     ) -> Result<Checked, Failure> {
-        Ok(self.puller.check(uri, access, cancel).await?)
+        let check = |access: Access| {
+            let (puller, uri, cancel) = (self.puller.clone(), uri.clone(), cancel.clone());
+            async move { puller.check(&uri, &access, cancel).await }
+        };
+        Ok(access::first_let_in(accesses, check).await?)
     }
 
     /// Pulls an image. Says afterwards, when it failed, whether an older copy is here.

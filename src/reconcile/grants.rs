@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::desk::Desk;
 use crate::api::{ComponentKind, ServiceKey};
-use crate::home::Home;
+use crate::home::{Home, write_unsynced};
 use crate::plan::admission::Grant;
 use crate::plan::gpus::GpuNeed;
 use crate::plan::ledger::Basis;
@@ -50,17 +50,19 @@ pub(super) struct Grants {
 
 impl Grants {
     /// Brings the file up to date.
-    pub(super) fn save(&mut self, home: &Home, granted: &BTreeMap<ReplicaName, Grant>) {
+    pub(super) fn save(&mut self, desk: &Desk, home: &Home, granted: &BTreeMap<ReplicaName, Grant>) {
         if says_the_same(granted, &self.written) {
             return;
         }
         let lines: Vec<Line> = granted.iter().map(|(replica, grant)| line(replica, grant)).collect();
         let bytes = serde_json::to_vec(&lines).unwrap_or_default();
+        self.written.clone_from(granted);
         let path = home.grants();
-        match write(&path, &bytes) {
-            Ok(()) => self.written.clone_from(granted),
-            Err(error) => warn!(%path, %error, "could not save what room is granted"),
-        }
+        desk.order("grants", move || {
+            if let Err(error) = write_unsynced(&path, &bytes, 0o600) {
+                warn!(%path, %error, "could not save what room is granted");
+            }
+        });
     }
 }
 
@@ -73,16 +75,6 @@ fn says_the_same(granted: &BTreeMap<ReplicaName, Grant>, written: &BTreeMap<Repl
     };
     let both = || granted.iter().zip(written);
     granted.len() == written.len() && both().all(|(one, other)| one.0 == other.0 && same(one.1, other.1))
-}
-
-/// Written beside and renamed: a reader sees the old or the new.
-fn write(path: &Utf8Path, bytes: &[u8]) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    let beside = path.with_extension("tmp");
-    std::fs::write(&beside, bytes)?;
-    std::fs::rename(&beside, path)
 }
 
 fn line(replica: &ReplicaName, grant: &Grant) -> Line {
@@ -127,10 +119,13 @@ pub fn load(home: &Home) -> BTreeMap<ReplicaName, Grant> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use camino::Utf8Path;
 
-    #[test]
-    fn what_is_granted_is_read_by_the_next_daemon_and_holds_a_while() {
+    use super::*;
+    use crate::tasks::Tasks;
+
+    #[tokio::test]
+    async fn what_is_granted_is_read_by_the_next_daemon_and_holds_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::new(Utf8Path::from_path(folder.path()).unwrap());
         let component =
@@ -147,13 +142,15 @@ mod tests {
             at: Duration::from_secs(99),
         };
         let mut granted = BTreeMap::from([(ReplicaName::from("iris-transformer-00003-0.team"), grant.clone())]);
-        let mut grants = Grants::default();
+        let (mut grants, desk) = (Grants::default(), Desk::open(&Tasks::new()));
         assert_eq!(load(&home), BTreeMap::new());
-        grants.save(&home, &granted);
+        grants.save(&desk, &home, &granted);
+        desk.settled().await;
         let read = load(&home);
         assert_eq!(read["iris-transformer-00003-0.team"], Grant { at: LANDS_WITHIN, ..grant });
         granted.clear();
-        grants.save(&home, &granted);
+        grants.save(&desk, &home, &granted);
+        desk.settled().await;
         assert_eq!(load(&home), BTreeMap::new());
         std::fs::write(home.grants(), "nonsense").unwrap();
         assert_eq!(load(&home), BTreeMap::new(), "a damaged file is as none");

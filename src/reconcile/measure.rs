@@ -150,6 +150,11 @@ impl Rounds {
         }
     }
 
+    /// Notes that nothing came of it: the next round is due as ever.
+    pub(super) fn miss(&mut self) {
+        self.under_way = false;
+    }
+
     /// Takes a measurement in, and tells of processes that were killed for memory while their container runs on. Returns
     /// true when the planner should look at it now.
     pub(super) fn end(&mut self, world: &mut World, measured: Measured, events: &EventLog, now: Now) -> bool {

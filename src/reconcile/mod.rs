@@ -6,6 +6,7 @@ mod access;
 mod claims;
 pub mod clock;
 pub mod desired;
+mod desk;
 mod door;
 pub mod downloads;
 mod doze;

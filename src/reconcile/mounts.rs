@@ -103,9 +103,8 @@ impl Mounts {
                 let made = std::fs::create_dir_all(&folder).and_then(|()| restrict(&folder, 0o777));
                 made.map_err(|source| MountError::Scratch { path: folder.clone(), source })?;
                 if let Some(path) = &mount.sub_path {
-                    let inner = folder.join(path);
-                    let made = std::fs::create_dir_all(&inner).and_then(|()| restrict(&inner, 0o777));
-                    made.map_err(|source| MountError::Scratch { path: inner, source })?;
+                    make_below(&folder, path)
+                        .map_err(|source| MountError::Scratch { path: folder.join(path), source })?;
                 }
                 at(folder)
             }
@@ -161,19 +160,109 @@ fn write(path: &Utf8Path, contents: &[u8], mode: u32) -> io::Result<()> {
     crate::home::write_atomically(path, contents, mode).and_then(|()| restrict(path, mode))
 }
 
-/// Returns a path within a source; never outside of it.
+/// Whether a path goes down only.
+fn is_plain(path: &Utf8Path) -> bool {
+    path.components().all(|part| matches!(part, Utf8Component::Normal(_) | Utf8Component::CurDir))
+}
+
+/// Makes the folders of a path that are not there, for everybody. Containers that run may have put links in the way: none
+/// is followed, and what is there already is left as it is.
+fn make_below(folder: &Utf8Path, path: &str) -> io::Result<()> {
+    use rustix::fs::{Mode, OFlags, fchmod, mkdirat, open, openat};
+    use rustix::io::Errno;
+    let everybody = Mode::from_raw_mode(0o777);
+    let to_change = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Folders of a container's may not be ours to read.
+    #[cfg(target_os = "linux")]
+    let to_pass = to_change | OFlags::PATH;
+    #[cfg(not(target_os = "linux"))]
+    let to_pass = to_change;
+    if !is_plain(path.into()) {
+        return Ok(());
+    }
+    let mut at = open(folder.as_str(), to_pass, Mode::empty())?;
+    for part in Utf8Path::new(path).components().filter(|part| matches!(part, Utf8Component::Normal(_))) {
+        match mkdirat(&at, part.as_str(), everybody) {
+            Ok(()) => {
+                at = openat(&at, part.as_str(), to_change, Mode::empty())?;
+                // The umask took its part of the mode.
+                fchmod(&at, everybody)?;
+            }
+            Err(Errno::EXIST) => match openat(&at, part.as_str(), to_pass, Mode::empty()) {
+                Ok(below) => at = below,
+                // A file or a link: whether it may be mounted is found out next.
+                Err(Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Returns where a path within a source really is; never outside of it.
 fn within(source: &Utf8Path, sub_path: Option<&str>) -> Result<Utf8PathBuf, MountError> {
     let Some(path) = sub_path.filter(|path| !path.is_empty()) else { return Ok(source.to_owned()) };
     let refused = || MountError::NoSubPath { path: path.to_owned(), source_name: source.to_string() };
-    let plain =
-        Utf8Path::new(path).components().all(|part| matches!(part, Utf8Component::Normal(_) | Utf8Component::CurDir));
-    let full = source.join(path);
-    if !plain || !full.exists() {
+    if !is_plain(path.into()) {
         return Err(refused());
     }
-    let (real, root) = (full.canonicalize_utf8(), source.canonicalize_utf8());
-    match (real, root) {
-        (Ok(real), Ok(root)) if real.starts_with(&root) => Ok(full),
+    match (source.join(path).canonicalize_utf8(), source.canonicalize_utf8()) {
+        (Ok(real), Ok(root)) if real.starts_with(&root) => Ok(real),
         _ => Err(refused()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mode(path: &Utf8Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn mounts() -> (tempfile::TempDir, Utf8PathBuf, Mounts) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8PathBuf::from_path_buf(folder.path().canonicalize().unwrap()).unwrap();
+        let cache = Cache::open(root.join("cache")).unwrap();
+        let mounts = Mounts { home: Home::new(root.join("home")), cache };
+        (folder, root, mounts)
+    }
+
+    fn below(path: &str) -> Mount {
+        let source = MountSource::EmptyDir { volume: "work".to_owned(), memory: false, size_limit: None };
+        Mount { path: "/data".to_owned(), source, sub_path: Some(path.to_owned()), read_only: false }
+    }
+
+    #[test]
+    fn a_link_that_a_container_left_is_not_followed() {
+        let (_folder, root, mounts) = mounts();
+        let theirs = root.join("theirs");
+        std::fs::create_dir(&theirs).unwrap();
+        restrict(&theirs, 0o700).unwrap();
+        let volume = mounts.scratch("r").join("work");
+        std::fs::create_dir_all(&volume).unwrap();
+        std::os::unix::fs::symlink(&theirs, volume.join("data")).unwrap();
+        for path in ["data", "data/below", "../../..", "/etc"] {
+            let bound = mounts.binds_of("r", &[], &[below(path)]);
+            assert!(matches!(bound, Err(MountError::NoSubPath { .. })), "{path}: {bound:?}");
+        }
+        assert_eq!(mode(&theirs), 0o700);
+        assert!(!theirs.join("below").exists());
+    }
+
+    #[test]
+    fn folders_of_a_scratch_volume_are_made_for_everybody_and_links_inside_are_fine() {
+        let (_folder, _, mounts) = mounts();
+        let volume = mounts.scratch("r").join("work");
+        mounts.binds_of("r", &[], &[below("a/./b")]).unwrap();
+        assert_eq!((mode(&volume.join("a")), mode(&volume.join("a/b"))), (0o777, 0o777));
+        restrict(&volume.join("a"), 0o755).unwrap();
+        std::os::unix::fs::symlink("a", volume.join("link")).unwrap();
+        let bound = mounts.binds_of("r", &[], &[below("link/b")]).unwrap();
+        assert!(matches!(&bound[..], [Bind::Path { source, .. }] if *source == volume.join("a/b")), "{bound:?}");
+        assert_eq!(mode(&volume.join("a")), 0o755, "what is there is left as it is");
     }
 }

@@ -4,7 +4,7 @@
 //! that is away, changes nothing that runs. Services without the annotation are not touched: they stay with what they
 //! have, which is what was fetched first, or what they had when the annotation was taken away.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
+use super::desk::Desk;
 use super::execute::Failure;
 use crate::api::{Object, StorageUri, meta};
 use crate::home::{Home, write_atomically};
@@ -53,12 +54,15 @@ impl Versions {
         Self { kept }
     }
 
-    fn save(&self, home: &Home) {
-        let path = home.model_versions();
-        let bytes = serde_json::to_vec(&self.kept).unwrap_or_default();
-        if let Err(error) = write_atomically(&path, &bytes, 0o600) {
-            warn!(%path, %error, "could not save the versions of models");
-        }
+    /// Orders that what is kept be saved.
+    pub(super) fn save(&self, desk: &Desk, home: &Home) {
+        let (path, kept) = (home.model_versions(), self.kept.clone());
+        desk.order("versions", move || {
+            let bytes = serde_json::to_vec(&kept).unwrap_or_default();
+            if let Err(error) = write_atomically(&path, &bytes, 0o600) {
+                warn!(%path, %error, "could not save the versions of models");
+            }
+        });
     }
 
     /// Returns the object with the versions of its models written into it; none when there are none, or when they are
@@ -93,7 +97,7 @@ impl Versions {
     }
 
     /// Puts what is kept of the models that are wanted into the world, and forgets the others there.
-    pub(super) fn note_wanted<'u>(&self, world: &mut World, wanted: impl Iterator<Item = &'u StorageUri>) {
+    pub(super) fn note_wanted<'u>(&mut self, world: &mut World, wanted: impl Iterator<Item = &'u StorageUri>) {
         let mut sources: HashMap<StorageUri, SourceNote> = HashMap::new();
         for uri in wanted.map(StorageUri::unversioned).filter(|uri| uri.can_be_refreshed()) {
             let known = world.sources.remove(uri);
@@ -104,13 +108,24 @@ impl Versions {
             sources.entry(uri.clone()).or_insert_with(|| known.unwrap_or_else(kept));
         }
         world.sources = sources;
+        self.forget(world);
+    }
+
+    /// Forgets services that are gone, and models of which nothing is known but when they were asked for. A version that
+    /// is in use stays: whoever wants the model again gets no older one.
+    fn forget(&mut self, world: &World) {
+        let services: HashSet<String> = world.services.keys().map(ToString::to_string).collect();
+        let sources: HashSet<String> = world.sources.keys().map(ToString::to_string).collect();
+        self.kept.retain(|uri, kept| {
+            kept.given.retain(|service, _| services.contains(service));
+            kept.version.is_some() || !kept.given.is_empty() || sources.contains(uri)
+        });
     }
 
     /// Notes what came of asking. Returns whether another version is in use from now on.
     pub(super) fn take(
         &mut self,
         world: &mut World,
-        home: &Home,
         uri: &StorageUri,
         result: Result<Checked, Failure>,
         now: Now,
@@ -132,25 +147,22 @@ impl Versions {
         asked(note, now);
         let kept = self.kept.entry(plain.to_string()).or_default();
         kept.asked = Some(now.wall);
-        let changed = match checked {
+        match checked {
             Checked::Changed(version) if kept.version.as_deref() != Some(version.as_str()) => {
                 info!(model = plain.redacted(), version, "the source has something new");
                 kept.version = Some(version);
                 true
             }
             _ => false,
-        };
-        self.save(home);
-        changed
+        }
     }
 
     /// Notes that a model was fetched: there is nothing newer right now.
-    pub(super) fn fetched(&mut self, world: &mut World, home: &Home, uri: &StorageUri, now: Now) {
+    pub(super) fn fetched(&mut self, world: &mut World, uri: &StorageUri, now: Now) {
         let Some(note) = world.sources.get_mut(uri.unversioned()) else { return };
         asked(note, now);
         note.tried = now.tick;
         self.kept.entry(uri.unversioned().to_string()).or_default().asked = Some(now.wall);
-        self.save(home);
     }
 }
 

@@ -33,12 +33,16 @@ pub enum Edit<'t> {
     Remove,
 }
 
-/// Edits the document that contains `line` (from 1). Returns the new text, or none when nothing but comments is left.
-pub fn edit(text: &str, line: usize, edit: Edit<'_>) -> Option<String> {
+/// Returns the documents of a text, separators left out; some may hold nothing.
+pub fn split(text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    ranges(text).into_iter().map(|range| lines.get(range).unwrap_or_default().join("\n")).collect()
+}
+
+/// Edits one of the documents that [`split`] gives. Returns the new text, or none when nothing but comments is left.
+pub fn edit(text: &str, chosen: usize, edit: Edit<'_>) -> Option<String> {
     let lines: Vec<&str> = text.lines().collect();
     let ranges = ranges(text);
-    let wanted = line.saturating_sub(1);
-    let chosen = ranges.iter().rposition(|range| range.start <= wanted).unwrap_or(0);
     let mut parts: Vec<String> = Vec::new();
     let mut anything = false;
     for (index, range) in ranges.iter().enumerate() {
@@ -59,12 +63,6 @@ pub fn edit(text: &str, line: usize, edit: Edit<'_>) -> Option<String> {
     anything.then(|| parts.join("---\n"))
 }
 
-/// Counts the documents that hold anything.
-pub fn count(text: &str) -> usize {
-    let lines: Vec<&str> = text.lines().collect();
-    ranges(text).into_iter().filter(|range| has_content(lines.get(range.clone()).unwrap_or_default())).count()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,16 +71,15 @@ mod tests {
 
     #[test]
     fn the_other_documents_stay_as_they_are() {
-        assert_eq!(edit(THREE, 4, Edit::Replace("x: 9\n")).as_deref(), Some("# head\na: 1\n---\nx: 9\n---\nc: 3\n"));
-        assert_eq!(edit(THREE, 2, Edit::Remove).as_deref(), Some("b: 2 # keep\n---\nc: 3\n"));
-        assert_eq!(edit(THREE, 6, Edit::Remove).as_deref(), Some("# head\na: 1\n---\nb: 2 # keep\n"));
+        assert_eq!(edit(THREE, 1, Edit::Replace("x: 9\n")).as_deref(), Some("# head\na: 1\n---\nx: 9\n---\nc: 3\n"));
+        assert_eq!(edit(THREE, 0, Edit::Remove).as_deref(), Some("b: 2 # keep\n---\nc: 3\n"));
+        assert_eq!(edit(THREE, 2, Edit::Remove).as_deref(), Some("# head\na: 1\n---\nb: 2 # keep\n"));
     }
 
     #[test]
     fn the_last_document_takes_the_file_with_it() {
-        assert_eq!(edit("# only\na: 1\n", 2, Edit::Remove), None);
-        assert_eq!(edit("---\na: 1\n", 2, Edit::Replace("b: 2")).as_deref(), Some("b: 2\n"));
-        assert_eq!(count(THREE), 3);
-        assert_eq!(count("---\n# nothing\n---\na: 1\n"), 1);
+        assert_eq!(edit("# only\na: 1\n", 0, Edit::Remove), None);
+        assert_eq!(edit("---\na: 1\n", 1, Edit::Replace("b: 2")).as_deref(), Some("b: 2\n"));
+        assert_eq!(split("---\n# nothing\n---\na: 1\n"), ["", "# nothing", "a: 1"]);
     }
 }

@@ -202,6 +202,8 @@ impl Inner {
             Ok(files) => files,
             Err(error) => return self.keep_everything(&mut state, error, now),
         };
+        let there: BTreeSet<&Utf8Path> = files.iter().map(|file| file.path.as_path()).collect();
+        state.read.retain(|path, _| there.contains(path.as_path()));
         let mut pass = Pass::default();
         for file in &files {
             pass.take(&mut state, file);

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::document::{self, Edit};
 use super::scan;
 use crate::api::{Kind, ObjectKey};
-use crate::home::{Home, write_atomically};
-use crate::manifest::{Diagnostic, yaml};
+use crate::home::{Home, restrict, write_atomically};
+use crate::manifest::{self, Diagnostic, yaml};
 use crate::store::{Origin, Stored};
 
 /// Why the folder was not changed.
@@ -25,8 +25,16 @@ pub enum WriteError {
     #[error("{0} is built in and cannot be deleted; a runtime of the same name in the folder replaces it")]
     BuiltIn(ObjectKey),
     /// The file holds the object in a form that cannot be changed in place.
-    #[error("`{path}` holds {key} inside a list; change the file by hand")]
+    #[error("`{path}` holds {key} inside a list or beside others in one document; change the file by hand")]
     InsideList {
+        /// File.
+        path: Utf8PathBuf,
+        /// Object.
+        key: ObjectKey,
+    },
+    /// Somebody changed the file since it was loaded.
+    #[error("`{path}` was changed meanwhile and does not say where {key} is; look at the file and try again")]
+    Moved {
         /// File.
         path: Utf8PathBuf,
         /// Object.
@@ -66,57 +74,96 @@ pub fn for_file(raw: &Value, key: &ObjectKey) -> Value {
 /// Writes an object: into its document when it has one, else into a file of its own. Returns the file.
 ///
 /// # Errors
-/// The file cannot be written, or holds the object inside a list.
+/// The file cannot be written, holds the object inside a list, or no longer says where it is.
 pub fn put(home: &Home, key: &ObjectKey, raw: &Value, existing: Option<&Stored>) -> Result<Utf8PathBuf, WriteError> {
     let object = for_file(raw, key);
-    let mode = if key.kind == Kind::Secret { 0o600 } else { 0o644 };
-    let Some(Origin::File { path, line }) = existing.map(|stored| &stored.origin) else {
+    let Some(Origin::File { path, .. }) = existing.map(|stored| &stored.origin) else {
         let path = new_file(home, key);
-        return save(&path, &yaml::to_yaml(&object), mode);
+        return create(&path, &yaml::to_yaml(&object), key.kind);
     };
-    if path.extension() == Some("json") {
-        return save(path, &(format!("{object:#}") + "\n"), mode);
-    }
-    let text = read(path)?;
-    check_not_in_list(path, key, &text, *line)?;
-    let edited = document::edit(&text, *line, Edit::Replace(&yaml::to_yaml(&object)));
-    save(path, &edited.unwrap_or_default(), mode)
+    let file = HeldIn::find(path, key)?;
+    let document = match path.extension() {
+        Some("json") => format!("{object:#}\n"),
+        _ => yaml::to_yaml(&object),
+    };
+    file.save(&document::edit(&file.text, file.document, Edit::Replace(&document)).unwrap_or_default())?;
+    Ok(path.clone())
 }
 
 /// Removes an object's document, and the file when nothing is left in it.
 ///
 /// # Errors
-/// The object did not come from a file, or the file cannot be written.
+/// The object did not come from a file, the file cannot be written, or it no longer says where the object is.
 pub fn remove(key: &ObjectKey, existing: &Stored) -> Result<Utf8PathBuf, WriteError> {
-    let Origin::File { path, line } = &existing.origin else { return Err(WriteError::BuiltIn(key.clone())) };
-    let delete = || std::fs::remove_file(path).map_err(|source| WriteError::Io { path: path.clone(), source });
-    if path.extension() == Some("json") {
-        return delete().map(|()| path.clone());
+    let Origin::File { path, .. } = &existing.origin else { return Err(WriteError::BuiltIn(key.clone())) };
+    let file = HeldIn::find(path, key)?;
+    match document::edit(&file.text, file.document, Edit::Remove) {
+        Some(rest) => file.save(&rest)?,
+        // Of a symbolic link the link goes: what it leads to may belong to a repository.
+        None => std::fs::remove_file(path).map_err(|source| WriteError::Io { path: path.clone(), source })?,
     }
-    let text = read(path)?;
-    check_not_in_list(path, key, &text, *line)?;
-    match document::edit(&text, *line, Edit::Remove) {
-        Some(rest) => save(path, &rest, 0o644),
-        None => delete().map(|()| path.clone()),
+    Ok(path.clone())
+}
+
+/// A file as it is now, and which of its documents is the object. What the last load saw may be outdated.
+struct HeldIn {
+    /// Where the text is, symbolic links followed.
+    path: Utf8PathBuf,
+    text: String,
+    /// One of those that [`document::split`] gives.
+    document: usize,
+}
+
+impl HeldIn {
+    fn find(path: &Utf8Path, key: &ObjectKey) -> Result<Self, WriteError> {
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound => WriteError::Moved { path: path.to_owned(), key: key.clone() },
+            _ => WriteError::Io { path: path.to_owned(), source },
+        };
+        let real = path.canonicalize_utf8().map_err(failed)?;
+        let text = scan::read(&real).map_err(failed)?;
+        let document = document_of(path, key, &text)?;
+        Ok(Self { path: real, text, document })
+    }
+
+    /// Writes the file with the mode it has; one that holds a Secret is for its owner alone.
+    fn save(&self, text: &str) -> Result<(), WriteError> {
+        use std::os::unix::fs::PermissionsExt;
+        let failed = |source| WriteError::Io { path: self.path.clone(), source };
+        let written = std::fs::metadata(&self.path).map_err(failed)?.permissions().mode() & 0o777;
+        let secret = manifest::keys(text).into_iter().flatten().any(|key| key.kind == Kind::Secret);
+        let mode = if secret { written & 0o700 } else { written };
+        write_atomically(&self.path, text.as_bytes(), mode).map_err(failed)?;
+        // The umask took its part of the mode; the file had it whole.
+        restrict(&self.path, mode).map_err(failed)
     }
 }
 
-/// A document that is a `List` holds several objects: editing it as if it were one would lose the others.
-fn check_not_in_list(path: &Utf8Path, key: &ObjectKey, text: &str, line: usize) -> Result<(), WriteError> {
-    let decoded = crate::manifest::decode(path.as_str(), text);
-    let sharing = decoded.objects.iter().filter(|found| found.position.line == line).count();
-    let documents = document::count(text);
-    if sharing > 1 || (documents < decoded.objects.len() && documents <= 1) {
-        return Err(WriteError::InsideList { path: path.to_owned(), key: key.clone() });
+/// Returns which document of a text is the object, alone: editing one that holds several would lose the others.
+fn document_of(path: &Utf8Path, key: &ObjectKey, text: &str) -> Result<usize, WriteError> {
+    let documents: Vec<Vec<Option<ObjectKey>>> =
+        document::split(text).iter().map(|document| manifest::keys(document)).collect();
+    let meant = manifest::keys(text);
+    // Something stands where a cut at the separators does not find it.
+    let hidden = documents.concat() != meant;
+    let holds = |document: &Vec<Option<ObjectKey>>| document.iter().flatten().any(|found| found == key);
+    match documents.iter().position(holds) {
+        Some(index) if documents[index].len() == 1 && !hidden => Ok(index),
+        Some(_) => Err(WriteError::InsideList { path: path.to_owned(), key: key.clone() }),
+        None if meant.contains(&Some(key.clone())) => {
+            Err(WriteError::InsideList { path: path.to_owned(), key: key.clone() })
+        }
+        // A file of one document that cannot be read is still the object's, which was kept as it was.
+        None if meant == [None] && manifest::decode(path.as_str(), text).failed == [None] => {
+            Ok(documents.iter().position(|document| !document.is_empty()).unwrap_or_default())
+        }
+        None => Err(WriteError::Moved { path: path.to_owned(), key: key.clone() }),
     }
-    Ok(())
 }
 
-fn read(path: &Utf8Path) -> Result<String, WriteError> {
-    scan::read(path).map_err(|source| WriteError::Io { path: path.to_owned(), source })
-}
-
-fn save(path: &Utf8Path, text: &str, mode: u32) -> Result<Utf8PathBuf, WriteError> {
+/// Writes a file that is not there yet.
+fn create(path: &Utf8Path, text: &str, kind: Kind) -> Result<Utf8PathBuf, WriteError> {
+    let mode = if kind == Kind::Secret { 0o600 } else { 0o644 };
     write_atomically(path, text.as_bytes(), mode)
         .map(|()| path.to_owned())
         .map_err(|source| WriteError::Io { path: path.to_owned(), source })
@@ -138,3 +185,6 @@ fn new_file(home: &Home, key: &ObjectKey) -> Utf8PathBuf {
     let numbered = (2..).map(|number| folder.join(format!("{stem}-{number}.yaml")));
     std::iter::once(plain.clone()).chain(numbered.take(1000)).find(|path| !path.exists()).unwrap_or(plain)
 }
+
+#[cfg(test)]
+mod tests;

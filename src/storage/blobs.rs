@@ -15,8 +15,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
+
+/// A link that is this old was left by a process that died.
+const LEFT_AFTER: Duration = Duration::from_secs(3600);
 
 /// The folder of blobs.
 #[derive(Clone, Debug)]
@@ -111,8 +115,12 @@ impl Blobs {
             Err(error) if cannot_link(&error) || error.kind() == io::ErrorKind::NotFound => return Ok(Shared::Own),
             Err(error) => return Err(error),
         }
-        fs::rename(&beside, file)?;
-        Ok(Shared::Old)
+        match fs::rename(&beside, file) {
+            Ok(()) => Ok(Shared::Old),
+            // Somebody cleaned up: the file is as good as it was.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Shared::Own),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives a blob another name, in a model under construction. False when there is no such blob, or it cannot be linked.
@@ -161,12 +169,22 @@ impl Blobs {
                 Err(error) => return Err(error),
             }
         }
-        for path in entries(&self.root)?.iter().filter(|path| !path.is_dir()) {
-            // A link that a process which died was about to rename.
-            fs::remove_file(path)?;
+        for path in entries(&self.root)?.iter().filter(|path| is_left(path)) {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         Ok(freed)
     }
+}
+
+/// Whether a name was left by a process that died before it became another's. One that is in use is renamed in the same
+/// moment. A link has the times of its file, but for the last change of its names.
+fn is_left(path: &Utf8Path) -> bool {
+    let Ok(meta) = fs::symlink_metadata(path) else { return false };
+    let linked = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(meta.ctime()).unwrap_or_default());
+    !meta.is_dir() && linked.elapsed().is_ok_and(|since| since >= LEFT_AFTER)
 }
 
 fn entries(folder: &Utf8Path) -> io::Result<Vec<Utf8PathBuf>> {
@@ -230,6 +248,16 @@ mod tests {
         }
         assert_eq!(blobs.sweep().unwrap(), 18);
         assert!(blobs.list().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_link_that_is_about_to_be_renamed_is_not_swept_away() {
+        let (_folder, root, blobs) = folder();
+        blobs.share(&file(&root, "a", 0o444), CONTENT).unwrap();
+        let about = root.join("blobs/.1-2");
+        fs::hard_link(root.join("a"), &about).unwrap();
+        blobs.sweep().unwrap();
+        assert!(about.exists());
     }
 
     #[test]

@@ -122,11 +122,11 @@ impl Cache {
     pub fn pin_id(&self, id: &str, uri: &str, by: &str) -> io::Result<()> {
         let path = self.pin_file(id);
         let new = || Pin { id: id.to_owned(), uri: uri.to_owned(), by: BTreeSet::new() };
-        let mut pin = read_json(&path).unwrap_or_else(new);
+        let _turn = self.turn_at_pins()?;
+        let mut pin = read_pin(&path)?.unwrap_or_else(new);
         if !pin.by.insert(by.to_owned()) {
             return Ok(());
         }
-        fs::create_dir_all(self.pins_folder())?;
         write_json(&path, &pin)
     }
 
@@ -144,7 +144,8 @@ impl Cache {
     /// The pin cannot be written.
     pub fn unpin_id(&self, id: &str, by: &str) -> io::Result<bool> {
         let path = self.pin_file(id);
-        let Some(mut pin) = read_json::<Pin>(&path) else { return Ok(false) };
+        let _turn = self.turn_at_pins()?;
+        let Some(mut pin) = read_pin(&path)? else { return Ok(false) };
         if !pin.by.remove(by) {
             return Ok(false);
         }
@@ -156,8 +157,11 @@ impl Cache {
     /// # Errors
     /// The cache cannot be read.
     pub fn pins(&self) -> io::Result<Vec<Pin>> {
-        let pins = json_files(&self.pins_folder())?.into_iter();
-        Ok(pins.filter_map(|(id, path)| Some(Pin { id, ..read_json(&path)? })).collect())
+        let mut pins = Vec::new();
+        for (id, path) in json_files(&self.pins_folder())? {
+            pins.extend(read_pin(&path)?.map(|pin| Pin { id, ..pin }));
+        }
+        Ok(pins)
     }
 
     /// Reads who needs models now. Blocking.
@@ -226,6 +230,14 @@ impl Cache {
         self.root().join("pins")
     }
 
+    /// Waits until no other process changes pins: each change is made to what was read. It ends with the file.
+    fn turn_at_pins(&self) -> io::Result<File> {
+        fs::create_dir_all(self.pins_folder())?;
+        let turn = File::options().create(true).truncate(false).write(true).open(self.pins_folder().join(".lock"))?;
+        turn.lock()?;
+        Ok(turn)
+    }
+
     fn pin_file(&self, id: &str) -> Utf8PathBuf {
         self.pins_folder().join(format!("{id}.json"))
     }
@@ -249,10 +261,56 @@ fn json_files(folder: &Utf8Path) -> io::Result<Vec<(String, Utf8PathBuf)>> {
     Ok(found)
 }
 
+/// Reads a pin; none when there is none. One that cannot be read is an error: it must not pass for no pin.
+fn read_pin(path: &Utf8Path) -> io::Result<Option<Pin>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            let problem =
+                format!("the pin `{path}` cannot be read ({error}); remove it, and pin again what should stay");
+            io::Error::new(io::ErrorKind::InvalidData, problem)
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io::Error::new(error.kind(), format!("the pin `{path}` cannot be read: {error}"))),
+    }
+}
+
 fn read_json<T: DeserializeOwned>(path: &Utf8Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 fn write_json(path: &Utf8Path, value: &impl Serialize) -> io::Result<()> {
     write_atomically(path, &serde_json::to_vec(value)?, 0o644)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(Utf8PathBuf::from_path_buf(folder.path().join("cache")).unwrap()).unwrap();
+        (folder, cache)
+    }
+
+    #[test]
+    fn a_pin_that_cannot_be_read_is_not_no_pin() {
+        let (_folder, cache) = cache();
+        cache.pin_id("0011223344556677", "s3://b/m", "me").unwrap();
+        std::fs::write(cache.pin_file("0011223344556677"), "").unwrap();
+        assert!(cache.pins().is_err() && cache.claims().is_err());
+        assert!(cache.pin_id("0011223344556677", "s3://b/m", "you").is_err());
+        assert!(cache.unpin_id("0011223344556677", "me").is_err());
+    }
+
+    #[test]
+    fn pins_of_many_at_once_are_all_kept() {
+        let (_folder, cache) = cache();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let cache = &cache;
+                scope.spawn(move || cache.pin_id("0011223344556677", "s3://b/m", &number.to_string()).unwrap());
+            }
+        });
+        assert_eq!(cache.pins().unwrap()[0].by.len(), 8);
+    }
 }

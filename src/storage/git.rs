@@ -71,27 +71,8 @@ impl GitSource {
         let mut command = tokio::process::Command::new("git");
         command.env_clear().envs(&self.environment).stdin(Stdio::null()).kill_on_drop(true);
         command.current_dir(self.scratch.path());
-        let stall = format!("http.lowSpeedTime={}", self.stall);
-        let settings = [
-            "core.hooksPath=/dev/null",
-            "core.fsmonitor=false",
-            "core.autocrlf=false",
-            "submodule.recurse=false",
-            "protocol.allow=never",
-            "protocol.https.allow=always",
-            "http.followRedirects=false",
-            "http.lowSpeedLimit=1",
-            "advice.detachedHead=false",
-            "init.defaultBranch=main",
-            stall.as_str(),
-        ];
-        for setting in settings {
-            command.args(["-c", setting]);
-        }
-        if self.environment.contains_key("KSERVE_GIT_PASSWORD") {
-            // From the environment, where others do not see it; and nobody else's helper is asked.
-            const HELPER: &str = "credential.helper=!f() { test \"$1\" = get && printf 'username=%s\\npassword=%s\\n' \"$KSERVE_GIT_USERNAME\" \"$KSERVE_GIT_PASSWORD\"; }; f";
-            command.args(["-c", "credential.helper=", "-c", HELPER]);
+        for setting in self.settings() {
+            command.args(["-c", &setting]);
         }
         let output = command.args(arguments).output().await.map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => SourceError::Invalid(
@@ -103,6 +84,35 @@ impl GitSource {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
         }
         Err(self.refused(&String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// Returns the settings of every run of git, which outrank what the user's and the repository's own files say.
+    fn settings(&self) -> Vec<String> {
+        const SETTINGS: [&str; 10] = [
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "core.autocrlf=false",
+            "submodule.recurse=false",
+            "protocol.allow=never",
+            "protocol.https.allow=always",
+            "http.followRedirects=false",
+            "http.lowSpeedLimit=1",
+            "advice.detachedHead=false",
+            "init.defaultBranch=main",
+        ];
+        // From the environment, where others do not see it.
+        const HELPER: &str = "!f() { test \"$1\" = get && printf 'username=%s\\npassword=%s\\n' \"$KSERVE_GIT_USERNAME\" \"$KSERVE_GIT_PASSWORD\"; }; f";
+        let mut settings = SETTINGS.map(str::to_owned).to_vec();
+        settings.push(format!("http.lowSpeedTime={}", self.stall));
+        // Where large files are is not for a file of the repository to say.
+        settings.push(format!("lfs.url={}", large_files(&self.url)));
+        if self.environment.contains_key("KSERVE_GIT_PASSWORD") {
+            // Nobody else's helper is asked, and ours has an answer for the repository's own host alone: an answer about
+            // large files may name another one.
+            settings.push("credential.helper=".to_owned());
+            settings.push(format!("credential.{}.helper={HELPER}", self.url.origin().ascii_serialization()));
+        }
+        settings
     }
 
     /// Returns what git's words mean.
@@ -225,6 +235,13 @@ fn files(root: &Utf8Path) -> Result<Vec<Walked>, SourceError> {
     Ok(files)
 }
 
+/// Returns where git-lfs looks for the large files of a repository when nothing tells it otherwise.
+fn large_files(repository: &Url) -> String {
+    let url = repository.as_str().trim_end_matches('/');
+    let suffix = if url.ends_with(".git") { "" } else { ".git" };
+    format!("{url}{suffix}/info/lfs")
+}
+
 fn is_commit(reference: &str) -> bool {
     (7..=40).contains(&reference.len()) && reference.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -261,4 +278,52 @@ fn passed(environment: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     given.insert("LC_ALL".to_owned(), "C".to_owned());
     given.entry("PATH".to_owned()).or_insert_with(|| "/usr/local/bin:/usr/bin:/bin".to_owned());
     given
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn source(uri: &str) -> GitSource {
+        let environment = BTreeMap::from(
+            [("GIT_PASSWORD", "hush"), ("PATH", "/usr/local/bin:/usr/bin:/bin")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        let scratch = Scratch::beside(Utf8Path::new("/nowhere/at/all")).unwrap();
+        GitSource::open(uri, scratch, &PullConfig::default(), &environment).unwrap()
+    }
+
+    /// Asks git for the login of a host, as git-lfs does.
+    fn login(source: &GitSource, asked: &str) -> String {
+        let mut git = std::process::Command::new("git");
+        git.env_clear().envs(&source.environment).env("GIT_CONFIG_NOSYSTEM", "1");
+        git.args(source.settings().iter().flat_map(|setting| ["-c", setting])).args(["credential", "fill"]);
+        git.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut run = git.spawn().unwrap();
+        run.stdin.take().unwrap().write_all(asked.as_bytes()).unwrap();
+        String::from_utf8(run.wait_with_output().unwrap().stdout).unwrap()
+    }
+
+    #[test]
+    fn the_password_is_for_the_repositorys_own_host() {
+        let source = source("https://me@host:8443/team/iris.git#main");
+        assert!(login(&source, "protocol=https\nhost=host:8443\n\n").contains("password=hush"));
+        for other in
+            ["protocol=https\nhost=evil\n\n", "protocol=https\nhost=host\n\n", "protocol=http\nhost=host:8443\n\n"]
+        {
+            assert!(!login(&source, other).contains("hush"), "{other}");
+        }
+    }
+
+    #[test]
+    fn large_files_are_looked_for_beside_the_repository() {
+        for (uri, expected) in [
+            ("https://host/team/iris.git#main", "lfs.url=https://host/team/iris.git/info/lfs"),
+            ("https://me@host:8443/team/iris/", "lfs.url=https://me@host:8443/team/iris.git/info/lfs"),
+        ] {
+            assert!(source(uri).settings().iter().any(|setting| setting == expected), "{uri}");
+        }
+    }
 }

@@ -5,14 +5,17 @@
 //! nodes, separated by `;`, are tried in turn. Kerberos is refused: it takes a library of the system's.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8Path;
+use futures::{StreamExt, stream};
 use reqwest::header::{HeaderMap, HeaderName};
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
+use super::fetch::pause;
 use super::pull::PullConfig;
 use super::web::{self, Web, Wish, below, secret_header};
 use super::{ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, Unpack, http, unpack};
@@ -22,9 +25,11 @@ type Environment = BTreeMap<String, String>;
 
 /// Deepest folder that is listed.
 const DEEPEST: usize = 32;
+/// How often more a name node that does not answer is asked whether a file is still the same.
+const CHECKS: u32 = 3;
 
 /// A path of a Hadoop cluster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HdfsSource {
     nodes: Vec<(Url, Web)>,
     path: String,
@@ -168,10 +173,31 @@ impl HdfsSource {
         Ok(web.json::<Statuses>(response, path).await?.file_statuses.file_status)
     }
 
+    /// Asks whether a file is still what was listed, after it was read: what comes before is of that version, then.
+    async fn check_unchanged(&self, file: &RemoteFile) -> Result<(), SourceError> {
+        let mut failures = 0;
+        let status = loop {
+            let asked = async {
+                let (web, response) = self.ask(&file.key, "GETFILESTATUS", &[]).await?;
+                Ok(web.json::<OneStatus>(response, &file.key).await?.file_status)
+            };
+            match asked.await {
+                Err(SourceError::Transient { .. }) if failures < CHECKS => {
+                    failures += 1;
+                    tokio::time::sleep(pause(Duration::from_millis(500), failures)).await;
+                }
+                Err(SourceError::NotFound(_)) => return Err(SourceError::Changed(file.key.clone())),
+                answered => break answered?,
+            }
+        };
+        let is_same = file.version.as_ref() == Some(&version(&status));
+        if is_same { Ok(()) } else { Err(SourceError::Changed(file.key.clone())) }
+    }
+
     fn file(&self, relative: String, status: &FileStatus) -> RemoteFile {
         let key = if relative.is_empty() { self.path.clone() } else { format!("{}/{relative}", self.path) };
         let name = if relative.is_empty() { key.rsplit('/').next().unwrap_or_default().to_owned() } else { relative };
-        let version = format!("{}-{}-{}", status.file_id, status.modification_time, status.length);
+        let version = version(status);
         RemoteFile {
             path: name.into(),
             key,
@@ -182,6 +208,11 @@ impl HdfsSource {
             ..RemoteFile::default()
         }
     }
+}
+
+/// Returns what tells one content of a file from another.
+fn version(status: &FileStatus) -> String {
+    format!("{}-{}-{}", status.file_id, status.modification_time, status.length)
 }
 
 /// Reads certificates and headers.
@@ -272,7 +303,11 @@ impl ModelSource for HdfsSource {
         }
         more.extend(length.map(|length| ("length", length.to_string())));
         let (web, response) = self.ask(&file.key, "OPEN", &more).await?;
-        Ok(Reading::new(web.stream(response, &file.key)))
+        // Bytes of a file that was replaced meanwhile may be of either; the name node knows.
+        let (source, file) = (self.clone(), file.clone());
+        let bytes = web.stream(response, &file.key);
+        let end = stream::once(async move { source.check_unchanged(&file).await });
+        Ok(Reading::new(bytes.chain(end.filter_map(async |checked| checked.err().map(Err))).boxed()))
     }
 
     fn supports_ranges(&self) -> bool {

@@ -70,7 +70,7 @@ impl Upper {
 
 fn one(stream: impl Read, upper: &mut Upper, into: &mut Sandbox<'_>) -> Result<(), UnpackError> {
     let mut here = Upper::default();
-    let mut archive = tar::Archive::new(stream);
+    let mut archive = tar::Archive::new(into.meter(stream));
     for entry in archive.entries().map_err(unread)? {
         let mut entry = entry.map_err(unread)?;
         into.count_entry()?;
@@ -179,5 +179,28 @@ mod tests {
     fn an_image_without_models_is_told() {
         let error = unpacked(&[layer(&[("etc/passwd", "x")])]).unwrap_err();
         assert!(error.to_string().contains("no /models/ directory"), "{error}");
+    }
+
+    /// A layer with one file outside of `/models` that is as long as 200 times everything, compressed.
+    fn bomb() -> Vec<u8> {
+        let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best()));
+        let mut header = tar::Header::new_gnu();
+        header.set_size(256 << 20);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "var/zeros", std::io::Read::take(std::io::repeat(0), 256 << 20)).unwrap();
+        archive.into_inner().unwrap().finish().unwrap()
+    }
+
+    #[test]
+    fn what_is_passed_over_counts_and_can_be_stopped() {
+        assert!(matches!(unpacked(&[layer(&[("models/a", "1")]), bomb()]), Err(UnpackError::Hostile(_))));
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(folder.path()).unwrap();
+        std::fs::write(root.join("0"), bomb()).unwrap();
+        let asked = std::cell::Cell::new(0);
+        let stop = || asked.replace(asked.get() + 1) >= 20;
+        let limits = ArchiveLimits { floor: u64::MAX, ..ArchiveLimits::default() };
+        let stopped = unpack_layers(&[root.join("0")], &root.join("files"), &limits, &stop);
+        assert!(matches!(stopped, Err(UnpackError::Stopped)), "{stopped:?}");
     }
 }

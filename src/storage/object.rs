@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::AmazonS3Builder;
 use object_store::client::HttpError;
@@ -100,6 +100,7 @@ impl ObjectSource {
         path: &str,
         config: &PullConfig,
         environment: &BTreeMap<String, String>,
+        keys: Option<&Utf8Path>,
     ) -> Result<Self, SourceError> {
         let settings = credentials::gcs(environment)?;
         let endpoint = settings.endpoint.unwrap_or_else(|| "https://storage.googleapis.com".to_owned());
@@ -116,12 +117,9 @@ impl ObjectSource {
                 .with_skip_signature(true)
                 .with_credentials(Arc::new(StaticCredentialProvider::new(GcpCredential { bearer: String::new() }))),
             GcsIdentity::File(file) => builder.with_application_credentials(file.as_str()),
-            GcsIdentity::Exchanged { file, kind } => builder.with_credentials(Arc::new(GcloudProvider {
-                file,
-                kind,
-                environment: environment.clone(),
-                kept: tokio::sync::Mutex::default(),
-            })),
+            GcsIdentity::Exchanged { file, kind } => {
+                builder.with_credentials(Arc::new(GcloudProvider::open(file, kind, environment, keys)?))
+            }
         };
         Self::new(builder.build(), "GCS", bucket, path, format!("gs://{bucket}/{path}"))
     }

@@ -52,8 +52,8 @@ pub(super) struct Opening<'a> {
 pub(super) fn open(opening: &Opening<'_>) -> Result<Box<dyn ModelSource>, SourceError> {
     let keys = opening.scratch.join("keys");
     let written = with_files(opening, &keys);
-    let opened = written.map_err(unwritten).and_then(|environment| by_scheme(opening, &environment));
-    // Whatever names a file has read it by now.
+    let opened = written.map_err(unwritten).and_then(|environment| by_scheme(opening, &environment, &keys));
+    // Whatever names a file has read it by now, and keeps what it needs later.
     match std::fs::remove_dir_all(&keys) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritten(error)),
         _ => opened,
@@ -67,11 +67,14 @@ fn unwritten(error: io::Error) -> SourceError {
 fn by_scheme(
     opening: &Opening<'_>,
     environment: &BTreeMap<String, String>,
+    keys: &Utf8Path,
 ) -> Result<Box<dyn ModelSource>, SourceError> {
     let config = opening.config;
     match opening.uri.bare() {
         StorageUri::S3 { bucket, path } => Ok(Box::new(ObjectSource::s3(bucket, path, config, environment)?)),
-        StorageUri::Gs { bucket, path } => Ok(Box::new(ObjectSource::gcs(bucket, path, config, environment)?)),
+        StorageUri::Gs { bucket, path } => {
+            Ok(Box::new(ObjectSource::gcs(bucket, path, config, environment, Some(keys))?))
+        }
         StorageUri::Http(url) => Ok(Box::new(HttpSource::open(url, config, environment)?)),
         StorageUri::HuggingFace { repository, revision } => {
             Ok(Box::new(HuggingFaceSource::open(repository, revision.as_deref(), config, environment)?))
@@ -155,12 +158,19 @@ fn with_files(opening: &Opening<'_>, keys: &Utf8Path) -> io::Result<BTreeMap<Str
     let mut environment = surroundings(opening.environment, opening.access);
     for (index, (named, content)) in opening.access.files.iter().enumerate() {
         let path = keys.join(index.to_string());
-        std::fs::DirBuilder::new().mode(0o700).recursive(true).create(keys)?;
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        io::Write::write_all(&mut file, content)?;
+        write_key(&path, content)?;
         for value in environment.values_mut().filter(|value| *value == named) {
             path.as_str().clone_into(value);
         }
     }
     Ok(environment)
+}
+
+/// Writes a new file for this user only, in a folder that is. Blocking.
+pub(super) fn write_key(path: &Utf8Path, content: &[u8]) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::DirBuilder::new().mode(0o700).recursive(true).create(folder)?;
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    io::Write::write_all(&mut file, content)
 }

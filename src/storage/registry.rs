@@ -146,6 +146,9 @@ impl RegistrySource {
         if let Some(basic) = &basic {
             headers.insert(header::AUTHORIZATION, secret_header(basic)?);
         }
+        if realm.origin() != self.base.origin() {
+            self.web.check_elsewhere(&realm)?;
+        }
         // The realm is not the registry's own host: what is sent there is meant for it.
         let response = self.web.at(&realm).get(&realm, headers).await?;
         if !response.status().is_success() {
@@ -293,4 +296,23 @@ fn file(path: String, layer: &Descriptor, shown: &str) -> Result<RemoteFile, Sou
         digests: vec![stated],
         nearby: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::ReachPolicy;
+
+    #[tokio::test]
+    async fn a_registry_cannot_send_us_to_ourselves_for_a_token() {
+        let own_listeners = vec!["127.0.0.1:8080".parse().unwrap()];
+        let reach = ReachPolicy { own_listeners, ..ReachPolicy::default() };
+        let config = PullConfig { reach, ..PullConfig::default() };
+        let source = RegistrySource::open("registry.invalid/x/y:1", &[], &config, &BTreeMap::new()).unwrap();
+        for realm in ["http://a-name-of-ours.invalid:8080/token", "http://127.0.0.1:8080/token"] {
+            let told = source.authorize(&format!("Bearer realm=\"{realm}\"")).await;
+            let Err(SourceError::Denied(said)) = told else { panic!("{realm}: {told:?}") };
+            assert!(said.contains("this daemon"), "{said}");
+        }
+    }
 }

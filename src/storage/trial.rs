@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use camino::Utf8PathBuf;
 use futures::StreamExt;
 use tokio::sync::watch;
 
@@ -11,9 +10,10 @@ use super::credentials::{self, GcsIdentity, S3Identity};
 use super::credentials_aws::AwsKeys;
 use super::credentials_azure::{self, AzureIdentity, AzureService};
 use super::open::{Opening, open, surroundings};
+use super::piece::blocking;
 use super::pull::PullConfig;
+use super::scratch::Scratch;
 use crate::api::StorageUri;
-use crate::home::make_private;
 use crate::workload::Access;
 use crate::workload::access::HDFS_PREFIX;
 
@@ -26,26 +26,6 @@ pub struct Trial {
     pub bytes: u64,
 }
 
-/// A folder that is nobody else's, for credentials; it goes with this, however the trial ends.
-struct Scratch(Utf8PathBuf);
-
-impl Scratch {
-    fn make() -> Result<Self, SourceError> {
-        let name = format!("kserve-local-trial-{}-{:08x}", std::process::id(), rand::random::<u32>());
-        let folder = Utf8PathBuf::from_path_buf(std::env::temp_dir().join(name));
-        let folder = folder.map_err(|_| SourceError::Invalid("no temporary folder".to_owned()))?;
-        make_private(&folder).map_err(|error| SourceError::transient("could not make a temporary folder", error))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Only we may read what stays behind.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// Tries a remote URI.
 ///
 /// # Errors
@@ -56,17 +36,20 @@ pub async fn trial(
     config: &PullConfig,
     environment: &BTreeMap<String, String>,
 ) -> Result<Trial, SourceError> {
-    let scratch = Scratch::make()?;
-    let opening = (uri.clone(), access.clone(), config.clone(), environment.clone(), scratch.0.clone());
+    // Gone however this ends; the source goes before it.
+    let folder = blocking(Scratch::temporary).await;
+    let folder = folder.map_err(|error| SourceError::transient("could not make a temporary folder", error))?;
+    let scratch = folder.path().join("pull");
+    let opening = (uri.clone(), access.clone(), config.clone(), environment.clone(), scratch);
     let opened = tokio::task::spawn_blocking(move || {
-        let (uri, access, config, environment, folder) = &opening;
+        let (uri, access, config, environment, scratch) = &opening;
         let progress = watch::Sender::default();
         open(&Opening {
             uri,
             access,
             config,
             environment,
-            scratch: folder,
+            scratch,
             images: None,
             containers: None,
             progress: &progress,
@@ -192,9 +175,9 @@ mod tests {
 
     #[test]
     fn the_folder_for_credentials_is_new_and_goes_with_the_trial() {
-        let (one, other) = (Scratch::make().unwrap(), Scratch::make().unwrap());
-        assert_ne!(one.0, other.0);
-        let path = one.0.clone();
+        let (one, other) = (Scratch::temporary().unwrap(), Scratch::temporary().unwrap());
+        assert_ne!(one.path(), other.path());
+        let path = one.path().to_owned();
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777, 0o700);
         drop(one);
         assert!(!path.exists());

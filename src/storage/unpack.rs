@@ -164,6 +164,12 @@ impl<'a> Sandbox<'a> {
         Ok(())
     }
 
+    /// Returns a stream of the archive's bytes that ends when it is too long, or when the caller asked to stop. It counts
+    /// what is skipped, headers and padding too, so that an archive of empty entries ends as well.
+    pub(super) fn meter<R: Read>(&self, inner: R) -> Metered<'a, R> {
+        Metered { inner, left: self.budget.saturating_mul(2), stop: self.stop }
+    }
+
     pub(super) fn folder(&mut self, path: &Utf8Path) -> Result<(), UnpackError> {
         self.placed.folder(path)?;
         fs::create_dir_all(self.root.join(path)).map_err(UnpackError::Disk)
@@ -270,8 +276,7 @@ fn unpack_tar(mut file: BufReader<File>, into: &mut Sandbox<'_>) -> Result<(), U
 }
 
 fn tar_entries(stream: impl Read, into: &mut Sandbox<'_>) -> Result<(), UnpackError> {
-    // Counts headers and padding too, so that an archive of empty entries ends as well.
-    let mut metered = Metered { inner: stream, left: into.budget.saturating_mul(2) };
+    let mut metered = into.meter(stream);
     {
         let mut archive = tar::Archive::new(&mut metered);
         for entry in archive.entries().map_err(unread)? {
@@ -362,28 +367,45 @@ fn broken(problem: &str) -> UnpackError {
     UnpackError::Broken(problem.escape_debug().take(200).collect())
 }
 
-/// Maps an error of reading the archive.
+/// Maps an error of reading the archive; readers in between may have wrapped ours.
 pub(super) fn unread(error: io::Error) -> UnpackError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
-        Some(TooMuch) => hostile("it unpacks to far more than its size"),
-        None => broken(&error.to_string()),
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(found) = cause {
+        match found.downcast_ref::<Ended>() {
+            Some(Ended::TooMuch) => return hostile("it unpacks to far more than its size"),
+            Some(Ended::Stopped) => return UnpackError::Stopped,
+            None => {}
+        }
+        cause = match found.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => found.source(),
+        };
     }
+    broken(&error.to_string())
 }
 
-/// Ends a stream with an error when it gives more than it may.
-struct Metered<R> {
+/// Ends a stream with an error when it gives more than it may, or when the caller asked to stop.
+pub(super) struct Metered<'a, R> {
     inner: R,
     left: u64,
+    stop: &'a dyn Fn() -> bool,
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("too much")]
-struct TooMuch;
+enum Ended {
+    #[error("too much")]
+    TooMuch,
+    #[error("stopped")]
+    Stopped,
+}
 
-impl<R: Read> Read for Metered<R> {
+impl<R: Read> Read for Metered<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if (self.stop)() {
+            return Err(io::Error::other(Ended::Stopped));
+        }
         let read = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other(TooMuch))?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other(Ended::TooMuch))?;
         Ok(read)
     }
 }

@@ -93,6 +93,13 @@ impl Web {
         asker.get(url, sent, |error| self.broken(error)).await
     }
 
+    /// Judges an address that an answer names.
+    pub(super) fn check_elsewhere(&self, to: &Url) -> Result<(), SourceError> {
+        self.policy.check_redirect(to).map_err(|refused| {
+            SourceError::Denied(format!("{} endpoint redirects elsewhere: {refused}", self.protocol))
+        })
+    }
+
     fn broken(&self, error: reqwest::Error) -> SourceError {
         let error = error.without_url();
         match reach::cause::<Unreachable>(&error) {

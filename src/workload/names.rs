@@ -34,6 +34,36 @@ pub fn process_recipe(image: &str) -> Option<&str> {
     Some(rest.rsplit_once('@').map_or(rest, |(name, _)| name))
 }
 
+/// Whether a text can be the name of an image, by the grammar of the distribution project's references: an optional
+/// registry, a repository in lower case, an optional tag and digest.
+pub fn is_image_name(image: &str) -> bool {
+    const LONGEST_TAG: usize = 128;
+    let is_registry = |first: &str| {
+        first == "localhost" || first.contains(['.', ':']) || first.bytes().any(|byte| byte.is_ascii_uppercase())
+    };
+    let (registry, rest) = match image.split_once('/') {
+        Some((first, rest)) if is_registry(first) => (first, rest),
+        _ => ("localhost", image),
+    };
+    let (rest, digest) = rest.split_once('@').map_or((rest, None), |(rest, digest)| (rest, Some(digest)));
+    let (repository, tag) = rest.rsplit_once(':').map_or((rest, None), |(path, tag)| (path, Some(tag)));
+    let all = |text: &str, more: &[u8]| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || more.contains(&byte));
+    let is_part = |part: &str| {
+        let ends = |end: Option<u8>| end.is_some_and(|byte| byte.is_ascii_alphanumeric());
+        let lower = !part.bytes().any(|byte| byte.is_ascii_uppercase());
+        lower && all(part, b"._-") && ends(part.bytes().next()) && ends(part.bytes().last())
+    };
+    let is_tag = |tag: &str| (1..=LONGEST_TAG).contains(&tag.len()) && all(tag, b"_.-") && !tag.starts_with(['.', '-']);
+    let is_digest = |digest: &str| {
+        let hex = |hex: &str| hex.len() >= 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        digest.split_once(':').is_some_and(|(kind, rest)| is_part(kind) && hex(rest))
+    };
+    all(registry, b"._-:[]")
+        && repository.split('/').all(is_part)
+        && tag.is_none_or(is_tag)
+        && digest.is_none_or(is_digest)
+}
+
 /// Returns the name of a component's service and workload (§0.1).
 pub fn component_service_name(service: &str, component: ComponentKind, predictor_name: Option<&str>) -> String {
     match (component, predictor_name) {
@@ -97,6 +127,19 @@ pub fn container_name(instance: &str, replica: &str, container: &str) -> String 
     }
 }
 
+/// Whether the engine's name of a container is that of one of a component's, whatever its revision and replica.
+pub fn is_container_of(name: &str, instance: &str, namespace: &str, service_name: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let replica = || {
+        let rest = name.strip_prefix("kserve-local.")?.strip_prefix(instance)?.strip_prefix('.')?;
+        let (numbers, rest) = rest.strip_prefix(service_name)?.strip_prefix('-')?.split_once('.')?;
+        let (revision, ordinal) = numbers.split_once('-')?;
+        let after = rest.strip_prefix(namespace)?;
+        Some(is_number(revision) && is_number(ordinal) && (after.is_empty() || after.starts_with('.')))
+    };
+    replica().unwrap_or(false)
+}
+
 /// Returns the public host of a service in Standard mode: `{isvc}-{ns}.{domain}`.
 pub fn standard_host(service: &ServiceKey, domain: &str) -> String {
     [&service.name, "-", &service.namespace, ".", domain].concat()
@@ -105,4 +148,65 @@ pub fn standard_host(service: &ServiceKey, domain: &str) -> String {
 /// Returns the public host of a service in Knative mode: `{isvc}.{ns}.{domain}`.
 pub fn knative_host(service: &ServiceKey, domain: &str) -> String {
     [&service.name, ".", &service.namespace, ".", domain].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_images_follow_the_grammar_of_references() {
+        let digest = format!("busybox@sha256:{}", "a".repeat(64));
+        for good in [
+            "busybox",
+            "busybox:1.36",
+            "kserve/sklearnserver:v0.20.0",
+            "localhost/x",
+            "host:5000/team/x_y-z.w:Tag_1.0-b",
+            "Registry.example/x",
+            "[::1]:5000/x",
+            digest.as_str(),
+        ] {
+            assert!(is_image_name(good), "{good}");
+        }
+        let long = format!("x:{}", "a".repeat(129));
+        for bad in [
+            "",
+            "my image",
+            "repo//x",
+            "/x",
+            "x/",
+            "Repo/Image",
+            "Image",
+            "https://host/x",
+            "x:",
+            "x:-a",
+            "x@sha256:a",
+            ".x",
+            "x:1:2",
+            "../x",
+            long.as_str(),
+        ] {
+            assert!(!is_image_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn containers_are_told_apart_by_service_and_namespace() {
+        let name = |namespace: &str, service: &str, container: &str| {
+            container_name("box", &replica_name(namespace, service, 3, 0), container)
+        };
+        let own = |name: &str| is_container_of(name, "box", "default", "iris-predictor");
+        assert!(own(&name("default", "iris-predictor", "kserve-container")));
+        assert!(own(&name("default", "iris-predictor", "agent")));
+        for other in [
+            name("default-2", "iris-v2-predictor", "kserve-container"),
+            name("default-2", "iris-predictor", "kserve-container"),
+            name("default", "iris-predictor-2", "kserve-container"),
+            name("other", "iris-predictor", "default"),
+            name("default", "my.iris-predictor", "kserve-container"),
+        ] {
+            assert!(!own(&other), "{other}");
+        }
+    }
 }

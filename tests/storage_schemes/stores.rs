@@ -31,6 +31,18 @@ async fn a_repository_of_modelscope_is_fetched_with_stated_digests() {
 }
 
 #[tokio::test]
+async fn a_file_of_hdfs_that_changes_while_it_is_read_is_no_model() {
+    let cluster = hdfs::Cluster::start(files(&[("m/a", &weights(200_000, 4)), ("m/b", b"b")])).await;
+    let url = cluster.active.url();
+    let bench = Bench::new(&[("HDFS_NAMENODE", &url)]);
+    cluster.time.step.store(1, std::sync::atomic::Ordering::SeqCst);
+    let said = bench.refused("hdfs://m").await;
+    assert!(said.contains("changed at the source while it was read"), "{said}");
+    cluster.time.step.store(0, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(bench.files("hdfs://m").await.len(), 2);
+}
+
+#[tokio::test]
 async fn files_of_hdfs_come_from_the_data_node_the_active_name_node_points_to() {
     let big = weights(200_000, 4);
     let cluster = hdfs::Cluster::start(files(&[

@@ -67,6 +67,36 @@ fn a_pull_that_fails_is_tried_again_with_back_off_and_says_why() {
 }
 
 #[test]
+fn an_image_that_cannot_be_looked_for_is_looked_for_again_with_back_off_and_says_why() {
+    let mut sim = Sim::new();
+    sim.faults.unseen_images.insert("server:good1".to_owned());
+    sim.faults.local_images.insert("server:good1".to_owned());
+    sim.apply(service("iris", vec![with(PullPolicy::IfNotPresent)]));
+    sim.run(60.0);
+    // At once, and 10, 20 and 40 seconds after each failure.
+    assert_eq!(sim.log, vec!["look for image server:good1"; 3]);
+    let (_, reason, message) = sim.condition("iris", "PredictorReady");
+    assert_eq!((reason.as_str(), message.as_str()), ("ImagePullFailed", "layer is damaged; it is tried again"));
+    sim.faults.unseen_images.clear();
+    sim.run(30.0);
+    assert!(sim.status("iris").is_ready());
+}
+
+#[test]
+fn what_is_no_name_of_an_image_is_told_and_never_asked_for() {
+    for image in ["my image", "repo//x", "Repo/Image", "https://host/x", "x:"] {
+        let mut sim = Sim::new();
+        let mut workload = with(PullPolicy::IfNotPresent);
+        workload.containers[0].image = image.to_owned();
+        sim.apply(service("iris", vec![workload]));
+        sim.assert_quiet(600.0);
+        let (status, reason, message) = sim.condition("iris", "PredictorReady");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "InvalidImageName"));
+        assert_eq!(message, format!("`{image}` is not the name of an image: invalid reference format"));
+    }
+}
+
+#[test]
 fn an_older_copy_serves_when_a_pull_by_policy_always_fails() {
     let mut sim = Sim::new();
     sim.faults.local_images.insert("server:good1".to_owned());

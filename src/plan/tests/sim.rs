@@ -91,6 +91,8 @@ pub(super) struct Faults {
     pub(super) lost_models: BTreeSet<String>,
     /// Images that cannot be pulled.
     pub(super) lost_images: BTreeSet<String>,
+    /// Images the engine cannot say anything about.
+    pub(super) unseen_images: BTreeSet<String>,
     /// Images that are on this machine from the start.
     pub(super) local_images: BTreeSet<String>,
     /// How long a stop takes.
@@ -431,6 +433,12 @@ impl Sim {
             }
             Action::CheckImage { image } | Action::PullImage { image } if self.faults.engine_down => {
                 self.world.images.remove(image);
+            }
+            Action::CheckImage { image } if self.faults.unseen_images.contains(image) => {
+                let looks = self.log.iter().filter(|line| **line == format!("look for image {image}")).count();
+                let (message, failures) = ("layer is damaged".to_owned(), u32::try_from(looks).unwrap());
+                let state = ImageState::Unseen { message, transient: true, failures, at: now.tick };
+                self.world.images.insert(image.clone(), state);
             }
             Action::CheckImage { image } => {
                 let present = self.faults.local_images.contains(image);

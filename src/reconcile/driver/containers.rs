@@ -7,12 +7,13 @@ use tracing::{debug, info, warn};
 
 use super::facts::Fact;
 use super::{Driver, RELIST, RELIST_DOWN, Urgency};
-use crate::engine::{Container, EngineError};
+use crate::engine::{Blame, Container, EngineError};
 use crate::plan::world::{ContainerFact, EngineState, FactState, ModelState};
 use crate::plan::{Action, ActionKey};
 use crate::reconcile::downloads::is_download;
 use crate::reconcile::execute::{self, Failure, Lesson};
 use crate::reconcile::{observe, renames};
+use crate::tasks::caught;
 
 impl Driver {
     /// Asks the engine for its containers, once at a time.
@@ -31,7 +32,11 @@ impl Driver {
         self.list_again = false;
         let (engine, sender, asked) = (Arc::clone(&self.parts.executor.engine), self.sender.clone(), self.serial);
         self.parts.tasks.spawn_droppable("list", async move {
-            let result = engine.list().await;
+            let failed = |message| {
+                let (verb, name) = ("list", "containers".to_owned());
+                Err(EngineError::Refused { verb, name, message, blame: Blame::Machine })
+            };
+            let result = caught(engine.list()).await.unwrap_or_else(failed);
             // The driver is gone: nobody needs the list.
             let _ = sender.send(Fact::Listed { asked, result }).await;
         });
@@ -187,7 +192,8 @@ impl Driver {
             }
             Lesson::ModelGone => {
                 self.world.models.retain(|_, state| !matches!(state, ModelState::Present { .. }));
-                self.look_up_models();
+                // Whoever learns this makes a pass anyway.
+                let _ = self.look_up_models();
             }
         }
     }

@@ -5,8 +5,10 @@ use super::facts::Fact;
 use crate::engine::ContainerId;
 use crate::plan::world::FactState;
 use crate::plan::{Action, ActionKey};
+use crate::probe::Outcome;
 use crate::reconcile::access;
 use crate::reconcile::execute::Failure;
+use crate::tasks::caught;
 
 impl Driver {
     pub(super) fn dispatch(&mut self, action: Action) {
@@ -27,7 +29,8 @@ impl Driver {
                 let cancel = tasks.token();
                 let access = access::of_model(&self.world, &uri);
                 tasks.spawn("pull-model", async move {
-                    let result = executor.pull_model(&uri, &access, progress, cancel).await;
+                    let pull = caught(executor.pull_model(&uri, access, progress, cancel));
+                    let result = pull.await.unwrap_or_else(|words| Err(Failure::own(words)));
                     done(Fact::Model { uri, result }).await;
                 });
             }
@@ -35,13 +38,15 @@ impl Driver {
                 let cancel = tasks.token();
                 let access = access::of_model(&self.world, &uri);
                 tasks.spawn_droppable("check-model", async move {
-                    let result = executor.check_model(&uri, &access, cancel).await;
+                    let check = caught(executor.check_model(&uri, access, cancel));
+                    let result = check.await.unwrap_or_else(|words| Err(Failure::own(words)));
                     done(Fact::Source { uri, result }).await;
                 });
             }
             Action::CheckImage { image } => {
                 tasks.spawn_droppable("check-image", async move {
-                    let result = executor.engine.image_present(&image).await.map_err(Failure::from);
+                    let present = caught(executor.engine.image_present(&image)).await.map_err(Failure::own);
+                    let result = present.and_then(|present| present.map_err(Failure::from));
                     done(Fact::ImageChecked { image, result }).await;
                 });
             }
@@ -49,33 +54,43 @@ impl Driver {
                 let progress = self.pulls.image(&image);
                 let logins = access::of_image(&self.world, &image);
                 tasks.spawn_droppable("pull-image", async move {
-                    let result = executor.pull_image(&image, &logins, progress).await;
+                    let pull = caught(executor.pull_image(&image, &logins, progress));
+                    let result = pull.await.unwrap_or_else(|words| Err((Failure::own(words), false)));
                     done(Fact::ImagePulled { image, result }).await;
                 });
             }
             Action::LimitCpu { id, name, milli, run } => {
                 tasks.spawn_droppable("limit", async move {
-                    let result = executor.engine.limit_cpu(&ContainerId(id), milli).await;
+                    let limited =
+                        caught(executor.engine.limit_cpu(&ContainerId(id), milli)).await.map_err(Failure::own);
+                    let result = limited.and_then(|limited| limited.map_err(Failure::from));
                     done(Fact::Limited { name, run, result }).await;
                 });
             }
             Action::Repository(order) => {
                 // What it was doing is found half done, and is done anew.
                 tasks.spawn_droppable("repository", async move {
-                    let result = executor.repository(&order).await;
+                    let result = caught(executor.repository(&order)).await;
+                    let result = result.unwrap_or_else(|words| Err(Failure::own(words)));
                     done(Fact::Repository { order, result }).await;
                 });
             }
             Action::Probe(order) => {
                 tasks.spawn_droppable("probe", async move {
-                    let outcome = executor.probe(&order).await;
+                    let outcome = caught(executor.probe(&order)).await.unwrap_or_else(Outcome::Unknown);
                     done(Fact::Probed { order, outcome }).await;
                 });
             }
             action => {
                 let last = self.note_container_action(&action);
+                // What is granted is written before it is used, so that a daemon after this one does not grant it again.
+                let granted = action.is_start().then(|| self.desk.settled());
                 tasks.spawn_droppable("container", async move {
-                    let result = executor.container(&action, last).await;
+                    if let Some(granted) = granted {
+                        granted.await;
+                    }
+                    let result = caught(executor.container(&action, last)).await;
+                    let result = result.unwrap_or_else(|words| Err(Failure::own(words)));
                     done(Fact::Container { action: Box::new(action), result }).await;
                 });
             }

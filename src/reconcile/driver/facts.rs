@@ -13,7 +13,7 @@ use crate::plan::trained::{Held, RepositoryOrder};
 use crate::plan::world::{ImageState, ModelState};
 use crate::plan::{Action, ActionKey};
 use crate::probe::Outcome;
-use crate::reconcile::execute::{self, Failure};
+use crate::reconcile::execute::{Failure, Lesson};
 use crate::reconcile::measure::Measured;
 use crate::storage::{CachedModel, Checked};
 
@@ -31,8 +31,9 @@ pub(super) enum Fact {
     Probed { order: Box<ProbeOrder>, outcome: Outcome },
     LastWords { name: String, lines: Vec<String> },
     Used(Option<HashMap<ContainerId, Usage>>),
-    Limited { name: String, run: Option<Duration>, result: Result<(), EngineError> },
-    Measured(Measured),
+    Limited { name: String, run: Option<Duration>, result: Result<(), Failure> },
+    Measured(Option<Measured>),
+    LookedFor(Vec<(StorageUri, ModelState)>),
     Repository { order: Box<RepositoryOrder>, result: Result<BTreeMap<String, Held>, Failure> },
 }
 
@@ -55,7 +56,12 @@ impl Driver {
             Fact::Container { action, result } => self.take_container(&action, result),
             Fact::Probed { order, outcome } => self.take_probe(&order, outcome),
             Fact::Repository { order, result } => self.take_repository(&order, result),
-            Fact::Measured(measured) => {
+            Fact::LookedFor(found) => self.take_looks(found),
+            Fact::Measured(None) => {
+                self.rounds.miss();
+                Urgency::Never
+            }
+            Fact::Measured(Some(measured)) => {
                 let now = self.parts.clock.now();
                 let is_news = self.rounds.end(&mut self.world, measured, &self.parts.events, now);
                 if is_news { Urgency::Now } else { Urgency::Never }
@@ -67,8 +73,8 @@ impl Driver {
             }
             Fact::Limited { name, run, result } => {
                 self.world.in_flight.remove(&ActionKey::Limit(name.clone()));
-                if let Err(error) = &result {
-                    warn!(container = name, error = execute::chain(error), "could not limit its processor");
+                if let Err(failure) = &result {
+                    warn!(container = name, error = failure.message, "could not limit its processor");
                 }
                 self.world.memory.note_limit(&name, run, result.is_ok(), self.parts.clock.now());
                 Urgency::Gather
@@ -90,7 +96,8 @@ impl Driver {
                 info!(model = uri.redacted(), bytes = model.size, files = model.files, "model is here");
                 self.model_failures.remove(&uri);
                 let now = self.parts.clock.now();
-                self.resolver.versions().fetched(&mut self.world, &self.parts.home, &uri, now);
+                self.resolver.versions().fetched(&mut self.world, &uri, now);
+                self.resolver.versions().save(&self.desk, &self.parts.home);
                 ModelState::Present { size: model.size }
             }
             Err(failure) => {
@@ -112,7 +119,9 @@ impl Driver {
     pub(super) fn take_source(&mut self, uri: &StorageUri, result: Result<Checked, Failure>) -> Urgency {
         self.world.in_flight.remove(&ActionKey::Source(uri.unversioned().clone()));
         let now = self.parts.clock.now();
-        if self.resolver.versions().take(&mut self.world, &self.parts.home, uri, result, now) {
+        let changed = self.resolver.versions().take(&mut self.world, uri, result, now);
+        self.resolver.versions().save(&self.desk, &self.parts.home);
+        if changed {
             self.resolver.forget(uri);
             self.desired_version = None;
             let snapshot = self.parts.store.snapshot();
@@ -123,14 +132,23 @@ impl Driver {
 
     pub(super) fn take_image_check(&mut self, image: String, result: Result<bool, Failure>) -> Urgency {
         self.world.in_flight.remove(&ActionKey::Image(image.clone()));
-        match result {
-            Ok(true) => self.world.images.insert(image, ImageState::Present { pulled_at: None }),
-            Ok(false) => self.world.images.insert(image, ImageState::Absent { at: self.parts.clock.now().tick }),
-            Err(failure) => {
+        let at = self.parts.clock.now().tick;
+        let state = match result {
+            Ok(true) => ImageState::Present { pulled_at: None },
+            Ok(false) => ImageState::Absent { at },
+            // It is looked for again once the engine answers.
+            Err(failure) if failure.lesson == Lesson::EngineDown => {
                 self.learn(&failure);
-                self.world.images.remove(&image)
+                self.world.images.remove(&image);
+                return Urgency::Some;
+            }
+            Err(Failure { message, permanent, .. }) => {
+                let failures = self.image_failures.entry(image.clone()).or_default();
+                *failures += 1;
+                ImageState::Unseen { message, transient: !permanent, failures: *failures, at }
             }
         };
+        self.world.images.insert(image, state);
         Urgency::Now
     }
 

@@ -43,7 +43,7 @@ impl Driver {
     pub(super) fn remember(&mut self, plan: &mut Plan, now: Now) {
         self.world.memory.note_plan(plan, now);
         self.world.tidy(now);
-        self.grants.save(&self.parts.home, &self.world.memory.granted);
+        self.grants.save(&self.desk, &self.parts.home, &self.world.memory.granted);
         let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
         self.parts.board.retain(|name| replicas.contains(name));
         let is_news = self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed);
@@ -61,8 +61,10 @@ impl Driver {
         self.saved_revisions.clone_from(&self.world.memory.revisions);
         let bytes = revisions::to_bytes(&self.world.memory);
         let path = self.parts.home.revisions();
-        if let Err(error) = write_atomically(&path, &bytes, 0o600) {
-            warn!(%path, %error, "could not save the revisions");
-        }
+        self.desk.order("revisions", move || {
+            if let Err(error) = write_atomically(&path, &bytes, 0o600) {
+                warn!(%path, %error, "could not save the revisions");
+            }
+        });
     }
 }

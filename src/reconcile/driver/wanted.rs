@@ -13,7 +13,7 @@ use crate::reconcile::desired::Resolver;
 use crate::reconcile::{graphs, trained};
 use crate::store::Snapshot;
 use crate::telemetry::EventType;
-use crate::workload::ComponentKey;
+use crate::workload::{ComponentKey, names};
 
 /// Containers may still read a model this long after the time requests have to drain.
 const LINGER: Duration = Duration::from_secs(60);
@@ -59,8 +59,7 @@ impl Driver {
             self.parts.events.record(&key, EventType::Warning, "ModelNotFetched", &problem, now.wall);
         }
         self.revive_older();
-        self.look_up_models();
-        Urgency::Now
+        self.look_up_models()
     }
 
     /// Resolves the revisions again that had all traffic once and may have to be made again.
@@ -108,28 +107,24 @@ impl Driver {
             for spec in resolved.workload.containers.iter().chain(&resolved.workload.init_containers) {
                 if matches!(
                     self.world.images.get(&spec.image),
-                    Some(ImageState::Failed { .. } | ImageState::Absent { .. })
+                    Some(ImageState::Failed { .. } | ImageState::Unseen { .. } | ImageState::Absent { .. })
                 ) {
                     self.world.images.remove(&spec.image);
                 }
                 self.image_failures.remove(&spec.image);
             }
         }
-        let own: Vec<String> = self
-            .world
-            .memory
-            .refusals
-            .keys()
-            .filter(|name| name.contains(&format!(".{}-", key.name)) && name.contains(&format!(".{}", key.namespace)))
-            .cloned()
-            .collect();
-        for name in own {
-            self.world.memory.refusals.remove(&name);
-        }
+        let instance = &self.world.instance;
+        let own = |name: &str| {
+            service
+                .workloads()
+                .any(|resolved| names::is_container_of(name, instance, &key.namespace, &resolved.workload.service_name))
+        };
+        self.world.memory.refusals.retain(|name, _| !own(name));
     }
 
     /// Looks up the models that are wanted, and forgets those that are not.
-    pub(super) fn look_up_models(&mut self) {
+    pub(super) fn look_up_models(&mut self) -> Urgency {
         let mut wanted = BTreeSet::new();
         for service in self.world.services.values() {
             for resolved in service.workloads() {
@@ -142,17 +137,8 @@ impl Driver {
         wanted.extend(trained::references(&self.world).map(|model| model.uri.clone()));
         self.world.models.retain(|uri, _| wanted.contains(uri));
         self.resolver.versions().note_wanted(&mut self.world, wanted.iter());
-        let owner = (self.parts.executor.instance.as_str(), &self.parts.home);
         let (tick, linger) = (self.parts.clock.now().tick, self.world.config.drain_deadline + LINGER);
-        self.claims.want(&self.parts.cache, owner, wanted.clone(), tick, linger);
-        for uri in wanted {
-            if matches!(self.world.models.get(&uri), None | Some(ModelState::Absent)) {
-                let state = match self.parts.cache.lookup(&uri) {
-                    Some(model) => ModelState::Present { size: model.size },
-                    None => ModelState::Absent,
-                };
-                self.world.models.insert(uri, state);
-            }
-        }
+        self.claims.want(wanted.clone(), tick, linger);
+        self.look_for(wanted.into_iter())
     }
 }

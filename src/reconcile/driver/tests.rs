@@ -1,0 +1,134 @@
+use camino::Utf8Path;
+use tokio::sync::{Notify, watch};
+
+use super::*;
+use crate::engine::memory::{Fault, MemoryEngine, Verb};
+use crate::engine::{ContainerEngine, EngineError};
+use crate::home::Home;
+use crate::plan::world::{ImageState, ModelState};
+use crate::plan::{Action, ActionKey};
+use crate::reconcile::Clock;
+use crate::reconcile::downloads::Downloads;
+use crate::reconcile::execute::Executor;
+use crate::reconcile::measure::Meter;
+use crate::reconcile::mounts::Mounts;
+use crate::storage::{Cache, PullConfig, Puller};
+use crate::tasks::Tasks;
+
+/// A driver that does not run, on an in-memory engine and a folder of its own.
+fn driver(engine: &MemoryEngine, folder: &Utf8Path) -> Driver {
+    let engine: Arc<dyn ContainerEngine> = Arc::new(engine.clone());
+    let (home, cache, tasks) = (Home::new(folder), Cache::open(folder.join("cache")).unwrap(), Tasks::new());
+    let mounts = Mounts { home: home.clone(), cache: cache.clone() };
+    let executor = Executor {
+        puller: Puller::new(cache.clone(), PullConfig::default(), Arc::default()),
+        downloads: Downloads::new(Arc::clone(&engine), mounts.clone(), "test".to_owned(), tasks.clone()),
+        mounts,
+        instance: "test".to_owned(),
+        offline: false,
+        engine: Arc::clone(&engine),
+    };
+    let parts = DriverParts {
+        store: crate::store::Store::new(crate::store::Ledger::default()),
+        executor,
+        meter: Meter::new(engine, None),
+        cache,
+        board: crate::traffic::TrafficBoard::default(),
+        routes: Arc::default(),
+        pods: watch::channel(Arc::default()).0,
+        room: watch::channel(Arc::default()).0,
+        pulls: watch::channel(Vec::new()).0,
+        passes: Arc::default(),
+        events: crate::telemetry::EventLog::default(),
+        refused: Arc::new(Notify::new()),
+        tasks,
+        clock: Clock::start(),
+        home,
+        reloads: watch::channel(DriverConfig::default()).1,
+    };
+    Driver::new(parts, DriverConfig::default(), Ledger::default())
+}
+
+/// Does an action on a new driver and takes what comes of it.
+async fn done(engine: &MemoryEngine, action: Action) -> Driver {
+    let folder = tempfile::tempdir().unwrap();
+    let mut driver = driver(engine, Utf8Path::from_path(folder.path()).unwrap());
+    driver.dispatch(action);
+    let fact = driver.facts.recv().await.unwrap();
+    driver.take(fact);
+    driver
+}
+
+fn look(image: &str) -> Action {
+    Action::CheckImage { image: image.to_owned() }
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_looked_for_is_a_failure_and_not_unknown() {
+    let engine = MemoryEngine::new("test");
+    let (verb, name) = ("look for image", "x:1".to_owned());
+    let refused = EngineError::Refused {
+        verb,
+        name,
+        message: "layer is damaged".to_owned(),
+        blame: crate::engine::Blame::Machine,
+    };
+    engine.on_call(Verb::ImagePresent, 1, Fault::Fail(refused));
+    let driver = done(&engine, look("x:1")).await;
+    let Some(ImageState::Unseen { message, transient: true, failures: 1, .. }) = driver.world.images.get("x:1") else {
+        panic!("{:?}", driver.world.images);
+    };
+    assert!(message.contains("layer is damaged"), "{message}");
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_says_nothing_of_an_image() {
+    let engine = MemoryEngine::new("test");
+    engine.set_away(true);
+    let driver = done(&engine, look("x:1")).await;
+    assert!(driver.world.images.is_empty() && driver.world.in_flight.is_empty() && driver.list_again);
+}
+
+#[tokio::test]
+async fn an_effect_that_panics_leaves_its_key_free_and_says_so() {
+    let engine = MemoryEngine::new("test");
+    engine.on_call(Verb::ImagePresent, 1, Fault::Panic);
+    let driver = done(&engine, look("x:1")).await;
+    assert!(driver.world.in_flight.is_empty());
+    let Some(ImageState::Unseen { message, .. }) = driver.world.images.get("x:1") else { panic!() };
+    assert_eq!(message, "an error of kserve-local's own: as ordered");
+}
+
+#[tokio::test]
+async fn a_list_that_panics_is_asked_for_again() {
+    let (engine, folder) = (MemoryEngine::new("test"), tempfile::tempdir().unwrap());
+    engine.on_call(Verb::List, 1, Fault::Panic);
+    let mut driver = driver(&engine, Utf8Path::from_path(folder.path()).unwrap());
+    driver.ask_for_list();
+    let fact = driver.facts.recv().await.unwrap();
+    driver.take(fact);
+    assert!(!driver.listing && matches!(driver.world.engine, EngineState::Down { .. }));
+}
+
+#[tokio::test]
+async fn folders_of_the_users_that_hang_keep_no_other_model_waiting() {
+    let (engine, folder) = (MemoryEngine::new("test"), tempfile::tempdir().unwrap());
+    let mut driver = driver(&engine, Utf8Path::from_path(folder.path()).unwrap());
+    // As many looks as there may be hang.
+    let hung = Arc::clone(&driver.looks).acquire_many_owned(u32::try_from(look_up::LOOKS_AT_ONCE).unwrap());
+    let hung = hung.await.unwrap();
+    let own = StorageUri::Local(folder.path().to_str().unwrap().to_owned());
+    let cached = StorageUri::parse("s3://bucket/model").unwrap();
+    assert_eq!(driver.look_for([own.clone(), cached.clone()].into_iter()), Urgency::Soon);
+    let fact = driver.facts.recv().await.unwrap();
+    driver.take(fact);
+    assert_eq!(driver.world.models.get(&cached), Some(&ModelState::Absent));
+    // It is neither looked for again nor pulled meanwhile.
+    assert!(driver.world.in_flight.contains(&ActionKey::Model(own.clone())));
+    assert_eq!(driver.look_for([own.clone()].into_iter()), Urgency::Now);
+    drop(hung);
+    let fact = driver.facts.recv().await.unwrap();
+    driver.take(fact);
+    assert!(matches!(driver.world.models.get(&own), Some(ModelState::Present { .. })));
+    assert!(driver.world.in_flight.is_empty());
+}
