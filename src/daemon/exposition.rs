@@ -12,6 +12,7 @@ use crate::gateway::{LATENCY_BOUNDS, Metrics, ServiceSnapshot};
 use crate::manifest::Severity;
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
+use crate::plan::said::ENGINE_NOT_ASKED;
 use crate::source::Loader;
 use crate::store::Store;
 use crate::telemetry::metrics::{PassMeter, PullSample, ServiceSample, render, render_passes, render_pulls};
@@ -64,20 +65,20 @@ impl Exposition {
 
     fn services(&self) -> Vec<(ServiceSample, bool)> {
         let pods = self.pods.borrow().clone();
-        let mut by_service: HashMap<(&str, &str), Vec<&PodView>> = HashMap::new();
-        for pod in pods.iter() {
-            let service = &pod.component.service;
-            by_service.entry((&service.namespace, &service.name)).or_default().push(pod);
-        }
         let snapshot = self.store.snapshot();
         let leases = self.board.snapshot(|_| false);
+        let mut pods_of: HashMap<(&str, &str), Vec<&PodView>> = HashMap::new();
+        for pod in pods.iter() {
+            let service = &pod.component.service;
+            pods_of.entry((&service.namespace, &service.name)).or_default().push(pod);
+        }
         let sample = |stored: &Arc<crate::store::Stored>| {
             let key = &stored.object.key;
-            let own =
-                by_service.get(&(key.namespace.as_str(), key.name.as_str())).map(Vec::as_slice).unwrap_or_default();
+            let own = pods_of.get(&(key.namespace.as_str(), key.name.as_str())).map(Vec::as_slice).unwrap_or_default();
             let ready = stored.status.as_ref().is_some_and(|status| status.is_ready());
             let condition = stored.status.as_ref().and_then(|status| status.condition("Ready"));
-            let down = condition.is_some_and(|condition| condition.reason == "EngineUnavailable");
+            let down = condition
+                .is_some_and(|condition| matches!(condition.reason.as_str(), "EngineUnavailable" | ENGINE_NOT_ASKED));
             let in_flight = leased(&leases, &key.namespace, own.iter().map(|pod| pod.name.as_str()));
             let restarts = own.iter().flat_map(|pod| &pod.containers).map(|c| i64::from(c.restarts)).sum();
             let replicas = own.iter().filter(|pod| pod.ready).count();
