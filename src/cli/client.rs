@@ -327,6 +327,7 @@ fn warning(header: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::imitation::{Answers, Imitation};
     use super::*;
 
     #[test]
@@ -339,43 +340,26 @@ mod tests {
         assert!(error.hint().is_some_and(|hint| hint.contains(&format!("kserve-local serve --home {home}"))));
     }
 
-    /// Answers `/version` to everybody, as a daemon does, and everything else with `otherwise`. Returns its address.
-    async fn stranger(otherwise: &'static str) -> String {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let serve = async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                let mut read = [0; 4096];
-                let length = socket.read(&mut read).await.unwrap_or_default();
-                let status = if read[..length].starts_with(b"GET /version ") { "200 OK" } else { otherwise };
-                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
-                // Whoever asked may be gone.
-                let _ = socket.write_all(answer.as_bytes()).await;
-            }
-        };
-        crate::tasks::Tasks::default().spawn("stranger", serve);
-        address
+    fn open_to_all(question: &str) -> Option<(u16, String)> {
+        question.starts_with("GET /version").then(|| (200, "{}".to_owned()))
     }
 
     #[tokio::test]
     async fn what_answers_without_our_token_is_not_our_daemon() {
         let folder = tempfile::tempdir().unwrap();
-        let home = Home::new(Utf8Path::from_path(folder.path()).unwrap());
-        home.create().unwrap();
-        std::fs::write(home.token(), "ours\n").unwrap();
-        let left_over = |api: String| {
-            let addresses = serde_json::json!({"pid": 1, "data": "127.0.0.1:1", "api": api, "instance": "i"});
-            std::fs::write(home.addresses(), addresses.to_string()).unwrap();
-        };
-        for other in ["401 Unauthorized", "404 Not Found"] {
-            left_over(stranger(other).await);
-            assert!(Client::find(home.root()).unwrap().get("/version").await.is_ok(), "somebody answers");
-            let error = Client::answering(home.root()).await.unwrap_err();
-            assert!(matches!(error, ClientError::NotRunning { .. }), "{other}: {error}");
+        let home = Utf8Path::from_path(folder.path()).unwrap();
+        let others: [Answers; 2] = [
+            |question| open_to_all(question).unwrap_or((401, "{}".to_owned())),
+            |question| open_to_all(question).unwrap_or((404, "a page".to_owned())),
+        ];
+        for other in others {
+            Imitation::start(home, other).await;
+            assert!(Client::find(home).unwrap().get("/version").await.is_ok(), "somebody answers");
+            let error = Client::answering(home).await.unwrap_err();
+            assert!(matches!(error, ClientError::NotRunning { .. }), "{error}");
         }
-        left_over(stranger("200 OK").await);
-        assert!(Client::answering(home.root()).await.is_ok());
+        Imitation::start(home, |_| (200, "{}".to_owned())).await;
+        assert!(Client::answering(home).await.is_ok());
     }
 
     #[test]

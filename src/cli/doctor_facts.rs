@@ -162,9 +162,9 @@ pub async fn gather(root: &Utf8Path) -> Facts {
     let environment = serve::environment();
     let settings = Settings::load(home.clone(), &Flags::default(), environment.clone());
     let client = Client::find(root).ok();
-    let daemon = match &client {
-        Some(client) => client.get("/version").await.ok().map(|version| daemon_version(&version)),
-        None => None,
+    let daemon = match Client::answering(root).await {
+        Ok(client) => client.get("/version").await.ok().map(|version| daemon_version(&version)),
+        Err(_) => None,
     };
     let Manifests { files: manifest_files, bad: bad_manifests, open: open_secrets } = manifests(root);
     let engine = engine(settings.as_ref().ok(), &environment).await;

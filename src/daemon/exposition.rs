@@ -65,17 +65,16 @@ impl Exposition {
 
     fn services(&self) -> Vec<(ServiceSample, bool)> {
         let pods = self.pods.borrow().clone();
-        let mut by_service: HashMap<(&str, &str), Vec<&PodView>> = HashMap::new();
+        let mut pods_of: HashMap<(&str, &str), Vec<&PodView>> = HashMap::new();
         for pod in pods.iter() {
             let service = &pod.component.service;
-            by_service.entry((&service.namespace, &service.name)).or_default().push(pod);
+            pods_of.entry((&service.namespace, &service.name)).or_default().push(pod);
         }
         let snapshot = self.store.snapshot();
         let leases = self.board.snapshot(|_| false);
         let sample = |stored: &Arc<crate::store::Stored>| {
             let key = &stored.object.key;
-            let own =
-                by_service.get(&(key.namespace.as_str(), key.name.as_str())).map(Vec::as_slice).unwrap_or_default();
+            let own = pods_of.get(&(key.namespace.as_str(), key.name.as_str())).map(Vec::as_slice).unwrap_or_default();
             let ready = stored.status.as_ref().is_some_and(|status| status.is_ready());
             let condition = stored.status.as_ref().and_then(|status| status.condition("Ready"));
             let down = condition
