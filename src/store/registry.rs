@@ -412,7 +412,7 @@ mod tests {
 
     #[test]
     fn history_answers_too_old_instead_of_guessing() {
-        let mut history = History::new(2, 0);
+        let mut history = History::new(0);
         let stored = Arc::new(Stored {
             object: Arc::new(object("a", 1)),
             origin: Origin::Implied,
@@ -423,6 +423,9 @@ mod tests {
         for version in 1..=3 {
             history.push(Change { version, kind: ChangeKind::Modified, stored: Arc::clone(&stored) });
         }
+        history.keep(3);
+        assert_eq!(history.since(0).map(|changes| changes.len()), Ok(3));
+        history.keep(2);
         assert!(history.since(0).is_err());
         assert_eq!(history.since(1).map(|c| c.len()), Ok(2));
         assert_eq!(history.since(3).map(|c| c.len()), Ok(0));

@@ -99,10 +99,10 @@ pub fn container_name(instance: &str, replica: &str, container: &str) -> String 
 
 /// Returns the public host of a service in Standard mode: `{isvc}-{ns}.{domain}`.
 pub fn standard_host(service: &ServiceKey, domain: &str) -> String {
-    [&service.name, "-", &service.namespace, ".", domain].concat()
+    [service.name.as_str(), "-", &service.namespace, ".", domain].concat()
 }
 
 /// Returns the public host of a service in Knative mode: `{isvc}.{ns}.{domain}`.
 pub fn knative_host(service: &ServiceKey, domain: &str) -> String {
-    [&service.name, ".", &service.namespace, ".", domain].concat()
+    [service.name.as_str(), ".", &service.namespace, ".", domain].concat()
 }
