@@ -90,6 +90,10 @@ pub const MODEL_FORMAT: &str = "modelFormat";
 pub const INFERENCE_SERVICE_LABEL: &str = "serving.kserve.io/inferenceservice";
 /// Label naming the component.
 pub const COMPONENT_LABEL: &str = "component";
+/// On a TrainedModel: the InferenceService that is to load it.
+pub const PARENT_LABEL: &str = "inferenceservice";
+/// On a TrainedModel: the InferenceService in whose memory it has room.
+pub const ALLOCATED_LABEL: &str = "serving.kserve.io/trainedmodel-allocated";
 /// Prefix of Knative's autoscaling annotations.
 pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
 /// Prefix of our own annotations.

@@ -12,6 +12,7 @@ use crate::gateway::{LATENCY_BOUNDS, Metrics, ServiceSnapshot};
 use crate::manifest::Severity;
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
+use crate::plan::said::ENGINE_NOT_ASKED;
 use crate::source::Loader;
 use crate::store::Store;
 use crate::telemetry::metrics::{PassMeter, PullSample, ServiceSample, render, render_passes, render_pulls};
@@ -75,7 +76,8 @@ impl Exposition {
             let own = pods_of.get(&(key.namespace.as_str(), key.name.as_str())).map(Vec::as_slice).unwrap_or_default();
             let ready = stored.status.as_ref().is_some_and(|status| status.is_ready());
             let condition = stored.status.as_ref().and_then(|status| status.condition("Ready"));
-            let down = condition.is_some_and(|condition| condition.reason == "EngineUnavailable");
+            let down = condition
+                .is_some_and(|condition| matches!(condition.reason.as_str(), "EngineUnavailable" | ENGINE_NOT_ASKED));
             let lease = |pod: &&PodView| leases.get(format!("{}.{}", pod.name, key.namespace).as_str());
             let in_flight: u64 = own.iter().filter_map(lease).map(|traffic| traffic.in_flight).sum();
             let restarts = own.iter().flat_map(|pod| &pod.containers).map(|c| i64::from(c.restarts)).sum();
