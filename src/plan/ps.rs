@@ -196,7 +196,7 @@ fn row(
 ) -> Row {
     let world = draft.world;
     let service = &pod.component.service;
-    let replica = [&pod.name, ".", &service.namespace].concat();
+    let replica = [pod.name.as_str(), ".", &service.namespace].concat();
     let holder = draft.room.holders.get(replica.as_str());
     let idle = rests.get(service) == Some(&Some(Rest::Idle));
     let due = sleep::sleeps_at(world, service).filter(|_| idle && holder.is_some_and(|holder| holder.sleeps));

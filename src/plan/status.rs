@@ -354,7 +354,7 @@ fn component_status(world: &World, report: &ComponentReport<'_>, knative: bool) 
     let history = &report.history;
     let answered = report.serving.is_some() || history.rolled_out.is_some();
     let ServiceKey { namespace, name: service } = &report.key.service;
-    let part = ServiceKey::new(namespace.clone(), [service, "-", report.key.component.as_str()].concat());
+    let part = ServiceKey::new(namespace.clone(), [service.as_str(), "-", report.key.component.as_str()].concat());
     let url = answered.then(|| public_url(world, &host(world, &part, knative)));
     if !knative {
         return url.map(|url| ComponentStatus { url: Some(url), ..ComponentStatus::default() });

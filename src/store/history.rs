@@ -76,34 +76,3 @@ impl History {
         Ok(self.changes.range(start..).cloned().collect())
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::{Kind, Metadata, Object, ObjectKey, Typed};
-    use crate::store::Origin;
-
-    fn change(version: u64) -> Change {
-        let key = ObjectKey { kind: Kind::Namespace, namespace: String::new(), name: "a".to_owned() };
-        let object = Object { key, meta: Metadata::default(), typed: Typed::Namespace, raw: Arc::default() };
-        let stored = Stored {
-            object: Arc::new(object),
-            origin: Origin::Implied,
-            resource_version: version,
-            status: None,
-            kept: None,
-        };
-        Change { version, kind: ChangeKind::Modified, stored: Arc::new(stored) }
-    }
-
-    #[test]
-    fn the_oldest_changes_go_and_who_asks_for_them_is_told_to_list_again() {
-        let mut history = History::new(10);
-        (11..=15).for_each(|version| history.push(change(version)));
-        history.keep(9);
-        assert_eq!(history.since(10).unwrap().len(), 5);
-        history.keep(2);
-        assert_eq!(history.since(13).unwrap().len(), 2);
-        assert_eq!(history.since(12).unwrap_err(), TooOld { requested: 12, oldest: 13 });
-    }
-}

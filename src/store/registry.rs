@@ -424,6 +424,9 @@ mod tests {
             history.push(Change { version, kind: ChangeKind::Modified, stored: Arc::clone(&stored) });
             history.keep(2);
         }
+        history.keep(3);
+        assert_eq!(history.since(0).map(|changes| changes.len()), Ok(3));
+        history.keep(2);
         assert!(history.since(0).is_err());
         assert_eq!(history.since(1).map(|c| c.len()), Ok(2));
         assert_eq!(history.since(3).map(|c| c.len()), Ok(0));

@@ -142,12 +142,12 @@ pub fn is_container_of(name: &str, instance: &str, namespace: &str, service_name
 
 /// Returns the public host of a service in Standard mode: `{isvc}-{ns}.{domain}`.
 pub fn standard_host(service: &ServiceKey, domain: &str) -> String {
-    [&service.name, "-", &service.namespace, ".", domain].concat()
+    [service.name.as_str(), "-", &service.namespace, ".", domain].concat()
 }
 
 /// Returns the public host of a service in Knative mode: `{isvc}.{ns}.{domain}`.
 pub fn knative_host(service: &ServiceKey, domain: &str) -> String {
-    [&service.name, ".", &service.namespace, ".", domain].concat()
+    [service.name.as_str(), ".", &service.namespace, ".", domain].concat()
 }
 
 #[cfg(test)]
