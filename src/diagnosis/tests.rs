@@ -403,10 +403,15 @@ fn crashes() -> Vec<(&'static str, String, &'static str)> {
     ];
     let liveness = "container `kserve-container` was ended because its liveness check failed (exit code 137)";
     let oom = "container `kserve-container` was killed because it ran out of memory (exit code 137)";
+    let likely =
+        "container `kserve-container` was killed (exit code 137), most likely for memory: it has a limit of 1.0 GiB";
     let printed = printed.map(|(last, id)| ("CrashLoopBackOff", ended(1, last), id));
     let codes = codes.map(|(code, id)| ("CrashLoopBackOff", ended(code, ""), id));
-    let others =
-        [("CrashLoopBackOff", liveness.to_owned(), "crash-liveness"), ("OOMKilled", oom.to_owned(), "out-of-memory")];
+    let others = [
+        ("CrashLoopBackOff", liveness.to_owned(), "crash-liveness"),
+        ("OOMKilled", oom.to_owned(), "out-of-memory"),
+        ("OOMKilled", likely.to_owned(), "out-of-memory-likely"),
+    ];
     printed.into_iter().chain(codes).chain(others).collect()
 }
 

@@ -46,13 +46,14 @@ impl Endings {
         inspected: ContainerInspectResponse,
     ) -> Container {
         let limit = inspected.host_config.as_ref().and_then(|host| host.memory);
+        let limit = limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
         let mut container = from_inspect(inspected, network, leads_here);
         let kept = lock(&self.kept).get(&container.id.0).cloned();
         match kept.filter(|ending| ending.finished_at == container.finished_at) {
             Some(ending) => ending.complete(&mut container),
             None => {
                 let stopped_by_us = lock(&self.stopped).contains(&container.id.0);
-                let known = Circumstances { limited: limit.is_some_and(|bytes| bytes > 0), stopped_by_us };
+                let known = Circumstances { limit, stopped_by_us };
                 look_closer(connection, &mut container, known).await;
             }
         }

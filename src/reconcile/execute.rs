@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +15,7 @@ use super::mounts::{MountError, Mounts};
 use super::observe;
 use crate::api::StorageUri;
 use crate::engine::{
-    Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, LogOptions, Network, PullProgress,
+    Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, Network, PullProgress,
 };
 use crate::plan::Action;
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat};
@@ -27,8 +26,6 @@ use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol};
 
 /// However long a pre-stop hook took, the container has this long after it, as in Kubernetes.
 const AFTER_HOOK: Duration = Duration::from_secs(2);
-/// Lines of output kept when a container ends.
-const LAST_WORDS: usize = 20;
 
 /// What effects need. Cheap to clone.
 #[derive(Clone)]
@@ -365,21 +362,6 @@ impl Executor {
                 ran.map_err(|error| chain(&error))
             })
         })
-    }
-
-    /// Returns the last lines a container wrote.
-    pub async fn last_words(&self, id: &str) -> Vec<String> {
-        let id = ContainerId(id.to_owned());
-        let read = async {
-            // A container that is started again writes on into the same log: only its last run is wanted.
-            let since = self.engine.inspect(&id).await.ok().and_then(|container| container.started_at);
-            let options = LogOptions { tail: Some(LAST_WORDS), since, follow: false };
-            let lines = self.engine.logs(&id, options).await.ok()?;
-            let lines = lines.filter_map(|line| async { line.ok() });
-            Some(lines.map(|line| line.text.trim_end().to_owned()).collect::<Vec<_>>().await)
-        };
-        let lines = tokio::time::timeout(Duration::from_secs(5), read).await;
-        lines.ok().flatten().unwrap_or_default()
     }
 }
 
