@@ -111,11 +111,16 @@ pub(super) fn of_service(
         }
     }
     // The addresses stay once given, as KServe's do: while nothing answers, the proxy says there what is wrong.
-    if reports.iter().any(|report| report.serving.is_some() || report.history.rolled_out.is_some()) {
+    if reports.iter().any(has_route) {
         status.url = Some(public_url(world, &host(world, &service.key, knative)));
         status.address = Some(Address { url: internal_url(&service.key, reports, knative) });
     }
     status
+}
+
+/// Whether a component was ever given a route; a later failure does not take it away.
+fn has_route(report: &ComponentReport) -> bool {
+    report.serving.is_some() || report.history.rolled_out.is_some()
 }
 
 /// Deployment mode whose revisions and split of traffic are shown.
@@ -233,7 +238,7 @@ fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, rep
 struct Stand {
     kind: ComponentKind,
     own: Condition,
-    /// Whether requests reach it, in whatever revision.
+    /// Whether it has a route: made when it answers for the first time, and kept from then on.
     open: ConditionStatus,
 }
 
@@ -245,7 +250,7 @@ fn stands(service: &DesiredService, reports: &[ComponentReport]) -> Vec<Stand> {
     }
     all.extend(reports.iter().map(|report| {
         let own = component_condition(service, report);
-        let open = if report.serving.is_some() { ConditionStatus::True } else { own.status.min_known() };
+        let open = if has_route(report) { ConditionStatus::True } else { own.status.min_known() };
         Stand { kind: report.key.component, own, open }
     }));
     all
