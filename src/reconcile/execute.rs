@@ -22,7 +22,7 @@ use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat}
 use crate::plan::world::FactReach;
 use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Checked, Progress, PullError, Puller};
-use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol};
+use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol, names};
 
 /// However long a pre-stop hook took, the container has this long after it, as in Kubernetes.
 const AFTER_HOOK: Duration = Duration::from_secs(2);
@@ -200,11 +200,13 @@ impl Executor {
 
     async fn request(&self, order: &CreateOrder) -> Result<CreateContainer, Failure> {
         let workload = Arc::clone(&order.workload);
-        let mut spec = match order.position {
+        let pod = names::pod_name(&workload.service_name, order.revision, order.ordinal);
+        let spec = match order.position {
             ContainerPosition::Init(index) => workload.init_containers[index].clone(),
             ContainerPosition::Main(index) => workload.containers[index].clone(),
             ContainerPosition::Sandbox => door::sandbox(&workload),
         };
+        let mut spec = spec.in_pod(&pod);
         if order.lift_cpu && matches!(order.position, ContainerPosition::Main(_)) {
             spec.resources.cpu_limit_milli = None;
         }
@@ -366,7 +368,7 @@ impl Executor {
 }
 
 fn names_host(service_name: &str, revision: u32) -> String {
-    let name = crate::workload::names::revision_name(service_name, revision);
+    let name = names::revision_name(service_name, revision);
     // Host names end at 63 characters; the last ones tell revisions apart.
     let start = name.len().saturating_sub(60);
     name.get(start..).unwrap_or(&name).trim_start_matches('-').to_owned()
