@@ -500,6 +500,22 @@ fn how_it_stands_is_said_in_the_first_line() {
 }
 
 #[test]
+fn the_next_step_names_the_kind_that_is_asked_about() {
+    let unknown = status(ConditionStatus::False, "NewReason", "in new words");
+    let fetched = status(ConditionStatus::Unknown, "ModelPulling", "fetching s3://models/iris");
+    for (kind, word) in [
+        ("InferenceService", "isvc"),
+        ("TrainedModel", "trainedmodel"),
+        ("LLMInferenceService", "llminferenceservice"),
+        ("InferenceGraph", "inferencegraph"),
+    ] {
+        let step = |status| diagnose(&Evidence::of(Subject { kind, ..IRIS }, Some(status))).step;
+        assert_eq!(step(&unknown), format!("kserve-local events --for {word}/iris"));
+        assert_eq!(step(&fetched), format!("kserve-local wait {word}/iris --timeout 10m"));
+    }
+}
+
+#[test]
 fn the_output_of_a_crash_is_that_which_its_message_carries_else_that_of_the_container() {
     let message = ended(1, "ModuleNotFoundError: No module named 'xgboost'");
     let elsewhere: Vec<String> = (0..40).map(|line| format!("line {line}")).collect();
