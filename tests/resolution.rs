@@ -648,6 +648,11 @@ fn what_has_no_recipe_is_refused_with_what_has_one_and_never_replaced() {
         "predictor:\n  model:\n    modelFormat:\n      name: sklearn\n    storageUri: s3://b/m\n  containers:\n  - name: helper\n    image: mine:1\n",
     );
     assert!(refused(&sidecar).0.contains("`helper`"));
+    let transformed = service(
+        "transformer:\n  containers:\n  - name: kserve-container\n    image: mine:1\npredictor:\n  model:\n    modelFormat:\n      name: sklearn\n    storageUri: s3://b/m\n",
+    );
+    let (message, help) = refused(&transformed);
+    assert!(message.contains("the transformer") && help.contains("InferenceGraph"), "{message}; {help}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::gateway::{LATENCY_BOUNDS, Metrics, ServiceSnapshot};
 use crate::manifest::Severity;
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
+use crate::plan::said::ENGINE_NOT_ASKED;
 use crate::source::Loader;
 use crate::store::Store;
 use crate::telemetry::metrics::{PassMeter, PullSample, ServiceSample, render, render_passes, render_pulls};
@@ -70,7 +71,8 @@ impl Exposition {
             };
             let ready = stored.status.as_ref().is_some_and(|status| status.is_ready());
             let condition = stored.status.as_ref().and_then(|status| status.condition("Ready"));
-            let down = condition.is_some_and(|condition| condition.reason == "EngineUnavailable");
+            let down = condition
+                .is_some_and(|condition| matches!(condition.reason.as_str(), "EngineUnavailable" | ENGINE_NOT_ASKED));
             let in_flight: u64 = leases
                 .iter()
                 .filter(|(replica, _)| pods.iter().filter(own).any(|pod| replica.starts_with(pod.name.as_str())))

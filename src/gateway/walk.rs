@@ -84,7 +84,10 @@ impl Walk<'_> {
         }
         let (desk, route) = match found {
             (_, Route::Ask(question)) => {
-                let model = Box::pin(self.ask(question, request.body_mut(), &mut front)).await?;
+                let model = match named_by_header(&request).filter(|_| question == Question::JsonModel) {
+                    Some(model) => model.to_owned(),
+                    None => Box::pin(self.ask(question, request.body_mut(), &mut front)).await?,
+                };
                 self.worker.with_desks(|desks| look(desks, desks.index.by_model(&model, request.uri().path())))
             }
             found => found,
@@ -165,6 +168,13 @@ impl Walk<'_> {
             Err(Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing()))
         })
     }
+}
+
+/// Names the model for KServe's gateways, which do not look into bodies (§7.3).
+const MODEL_HEADER: &str = "x-gateway-model-name";
+
+fn named_by_header<B>(request: &Request<B>) -> Option<&str> {
+    request.headers().get(MODEL_HEADER).map(as_str).filter(|model| !model.is_empty())
 }
 
 pub(super) fn no_flight() -> Box<Refusal> {

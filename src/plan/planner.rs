@@ -240,6 +240,7 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         model_names: rollout::model_names(service, &reports),
         trained: BTreeMap::new(),
         by_path: service.kind == Kind::LlmInferenceService,
+        cluster_local: service.meta.is_cluster_local(),
     };
     let route = status::close_when_empty(route, service, stopped);
     draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));

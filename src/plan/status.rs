@@ -106,14 +106,21 @@ pub(super) fn of_service(
     }
     let knative = status.deployment_mode == KNATIVE;
     for report in reports {
-        if let Some(component) = component_status(world, report, knative) {
+        if let Some(mut component) = component_status(world, report, knative) {
+            if service.meta.is_cluster_local() {
+                component.url = component.url.map(|_| component_address(report));
+                component.traffic.iter_mut().for_each(|share| share.url = None);
+            }
             status.components.insert(report.key.component, component);
         }
     }
     // The addresses stay once given, as KServe's do: while nothing answers, the proxy says there what is wrong.
     if reports.iter().any(has_route) {
-        status.url = Some(public_url(world, &host(world, &service.key, knative)));
-        status.address = Some(Address { url: internal_url(&service.key, reports, knative) });
+        let internal = internal_url(&service.key, reports, knative);
+        // What has no public address shows the one it has, as Knative does; a name that nothing routes helps nobody (§4.1).
+        let public = (!service.meta.is_cluster_local()).then(|| public_url(world, &host(world, &service.key, knative)));
+        status.url = Some(public.unwrap_or_else(|| internal.clone()));
+        status.address = Some(Address { url: internal });
     }
     status
 }
@@ -371,7 +378,6 @@ fn component_status(world: &World, report: &ComponentReport, knative: bool) -> O
             url: (!share.tag.is_empty()).then(|| public_url(world, &host(world, &tagged, true))),
         }
     };
-    let address = format!("http://{}.{namespace}.svc.cluster.local", report.service_name);
     Some(ComponentStatus {
         latest_created_revision: name(report.target.or(report.serving).or(history.rolled_out)),
         latest_ready_revision: name(report.serving.or(history.rolled_out)),
@@ -379,8 +385,12 @@ fn component_status(world: &World, report: &ComponentReport, knative: bool) -> O
         previous_rolledout_revision: name(previous),
         traffic: report.shares.iter().map(target).collect(),
         url,
-        address: answered.then_some(Address { url: address }),
+        address: answered.then(|| Address { url: component_address(report) }),
     })
+}
+
+fn component_address(report: &ComponentReport) -> String {
+    format!("http://{}.{}.svc.cluster.local", report.service_name, report.key.service.namespace)
 }
 
 fn model_status(service: &DesiredService, report: &ComponentReport) -> ModelStatus {

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use crate::api::{ConditionStatus, InferenceServiceStatus, ObjectKey};
 use crate::plan::Plan;
+use crate::plan::said::ENGINE_NOT_ASKED;
 use crate::store::Store;
 use crate::telemetry::{EventLog, EventType};
 
@@ -63,9 +64,36 @@ fn say(
         }
         ConditionStatus::Unknown => {
             info!(%kind, service = name, reason = ready.reason, "{}", ready.message);
-            if !ready.reason.is_empty() {
+            if !ready.reason.is_empty() && ready.reason != ENGINE_NOT_ASKED {
                 events.record(object, EventType::Normal, &ready.reason, &ready.message, now);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Condition, ServiceKey};
+
+    /// Returns the reasons of the events of a start: what is said first, then what the engine answers.
+    fn told(answer: (ConditionStatus, &str)) -> Vec<String> {
+        let key = ServiceKey { namespace: "default".to_owned(), name: "iris".to_owned() }.to_object_key();
+        let status = |status, reason: &str| {
+            let ready =
+                Condition { kind: "Ready".to_owned(), status, reason: reason.to_owned(), ..Condition::default() };
+            InferenceServiceStatus { conditions: vec![ready], ..InferenceServiceStatus::default() }
+        };
+        let (events, now) = (EventLog::default(), Timestamp::UNIX_EPOCH);
+        let (first, second) = (status(ConditionStatus::Unknown, ENGINE_NOT_ASKED), status(answer.0, answer.1));
+        say(&events, &key, None, &first, now);
+        say(&events, &key, Some(&first), &second, now);
+        events.list().into_iter().map(|event| event.reason).collect()
+    }
+
+    #[test]
+    fn a_start_tells_of_the_engine_only_when_it_is_away() {
+        assert_eq!(told((ConditionStatus::True, "")), ["InferenceServiceReady"]);
+        assert_eq!(told((ConditionStatus::False, "EngineUnavailable")), ["EngineUnavailable"]);
     }
 }

@@ -67,7 +67,14 @@ fn service(name: &str, upstream: &Upstream, extras: Extras) -> (ServiceKey, Arc<
     let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
     (
         key.clone(),
-        Arc::new(ServiceRoute { key, components, model_names: vec![name.into()], trained: [].into(), by_path: false }),
+        Arc::new(ServiceRoute {
+            key,
+            components,
+            model_names: vec![name.into()],
+            trained: [].into(),
+            by_path: false,
+            cluster_local: false,
+        }),
     )
 }
 
