@@ -52,13 +52,14 @@ impl Endings {
         inspected: ContainerInspectResponse,
     ) -> Container {
         let limit = inspected.host_config.as_ref().and_then(|host| host.memory);
+        let limit = limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
         let mut container = from_inspect(inspected, network, leads_here);
         let kept = lock(&self.kept).get(&container.id.0).cloned();
         match kept.filter(|ending| ending.finished_at == container.finished_at) {
             Some(ending) => ending.complete(&mut container),
             None => {
                 let stopped_by_us = lock(&self.stopped).contains(&container.id.0);
-                let known = Circumstances { limited: limit.is_some_and(|bytes| bytes > 0), stopped_by_us };
+                let known = Circumstances { limit, stopped_by_us };
                 look_closer(connection, &mut container, known).await;
             }
         }
@@ -140,7 +141,8 @@ fn is_away(error: &EngineError) -> bool {
 fn unknown_ending(containers: &mut [Container], id: &str, error: &EngineError) {
     if let Some(container) = containers.iter_mut().find(|one| one.id.0 == id) {
         let error = format!("how it ended is not known: {error}");
-        container.state = ContainerState::Exited(Exit { code: UNKNOWN, out_of_memory: false, error });
+        container.state =
+            ContainerState::Exited(Exit { code: UNKNOWN, out_of_memory: false, killed_under_limit: None, error });
     }
 }
 

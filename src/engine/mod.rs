@@ -94,6 +94,9 @@ pub struct Exit {
     pub code: i64,
     /// Whether the kernel killed it, or a child of it, for memory.
     pub out_of_memory: bool,
+    /// Its memory limit in bytes, when it was killed, nobody is known to have asked for that, and the engine does not say
+    /// either that it was for memory: most likely it was.
+    pub killed_under_limit: Option<u64>,
     /// The engine's own words when it could not be started.
     pub error: String,
 }

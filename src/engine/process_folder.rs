@@ -253,7 +253,12 @@ impl Found {
             Life::Running(running) => (ContainerState::Running, running.as_ref().map(|run| run.started_at), None),
             Life::Lost(running) => (ContainerState::Running, Some(running.started_at), None),
             Life::Ended(ended) => {
-                let exit = Exit { code: ended.code, out_of_memory: ended.out_of_memory, error: ended.error.clone() };
+                let exit = Exit {
+                    code: ended.code,
+                    out_of_memory: ended.out_of_memory,
+                    error: ended.error.clone(),
+                    killed_under_limit: None,
+                };
                 (ContainerState::Exited(exit), ended.started_at, Some(ended.finished_at))
             }
         };

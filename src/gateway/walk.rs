@@ -10,6 +10,7 @@ use hyper::ext::Protocol;
 use crate::api::ServiceKey;
 
 use super::access_log::Entry;
+use super::address;
 use super::body::AnswerBody;
 use super::desk::Desks;
 use super::early;
@@ -223,6 +224,9 @@ fn valid_host(host: Option<HeaderValue>) -> Result<Option<HeaderValue>, Box<Refu
     match host {
         Some(host) if !host.as_bytes().iter().all(valid) => {
             Err(Box::new(Refusal::bad_request("BadHost", "the host name has characters that no host name has")))
+        }
+        Some(host) if !address::has_possible_port(as_str(&host)) => {
+            Err(Box::new(Refusal::bad_request("BadHost", "what follows the host name is no port")))
         }
         host => Ok(host),
     }

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::action::{Action, ActionKey, ProbeKind, ProbeOrder};
 use super::admission::{Explanation, Grant, Queued};
 use super::backoff;
@@ -95,6 +97,8 @@ pub struct ContainerMemory {
     pub restarts: u32,
     /// The last end.
     pub last_exit: Option<ExitFact>,
+    /// Whether that end looked like one for memory and was none: it used far less than its limit.
+    pub not_for_memory: bool,
     /// Last lines of output before the last end.
     pub last_words: Vec<String>,
     /// When the last end was noticed.
@@ -209,12 +213,34 @@ impl Memory {
             if memory.lived(now) >= backoff::RESTART_RESET { 1 } else { memory.failures.saturating_add(1) };
         memory.last_exit = Some(exit.clone());
         memory.last_words.clear();
+        memory.not_for_memory = false;
         memory.ended = Some(now.tick);
         let stopped_for = memory.unhealthy.take().map(|unhealthy| unhealthy.why);
         memory.begin();
         memory.stopped_for = stopped_for;
         self.stuck.remove(name);
         true
+    }
+
+    /// Notes how much a container that ended used at most, if that was measured. Returns whether it was killed for memory.
+    pub fn weigh_end(&mut self, name: &str, exit: &ExitFact, peak: Option<u64>) -> bool {
+        let memory = self.containers.entry(name.to_owned()).or_default();
+        memory.not_for_memory = exit.is_refuted_by(peak);
+        memory.explained(exit).is_memory_death()
+    }
+
+    /// Returns when a container last ended, as the engine told it.
+    pub fn last_end(&self, name: &str) -> Option<Timestamp> {
+        self.containers.get(name)?.last_exit.as_ref()?.finished_at
+    }
+
+    /// Notes the last lines of the run that ended so; those of an earlier run come too late and are dropped.
+    pub fn note_last_words(&mut self, name: &str, exit: &ExitFact, lines: Vec<String>) {
+        if let Some(memory) = self.containers.get_mut(name)
+            && memory.last_exit.as_ref() == Some(exit)
+        {
+            memory.last_words = lines;
+        }
     }
 
     /// Notes that a container is about to be stopped in order. One that is stopped because it is unhealthy has failed.
@@ -489,6 +515,12 @@ impl Memory {
 }
 
 impl ContainerMemory {
+    /// Returns an end of it without a guess that was refuted.
+    pub fn explained(&self, exit: &ExitFact) -> ExitFact {
+        let killed_under_limit = exit.killed_under_limit.filter(|_| !self.not_for_memory);
+        ExitFact { killed_under_limit, ..exit.clone() }
+    }
+
     /// How long it has run since it was last started.
     pub fn lived(&self, now: Now) -> Duration {
         self.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started) + self.ran_before)

@@ -152,7 +152,7 @@ fn container_view(
         Some(FactState::Running { started_at }) => ContainerViewState::Running { started_at: *started_at },
         Some(FactState::Exited(exit)) => match phase {
             Phase::Crashed(crash) if crash.container == name => waiting(),
-            _ => terminated(exit),
+            _ => terminated(&memory.map_or_else(|| exit.clone(), |memory| memory.explained(exit))),
         },
         // It did its work and was tidied away.
         None if init && unit.is_initialized() => terminated(&ExitFact::default()),
@@ -171,7 +171,7 @@ fn container_view(
 
 fn terminated(exit: &ExitFact) -> ContainerViewState {
     let reason = match exit {
-        exit if exit.out_of_memory => "OOMKilled",
+        exit if exit.is_memory_death() => "OOMKilled",
         exit if exit.code == 0 => "Completed",
         _ => "Error",
     };

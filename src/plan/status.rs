@@ -115,7 +115,7 @@ pub(super) fn of_service(
         }
     }
     // The addresses stay once given, as KServe's do: while nothing answers, the proxy says there what is wrong.
-    if reports.iter().any(|report| report.serving.is_some() || report.history.rolled_out.is_some()) {
+    if reports.iter().any(has_route) {
         let internal = internal_url(&service.key, reports, knative);
         // What has no public address shows the one it has, as Knative does; a name that nothing routes helps nobody (§4.1).
         let public = (!service.meta.is_cluster_local()).then(|| public_url(world, &host(world, &service.key, knative)));
@@ -123,6 +123,11 @@ pub(super) fn of_service(
         status.address = Some(Address { url: internal });
     }
     status
+}
+
+/// Whether a component was ever given a route; a later failure does not take it away.
+fn has_route(report: &ComponentReport) -> bool {
+    report.serving.is_some() || report.history.rolled_out.is_some()
 }
 
 /// Deployment mode whose revisions and split of traffic are shown.
@@ -241,7 +246,7 @@ fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, rep
 struct Stand {
     kind: ComponentKind,
     own: Condition,
-    /// Whether requests reach it, in whatever revision.
+    /// Whether it has a route: made when it answers for the first time, and kept from then on.
     open: ConditionStatus,
 }
 
@@ -253,7 +258,7 @@ fn stands(service: &DesiredService, reports: &[ComponentReport<'_>]) -> Vec<Stan
     }
     all.extend(reports.iter().map(|report| {
         let own = component_condition(service, report);
-        let open = if report.serving.is_some() { ConditionStatus::True } else { own.status.min_known() };
+        let open = if has_route(report) { ConditionStatus::True } else { own.status.min_known() };
         Stand { kind: report.key.component, own, open }
     }));
     all

@@ -357,10 +357,25 @@ pub struct ExitFact {
     pub code: i64,
     /// Whether it, or a child of it, was killed for memory.
     pub out_of_memory: bool,
+    /// Its memory limit in bytes, when it was killed and memory is the most likely cause, though nobody says so.
+    pub killed_under_limit: Option<u64>,
     /// The engine's words when it could not be started.
     pub error: String,
     /// When.
     pub finished_at: Option<Timestamp>,
+}
+
+impl ExitFact {
+    /// Whether it was killed for memory, for certain or most likely.
+    pub fn is_memory_death(&self) -> bool {
+        self.out_of_memory || self.killed_under_limit.is_some()
+    }
+
+    /// Whether what it used at most speaks against memory as the cause of a kill that nobody explains.
+    pub fn is_refuted_by(&self, peak: Option<u64>) -> bool {
+        let far_below = |limit| peak.is_some_and(|peak| peak > 0 && peak < limit / 2);
+        !self.out_of_memory && self.killed_under_limit.is_some_and(far_below)
+    }
 }
 
 /// How a container's ports are reached from here.

@@ -114,9 +114,14 @@ pub fn revision_name(service_name: &str, revision: u32) -> String {
     name
 }
 
+/// Returns the name of a replica's pod, unique within its namespace.
+pub fn pod_name(service_name: &str, revision: u32, ordinal: u32) -> String {
+    format!("{}-{ordinal}", revision_name(service_name, revision))
+}
+
 /// Returns the name of a replica's pod-like unit.
 pub fn replica_name(namespace: &str, service_name: &str, revision: u32, ordinal: u32) -> String {
-    format!("{service_name}-{revision:05}-{ordinal}.{namespace}")
+    format!("{}.{namespace}", pod_name(service_name, revision, ordinal))
 }
 
 /// Returns the engine's name of one container of a replica: unique per instance, readable in `docker ps`.
