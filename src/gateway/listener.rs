@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -389,7 +389,7 @@ async fn serve_http1(
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(worker), Arc::clone(client));
         // Boxed: it is large, and hyper moves it.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(pin!(worker.answer(client, Box::new(request))).await) })
     });
     // The guard keeps the time; hyper's own timer would also end connections that are merely idle.
     let connection = http1::Builder::new()
@@ -397,7 +397,7 @@ async fn serve_http1(
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(connection);
     until_drained(connection.as_mut(), drain, |connection| connection.graceful_shutdown()).await
 }
 
@@ -426,9 +426,9 @@ async fn serve_http2(
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
         // Boxed: it is moved into a task of its own, through several hands.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(pin!(worker.answer(client, Box::new(request))).await) })
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(guard), service));
     until_drained(connection.as_mut(), &drain, |connection| connection.graceful_shutdown()).await
 }
 
@@ -438,7 +438,7 @@ async fn until_drained<C: Future>(
     drain: &CancellationToken,
     wind_up: impl FnOnce(Pin<&mut C>),
 ) -> C::Output {
-    let mut told = std::pin::pin!(drain.cancelled());
+    let mut told = pin!(drain.cancelled());
     let (mut heard, mut wind_up) = (false, Some(wind_up));
     poll_fn(move |cx| {
         let ended = connection.as_mut().poll(cx);
