@@ -6,8 +6,8 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -38,6 +38,24 @@ pub(crate) struct Multiplex {
 struct Pulse {
     ended: AtomicBool,
     tasks: Tasks,
+    /// Used again by those who ask after others.
+    deadlines: Mutex<Vec<Deadline>>,
+}
+
+/// Deadlines that are kept.
+const MOST_DEADLINES: usize = 64;
+
+impl Pulse {
+    fn deadlines(&self) -> MutexGuard<'_, Vec<Deadline>> {
+        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, deadline: Deadline) {
+        let mut kept = self.deadlines();
+        if kept.len() < MOST_DEADLINES {
+            kept.push(deadline);
+        }
+    }
 }
 
 /// Why there is no answer.
@@ -75,7 +93,8 @@ impl Multiplex {
             .max_header_list_size(u32::try_from(max_header_bytes).unwrap_or(u32::MAX))
             .handshake(socket)
             .await?;
-        let pulse = Arc::new(Pulse { ended: AtomicBool::new(false), tasks: tasks.clone() });
+        let pulse =
+            Arc::new(Pulse { ended: AtomicBool::new(false), tasks: tasks.clone(), deadlines: Mutex::default() });
         tasks.spawn_short(Box::pin(run(connection, Arc::clone(&pulse))));
         Ok(Self { sender, pulse })
     }
@@ -107,7 +126,7 @@ impl Multiplex {
         let sent = self.sender.send_request(Request::from_parts(parts, ()), body.is_none());
         let (mut answer, stream) = sent.map_err(|error| Unanswered::Asked(TalkError::Stream(error).into()))?;
         let mut upload = Upload { stream, body, piece: None, moves: 0 };
-        let mut patience = Patience::new(limits, Deadline::new());
+        let mut patience = Patience::new(limits, self.pulse.deadlines().pop().unwrap_or_default());
         let answer = poll_fn(|cx| {
             // What becomes of the stream is known from its answer, which may come although not everything was taken.
             if let Poll::Ready(Err(AskError::Body(error))) = upload.poll(cx) {
@@ -120,6 +139,7 @@ impl Multiplex {
             Poll::Ready(Err(AskError::TooLate))
         });
         let answer = answer.await.map_err(Unanswered::Asked)?;
+        self.pulse.keep(patience.into_deadline());
         if !upload.is_done() {
             self.pulse.tasks.spawn_short(Box::pin(send_rest(upload)));
         }
