@@ -105,6 +105,7 @@ fn service(name: &str, http: SocketAddr, grpc: SocketAddr) -> ServiceRoute {
         model_names: vec![name.into()],
         trained: BTreeMap::new(),
         by_path: false,
+        cluster_local: false,
     }
 }
 

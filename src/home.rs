@@ -46,7 +46,12 @@ impl Home {
 
     /// `volumes/<namespace>/<claim>`: what `pvc://` means.
     pub fn claim(&self, namespace: &str, claim: &str) -> Utf8PathBuf {
-        self.root.join("volumes").join(namespace).join(claim)
+        self.volumes().join(namespace).join(claim)
+    }
+
+    /// `volumes/`: the folders of all claims.
+    pub fn volumes(&self) -> Utf8PathBuf {
+        self.root.join("volumes")
     }
 
     /// `state/`: everything that is ours.

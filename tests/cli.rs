@@ -9,10 +9,12 @@ mod support;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::process::Stdio;
+use std::sync::Arc;
 
 use clap::CommandFactory;
 use kserve_local::cli::Cli;
 use kserve_local::config::effective::{OUTSIDE, effective};
+use kserve_local::plan::pods::ContainerViewState;
 use serde_json::{Value, json};
 use support::{Api, isvc};
 use tokio::io::AsyncWriteExt;
@@ -319,6 +321,13 @@ async fn logs_are_found_by_service_or_by_pod() {
     api.post(support::ISVC, &isvc("iris")).await;
     let none = run(&home, "logs iris").await;
     assert_eq!((none.code, none.err.lines().next()), (1, Some("error: `iris` has no containers now")));
+    let described = |run: Run| run.out.lines().take(3).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(none.err.lines().skip(1).collect::<Vec<_>>(), described(run(&home, "describe iris").await));
+    let waits = ContainerViewState::Waiting { reason: "ImagePulling".to_owned(), message: String::new() };
+    api.pods.send_replace(Arc::new(vec![support::pod("iris", waits, None)]));
+    let silent = run(&home, "logs iris").await;
+    assert_eq!((silent.code, silent.err.contains("is waiting to start: ImagePulling")), (1, true), "{}", silent.err);
+    assert_eq!(silent.err.lines().skip(1).collect::<Vec<_>>(), described(run(&home, "describe iris").await));
     let pod = api.run_pod("iris").await;
     api.engine.say(&pod, "one");
     api.engine.say(&pod, "two");

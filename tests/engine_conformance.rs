@@ -681,7 +681,10 @@ async fn a_change_is_hinted_at(rig: Rig) {
     rig.engine.start(&id).await.unwrap();
     loop {
         tokio::time::timeout(DEADLINE, changes.next()).await.expect("a hint of the end").unwrap();
-        if matches!(rig.engine.inspect(&id).await.unwrap().state, ContainerState::Exited(_)) {
+        // The list is what is read at a hint, and an engine may be late with it.
+        let listed = rig.engine.list().await.unwrap();
+        let one = listed.iter().find(|one| one.id == id).expect("it is listed");
+        if matches!(one.state, ContainerState::Exited(_)) {
             break;
         }
     }

@@ -37,6 +37,7 @@ use kserve_local::plan::routes::{Backend, ComponentRoute, RouteState, RouteTable
 use kserve_local::tasks::Tasks;
 use kserve_local::traffic::TrafficBoard;
 use kserve_local::workload::{Extras, UpstreamProtocol};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +79,7 @@ fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
         model_names: vec!["iris".into()],
         trained: BTreeMap::new(),
         by_path: false,
+        cluster_local: false,
     };
     RouteTable {
         domains: vec!["example.com".into(), "localhost".into()],
@@ -130,6 +132,23 @@ impl House {
         };
         tokio::time::timeout(Duration::from_secs(5), idle).await.expect("a lease was not given back");
     }
+}
+
+#[tokio::test]
+async fn a_header_names_the_model_and_the_body_is_not_looked_into() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    let mut ask = async |model: &str| {
+        let head =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Gateway-Model-Name: {model}\r\n");
+        client.ask(format!("{head}Content-Length: 4\r\n\r\nnone")).await
+    };
+    let answer = ask("iris").await;
+    assert_eq!((answer.status, &answer.json()["body"]), (200, &json!("none")));
+    let missed = ask("rose").await;
+    assert_eq!((missed.status, &missed.json()["reason"]), (404, &json!("UnknownModel")));
 }
 
 #[tokio::test]

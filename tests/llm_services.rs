@@ -121,7 +121,7 @@ async fn the_openai_client_talks_to_an_llm_inference_service() {
     // The server ends, and the daemon.
     let serving = |daemon: &Daemon| {
         let all = daemon.containers();
-        let own = all.iter().filter(|one| one["Config"]["Labels"]["kserve-local/container"] == "kserve-container");
+        let own = all.iter().filter(|one| one["Config"]["Labels"]["kserve-local/container"] == "main");
         own.filter_map(|one| Some(one["Id"].as_str()?.to_owned())).collect::<Vec<_>>()
     };
     docker(&["kill", &serving(&daemon)[0]]);

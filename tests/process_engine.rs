@@ -289,6 +289,40 @@ fn recovered(daemon: &Daemon, before: (i64, i64)) -> (i64, i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_is_a_server_of_several_models_too() {
+    if !python_or_skip("a_process_is_a_server_of_several_models_too") {
+        return;
+    }
+    let daemon = serve(&[], |home| write_runtime(home, "shelf", &stub_runtime("shelf", &stub_recipe(), "")));
+    let shelf = stub_service("shelf", "shelf").replace(&format!("      storageUri: {}\n", iris()), "");
+    daemon.drop_file("shelf.yaml", &shelf);
+    let rose = format!(
+        "apiVersion: serving.kserve.io/v1alpha1\nkind: TrainedModel\nmetadata: {{name: rose}}\nspec:\n  inferenceService: shelf\n  model: {{framework: shelf, storageUri: \"{}\", memory: 1Mi}}\n",
+        iris()
+    );
+    daemon.drop_file("rose.yaml", &rose);
+    daemon.cli_ok(&["wait", "tm/rose", "--for=condition=Ready", "--timeout=60s"]);
+    // The server says what is in its folder.
+    let shown = async || post(&daemon.url("/serving/default/shelf/v1/models"), &json!({})).await.1["models"].clone();
+    assert_eq!(shown().await, json!(["rose"]));
+    let (status, answer) = post(&daemon.url("/v1/models/rose:predict"), &json!({})).await;
+    assert_eq!((status, &answer["name"]), (200, &json!("/v1/models/rose:predict")));
+
+    // A new start loads it again.
+    let before = running(&daemon, "shelf").expect("it runs");
+    kill(before.0);
+    eventually_or("it runs again", || daemon.log(), || running(&daemon, "shelf").filter(|now| now.0 != before.0));
+    daemon.cli_ok(&["wait", "tm/rose", "--for=condition=Ready", "--timeout=60s"]);
+    std::fs::remove_file(daemon.service_file("rose.yaml")).expect("the file");
+    let gone = async {
+        while shown().await != json!([]) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), gone).await.expect("its files are taken away");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_told_with_the_next_step() {
     if !python_or_skip("bad_input_is_told_with_the_next_step") {
         return;

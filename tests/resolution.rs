@@ -648,6 +648,11 @@ fn what_has_no_recipe_is_refused_with_what_has_one_and_never_replaced() {
         "predictor:\n  model:\n    modelFormat:\n      name: sklearn\n    storageUri: s3://b/m\n  containers:\n  - name: helper\n    image: mine:1\n",
     );
     assert!(refused(&sidecar).0.contains("`helper`"));
+    let transformed = service(
+        "transformer:\n  containers:\n  - name: kserve-container\n    image: mine:1\npredictor:\n  model:\n    modelFormat:\n      name: sklearn\n    storageUri: s3://b/m\n",
+    );
+    let (message, help) = refused(&transformed);
+    assert!(message.contains("the transformer") && help.contains("InferenceGraph"), "{message}; {help}");
 }
 
 #[test]
@@ -674,6 +679,21 @@ fn with_canary(stable: &str, canary: &str) -> String {
     format!(
         "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata:\n  name: iris\n  annotations: {{serving.kserve.io/deploymentMode: Standard}}\nspec:\n  predictor: {stable}\n  canary: [{{trafficPercent: 30, predictor: {canary}}}]\n"
     )
+}
+
+#[test]
+fn times_that_no_clock_can_add_are_a_year() {
+    let workloads = resolved(&service(
+        "predictor:
+  timeout: 9223372036854775807
+  terminationGracePeriodSeconds: 9223372036854775807
+  model:
+    modelFormat:
+      name: sklearn
+    storageUri: s3://bucket/iris",
+    ));
+    let year = std::time::Duration::from_secs(365 * 24 * 3600);
+    assert_eq!((workloads[0].timeout, workloads[0].termination_grace), (Some(year), year));
 }
 
 #[test]

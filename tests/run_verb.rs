@@ -100,6 +100,19 @@ fn a_service_that_will_never_be_ready_ends_the_run_and_is_reported() {
 }
 
 #[test]
+fn claims_are_the_folders_of_the_users_own_home_and_stay_there() {
+    let volumes = "    volumes: [{name: data, persistentVolumeClaim: {claimName: models}}]\n";
+    let mount = "        volumeMounts: [{name: data, mountPath: /data}]\n";
+    let case = Case::new(&format!("{SERVICE}{mount}{volumes}"));
+    let kept = case.folder.path().join(".kserve-local/volumes/default/models/kept");
+    assert_eq!(case.run(&["--wait"]).status.code(), Some(1), "there is no such folder");
+    fs::create_dir_all(&kept).unwrap();
+    let output = case.run(&["--wait"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(kept.exists() && case.left_over().is_empty());
+}
+
+#[test]
 fn an_invalid_manifest_is_told_with_its_place_and_starts_nothing() {
     let output = Case::new(&SERVICE.replace("image:", "imgae:")).run(&["--", "touch", "ran"]);
     assert_eq!(output.status.code(), Some(2));

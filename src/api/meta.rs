@@ -33,6 +33,11 @@ impl Metadata {
     pub fn label(&self, key: &str) -> Option<&str> {
         self.labels.get(key).map(String::as_str)
     }
+
+    /// Whether a label keeps the object off the public addresses; that of either deployment mode does.
+    pub fn is_cluster_local(&self) -> bool {
+        [VISIBILITY, KNATIVE_VISIBILITY].iter().any(|key| self.label(key) == Some(CLUSTER_LOCAL))
+    }
 }
 
 /// API group of KServe's kinds.
@@ -77,12 +82,18 @@ pub const GPU_RESOURCE_TYPES: &str = "serving.kserve.io/gpu-resource-types";
 pub const VISIBILITY: &str = "networking.kserve.io/visibility";
 /// The same in Knative mode.
 pub const KNATIVE_VISIBILITY: &str = "networking.knative.dev/visibility";
+/// The value of both.
+const CLUSTER_LOCAL: &str = "cluster-local";
 /// Written by defaulting; read by `kserve-predictiveserver`'s template.
 pub const MODEL_FORMAT: &str = "modelFormat";
 /// Label of everything that belongs to an InferenceService.
 pub const INFERENCE_SERVICE_LABEL: &str = "serving.kserve.io/inferenceservice";
 /// Label naming the component.
 pub const COMPONENT_LABEL: &str = "component";
+/// On a TrainedModel: the InferenceService that is to load it.
+pub const PARENT_LABEL: &str = "inferenceservice";
+/// On a TrainedModel: the InferenceService in whose memory it has room.
+pub const ALLOCATED_LABEL: &str = "serving.kserve.io/trainedmodel-allocated";
 /// Prefix of Knative's autoscaling annotations.
 pub const AUTOSCALING_PREFIX: &str = "autoscaling.knative.dev/";
 /// Prefix of our own annotations.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::complete;
-use super::diagnosis::{find_out, lines};
+use super::diagnosis::{find_out, lines, text_of};
 use super::find::{SERVICE, condition, items};
 use super::output::{self, Grid};
 use super::predict::{Protocol, Route, protocol_of};
@@ -120,10 +120,6 @@ async fn service(client: &Client, home: &Utf8Path, namespace: &str, name: &str) 
         text.push_str(&try_it(client, object).await);
     }
     Ok((text, Exit::Done))
-}
-
-fn text_of(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 fn ago(value: &Value, now: Timestamp) -> Option<String> {

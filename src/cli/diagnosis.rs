@@ -130,7 +130,8 @@ pub async fn troubled(client: &Client, home: &Utf8Path, namespace: Option<&str>)
     Ok(all)
 }
 
-fn text_of(value: &Value) -> &str {
+/// Returns the text of a value; of anything else, none.
+pub fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 

@@ -5,28 +5,19 @@ use std::fmt::Write;
 use anyhow::Result;
 use camino::Utf8Path;
 use clap::Args;
-use clap_complete::engine::ArgValueCompleter;
 
-use super::client::Client;
-use super::complete;
+use super::one_service::OneService;
 use super::output::{self, Grid};
 use super::report::Exit;
-use super::room_format::{RoomFormat, of_service, size};
-use super::wanted::NamespaceArgs;
 use crate::plan::admission::{Explanation, Verdict};
+use crate::plan::said::bytes;
 
 /// Explain the last decision about a service's memory: why it runs, waits, sleeps or is refused.
 #[derive(Clone, Debug, Args)]
 pub struct ExplainArgs {
-    /// Name of the InferenceService
-    #[arg(add = ArgValueCompleter::new(complete::service))]
-    pub name: String,
-    /// Namespace.
+    /// Which one.
     #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// How it is shown
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: RoomFormat,
+    pub of: OneService,
 }
 
 /// Runs the verb.
@@ -34,12 +25,7 @@ pub struct ExplainArgs {
 /// # Errors
 /// The daemon is not there, or there is no such service.
 pub async fn run(home: &Utf8Path, args: ExplainArgs) -> Result<Exit> {
-    let client = Client::find(home)?;
-    let answer = of_service(&client, &args.namespace.namespace, &args.name, "explanation").await?;
-    if args.output == RoomFormat::Json {
-        output::line(&format!("{answer:#}"))?;
-        return Ok(Exit::Done);
-    }
+    let Some(answer) = args.of.ask(home, "explanation").await? else { return Ok(Exit::Done) };
     match serde_json::from_value::<Option<Explanation>>(answer["decision"].clone())? {
         Some(explanation) => {
             output::print(&text(&explanation))?;
@@ -65,7 +51,7 @@ fn text(explanation: &Explanation) -> String {
     sums.hide_heads();
     let mut sum = |what: &str, amount: Option<u64>| {
         if let Some(amount) = amount {
-            sums.row([what.to_owned(), size(amount)]);
+            sums.row([what.to_owned(), bytes(amount)]);
         }
     };
     sum("machine", explanation.total);
@@ -73,7 +59,8 @@ fn text(explanation: &Explanation) -> String {
     sum("- other programs", explanation.total.map(|_| explanation.others));
     sum("at most (memory.budget)", explanation.budget);
     sum("= limit for models", explanation.limit);
-    let held: u64 = explanation.held.iter().map(|line| line.memory).sum();
+    let others = explanation.held_by_others;
+    let held = explanation.held.iter().map(|line| line.memory).sum::<u64>() + others.memory;
     sum("- held by others", Some(held));
     sum("= free", explanation.limit.map(|limit| limit.saturating_sub(held)));
     sum("needed", Some(explanation.needs));
@@ -81,7 +68,10 @@ fn text(explanation: &Explanation) -> String {
     if !explanation.held.is_empty() {
         let mut held = Grid::new(["Held by", "Memory", "Basis", "Standing"]);
         for line in &explanation.held {
-            held.row([line.service.clone(), size(line.memory), line.basis.clone(), line.standing.clone()]);
+            held.row([line.service.clone(), bytes(line.memory), line.basis.clone(), line.standing.clone()]);
+        }
+        if others.replicas > 0 {
+            held.row([format!("{} more", others.replicas), bytes(others.memory), String::new(), String::new()]);
         }
         text.push('\n');
         text.push_str(&held.take_text());
@@ -98,6 +88,7 @@ fn text(explanation: &Explanation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::admission::HeldByOthers;
 
     #[test]
     fn a_decision_that_puts_nobody_to_sleep_is_read_as_the_daemon_writes_it() {
@@ -114,6 +105,7 @@ mod tests {
             others: 0,
             limit: None,
             held: Vec::new(),
+            held_by_others: HeldByOthers::default(),
             evicts: Vec::new(),
             gpus: Vec::new(),
         };

@@ -15,6 +15,7 @@ use crate::manifest::yaml;
 pub enum TextOrJson {
     /// For people
     #[default]
+    #[value(alias = "table")]
     Text,
     /// One JSON object
     Json,

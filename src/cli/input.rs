@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -175,7 +176,7 @@ fn set_namespace(decoded: &mut DecodedObject, namespace: Option<&str>) -> Result
     };
     object.key.namespace.clone_from(&wanted);
     object.meta.namespace.clone_from(&wanted);
-    object.raw["metadata"]["namespace"] = wanted.into();
+    Arc::make_mut(&mut object.raw)["metadata"]["namespace"] = wanted.into();
     Ok(())
 }
 

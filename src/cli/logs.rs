@@ -10,12 +10,14 @@ use serde_json::Value;
 
 use super::client::{Client, ClientError};
 use super::complete;
-use super::find::{self, SERVICE, condition, path_of, pods_of};
+use super::diagnosis::{Found, find_out, lines, text_of};
+use super::find::{self, SERVICE, path_of, pods_of};
 use super::follow;
 use super::output;
 use super::report::{Exit, Problem};
 use super::wanted::NamespaceArgs;
 use crate::api::{ComponentKind, meta};
+use crate::diagnosis::Standing;
 use crate::kubeapi::resource::Resource;
 
 /// Print the output of an InferenceService's containers.
@@ -50,34 +52,40 @@ pub struct LogsArgs {
 /// Runs the verb.
 ///
 /// # Errors
-/// The daemon is not there, or there is no such service or pod.
+/// The daemon is not there, there is no such service or pod, or nothing of it has run; that is told as `describe` does.
 pub async fn run(home: &Utf8Path, args: LogsArgs) -> Result<Exit> {
     let query = query(&args)?;
     let client = Client::find(home)?;
-    let pods = pods(&client, &args).await?;
+    let pods = pods(&client, home, &args).await?;
     let mut streams = Vec::new();
     for pod in &pods {
-        let path = format!("{}/log?{query}", path_of(Resource::Pods, &args.namespace.namespace, pod));
+        let name = text_of(&pod["metadata"]["name"]).to_owned();
+        let path = format!("{}/log?{query}", path_of(Resource::Pods, &args.namespace.namespace, &name));
         match client.stream(&path, "text/plain").await {
             Ok(bytes) => {
-                let prefix = if pods.len() > 1 { format!("[{pod}] ") } else { String::new() };
+                let prefix = if pods.len() > 1 { format!("[{name}] ") } else { String::new() };
                 streams.push(follow::lines(bytes).map(move |line| (prefix.clone(), line)).boxed());
             }
             // Another replica may have something to say.
-            Err(error) if pods.len() > 1 => output::note(&format!("{pod}: {error}")),
-            Err(error) => return Err(no_output(error, &args.name)),
+            Err(error) if pods.len() > 1 => output::note(&format!("{name}: {error}")),
+            // A container that never started is no wrong usage.
+            Err(ClientError::Status { code: 400, message, .. }) => {
+                let service = text_of(&pod["metadata"]["labels"][meta::INFERENCE_SERVICE_LABEL]);
+                let found = find_out(&client, home, SERVICE, &args.namespace.namespace, service).await;
+                return Err(no_output(message, found.ok().as_ref()).into());
+            }
+            Err(error) => return Err(error.into()),
         }
     }
     if args.follow { print(stream::select_all(streams)).await } else { print(stream::iter(streams).flatten()).await }
 }
 
-/// A container that never started is no wrong usage.
-fn no_output(error: ClientError, name: &str) -> anyhow::Error {
-    match error {
-        ClientError::Status { code: 400, message, .. } => {
-            Problem::not_so(message).hint(format!("see `kserve-local describe isvc {name}`")).into()
-        }
-        other => other.into(),
+/// Says that there is no output, and below it why the service is not ready.
+fn no_output(message: String, found: Option<&Found>) -> Problem {
+    // Of what serves, or was removed meanwhile, there is nothing to add.
+    match found.filter(|found| found.diagnosis.cause == "asleep" || found.diagnosis.standing != Standing::Ready) {
+        Some(found) => Problem::not_so(format!("{message}\n{}", lines(&found.diagnosis).trim_end())),
+        None => Problem::not_so(message),
     }
 }
 
@@ -110,8 +118,8 @@ fn query(args: &LogsArgs) -> Result<String> {
     Ok(query.finish())
 }
 
-/// Returns the names of the pods that are meant.
-async fn pods(client: &Client, args: &LogsArgs) -> Result<Vec<String>> {
+/// Returns the pods that are meant.
+async fn pods(client: &Client, home: &Utf8Path, args: &LogsArgs) -> Result<Vec<Value>> {
     let namespace = &args.namespace.namespace;
     let (kind, name) = match args.name.split_once('/') {
         Some((word, name)) => (Some(super::wanted::kind(word)?), name),
@@ -119,7 +127,7 @@ async fn pods(client: &Client, args: &LogsArgs) -> Result<Vec<String>> {
     };
     if kind != Some(SERVICE) {
         match client.get(&path_of(Resource::Pods, namespace, name)).await {
-            Ok(_) => return Ok(vec![name.to_owned()]),
+            Ok(pod) => return Ok(vec![pod]),
             Err(error) if error.is_not_found() && kind.is_none() => {}
             Err(error) if error.is_not_found() => {
                 return Err(find::not_found(client, Resource::Pods, namespace, name, error).await.into());
@@ -127,25 +135,22 @@ async fn pods(client: &Client, args: &LogsArgs) -> Result<Vec<String>> {
             Err(error) => return Err(error.into()),
         }
     }
-    let service = find::get(client, SERVICE, namespace, name).await?;
     let component = args.component.as_deref();
-    let pods: Vec<String> = pods_of(client, namespace, name)
-        .await?
-        .iter()
-        .filter(|pod| component.is_none_or(|wanted| pod["metadata"]["labels"][meta::COMPONENT_LABEL] == wanted))
-        .filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned()))
-        .collect();
-    if pods.is_empty() { Err(nothing_runs(&service, name, component).into()) } else { Ok(pods) }
+    let own = |pod: &Value| component.is_none_or(|wanted| pod["metadata"]["labels"][meta::COMPONENT_LABEL] == wanted);
+    let pods: Vec<Value> = pods_of(client, namespace, name).await?.into_iter().filter(own).collect();
+    if !pods.is_empty() {
+        return Ok(pods);
+    }
+    Err(nothing_runs(&find_out(client, home, SERVICE, namespace, name).await?, name, component).into())
 }
 
-fn nothing_runs(service: &Value, name: &str, component: Option<&str>) -> Problem {
+fn nothing_runs(found: &Found, name: &str, component: Option<&str>) -> Problem {
     let what = component.map(|component| format!(" of its {component}")).unwrap_or_default();
-    let problem = Problem::not_so(format!("`{name}` has no containers{what} now"));
-    if component.is_some_and(|component| !ComponentKind::ALL.iter().any(|kind| kind.as_str() == component)) {
-        return problem.hint("components are predictor, transformer and explainer");
-    }
-    match condition(service, "Ready").and_then(|ready| ready["message"].as_str()) {
-        Some(message) if !message.is_empty() => problem.hint(message),
-        _ => problem.hint(format!("see `kserve-local describe isvc {name}`")),
+    let message = format!("`{name}` has no containers{what} now");
+    match component {
+        Some(component) if ComponentKind::ALL.iter().all(|kind| kind.as_str() != component) => {
+            Problem::not_so(message).hint("components are predictor, transformer and explainer")
+        }
+        _ => no_output(message, Some(found)),
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::api::component::PREDICTOR_MODELS;
 use crate::api::{Object, meta};
 
 /// A difference between here and a cluster.
@@ -27,9 +28,6 @@ impl fmt::Display for Gap {
     }
 }
 
-/// Per-framework forms KServe keeps for older manifests.
-const LEGACY: [&str; 9] =
-    ["sklearn", "xgboost", "tensorflow", "pytorch", "triton", "onnx", "huggingface", "pmml", "lightgbm"];
 /// Memory a cluster gives a custom container that asks for none (`inferenceService.resource` of
 /// `inferenceservice-config`; `model` predictors inherit from their runtime).
 const DEFAULT_MEMORY: u64 = 2 << 30;
@@ -78,7 +76,7 @@ fn gap(object: &Object, rule: &'static str, field: &str, message: impl Into<Stri
 
 fn legacy_forms(object: &Object) -> Vec<Gap> {
     let predictor = &object.raw["spec"]["predictor"];
-    let written = LEGACY.iter().filter(|name| !predictor[**name].is_null());
+    let written = PREDICTOR_MODELS.iter().filter(|name| **name != "model" && !predictor[**name].is_null());
     let legacy = |name: &&str| {
         gap(
             object,
@@ -240,6 +238,14 @@ mod tests {
                 ("local-annotation", "metadata.annotations[kserve-local/pin]".to_owned()),
             ]
         );
+    }
+
+    #[test]
+    fn every_per_framework_form_is_deprecated_and_the_new_one_is_not() {
+        for form in PREDICTOR_MODELS.iter().filter(|form| **form != "model") {
+            let gaps = rules(&object(&format!("{{{form}: {{storageUri: 's3://bucket/iris'}}}}"), ""), None);
+            assert_eq!(gaps, [("deprecated-form", format!("spec.predictor.{form}"))]);
+        }
     }
 
     #[test]

@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::complete;
+use super::format::TextOrJson;
 use super::output::{self, Grid};
 use super::report::Exit;
-use super::room_format::{RoomFormat, size};
 use super::screen::Screen;
+use crate::plan::said::bytes as size;
 
 /// Show what runs, the memory it holds, and until when.
 #[derive(Clone, Debug, Args)]
@@ -24,7 +25,7 @@ pub struct PsArgs {
     pub namespace: Option<String>,
     /// How it is shown
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: RoomFormat,
+    pub output: TextOrJson,
     /// Go on, and show every change
     #[arg(short, long)]
     pub watch: bool,
@@ -43,7 +44,7 @@ pub async fn run(home: &Utf8Path, args: PsArgs) -> Result<Exit> {
         return watch(&client, &args).await;
     }
     let answer = ask(&client, &args).await?;
-    if args.output == RoomFormat::Json {
+    if args.output == TextOrJson::Json {
         output::line(&format!("{answer:#}"))?;
         return Ok(Exit::Done);
     }
@@ -62,13 +63,13 @@ async fn ask(client: &Client, args: &PsArgs) -> Result<Value> {
 
 /// Keeps the view up to date on a terminal; elsewhere prints each line again when it has changed.
 async fn watch(client: &Client, args: &PsArgs) -> Result<Exit> {
-    let mut screen = Screen::on_terminal().filter(|_| args.output == RoomFormat::Table);
+    let mut screen = Screen::on_terminal().filter(|_| args.output == TextOrJson::Text);
     let mut before = Vec::new();
     loop {
         let answer = ask(client, args).await?;
         let text = match args.output {
-            RoomFormat::Json => format!("{answer}\n"),
-            RoomFormat::Table => table(&answer),
+            TextOrJson::Json => format!("{answer}\n"),
+            TextOrJson::Text => table(&answer),
         };
         match &mut screen {
             Some(screen) => screen.show(&format!("{text}{}\n", machine(&answer["machine"])))?,

@@ -10,25 +10,20 @@ use serde_json::Value;
 use super::client::Client;
 use super::complete;
 use super::find;
+use super::one_service::{OneService, of_service};
 use super::output::{self, Grid};
 use super::report::{Exit, Problem};
-use super::room_format::{RoomFormat, of_service, size};
 use super::wanted::NamespaceArgs;
 use crate::api::Kind;
 use crate::kubeapi::resource::Resource;
+use crate::plan::said::bytes;
 
 /// Show the revisions of a service that are kept, newest first.
 #[derive(Clone, Debug, Args)]
 pub struct HistoryArgs {
-    /// Name of the InferenceService
-    #[arg(add = ArgValueCompleter::new(complete::service))]
-    pub name: String,
-    /// Namespace.
+    /// Which one.
     #[command(flatten)]
-    pub namespace: NamespaceArgs,
-    /// How it is shown
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: RoomFormat,
+    pub of: OneService,
 }
 
 /// Go back to an earlier revision of a service: its file is written as it was then.
@@ -52,12 +47,7 @@ pub struct RollbackArgs {
 /// # Errors
 /// The daemon is not there, or there is no such service.
 pub async fn history(home: &Utf8Path, args: HistoryArgs) -> Result<Exit> {
-    let client = Client::find(home)?;
-    let answer = of_service(&client, &args.namespace.namespace, &args.name, "revisions").await?;
-    if args.output == RoomFormat::Json {
-        output::line(&format!("{answer:#}"))?;
-        return Ok(Exit::Done);
-    }
+    let Some(answer) = args.of.ask(home, "revisions").await? else { return Ok(Exit::Done) };
     let mut grid = Grid::new(["Revision", "Name", "Created", "Standing", "Answered", "Peak"]);
     for item in items(&answer) {
         let text = |field: &str| item[field].as_str().unwrap_or_default().to_owned();
@@ -72,7 +62,7 @@ pub async fn history(home: &Utf8Path, args: HistoryArgs) -> Result<Exit> {
             text("createdAt").split('.').next().unwrap_or_default().trim_end_matches('Z').to_owned() + "Z",
             standing,
             if item["proven"] == true { "yes" } else { "no" }.to_owned(),
-            item["peak"].as_u64().filter(|peak| *peak > 0).map_or_else(|| "-".to_owned(), size),
+            item["peak"].as_u64().filter(|peak| *peak > 0).map_or_else(|| "-".to_owned(), bytes),
         ]);
     }
     output::print(&grid.take_text())?;

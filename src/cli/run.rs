@@ -53,7 +53,7 @@ const HOPELESS: &[&str] = &[
 /// Serve manifests on a throwaway home while a command runs, and end with its exit code.
 ///
 /// The command finds the services at $KSERVE_LOCAL_URL, the API through $KUBECONFIG, and the home in
-/// $KSERVE_LOCAL_HOME. Whatever was started is gone afterwards; downloaded models and images stay.
+/// $KSERVE_LOCAL_HOME. Claims (pvc://) are those of the home that --home names. Whatever was started is gone afterwards; downloaded models and images stay.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Where the manifests come from.
@@ -86,7 +86,7 @@ pub struct RunArgs {
 ///
 /// # Errors
 /// The manifests are invalid, a service did not get ready, or the command cannot be started.
-pub async fn run(args: RunArgs) -> Result<ExitCode> {
+pub async fn run(own: &Utf8Path, args: RunArgs) -> Result<ExitCode> {
     if args.input.filename.is_empty() {
         return Err(Problem::usage("which manifests?").hint("name them with -f FILE, -f DIR or -f URL").into());
     }
@@ -102,7 +102,7 @@ pub async fn run(args: RunArgs) -> Result<ExitCode> {
         return Ok(Exit::Done.into());
     }
     leftovers::collect_all().await;
-    let outcome = on_throwaway_home(&folder, &objects, &args).await;
+    let outcome = on_throwaway_home(&folder, own, &objects, &args).await;
     if args.keep {
         leftovers::keep(&folder);
         output::note(&format!("kept: {folder}"));
@@ -112,9 +112,18 @@ pub async fn run(args: RunArgs) -> Result<ExitCode> {
     outcome
 }
 
-async fn on_throwaway_home(folder: &Utf8Path, objects: &[DecodedObject], args: &RunArgs) -> Result<ExitCode> {
+async fn on_throwaway_home(
+    folder: &Utf8Path,
+    own: &Utf8Path,
+    objects: &[DecodedObject],
+    args: &RunArgs,
+) -> Result<ExitCode> {
     let home = Home::new(folder);
     home.create().with_context(|| format!("could not make `{folder}`"))?;
+    // A claim is a folder, and no manifest makes one: those of the user's own home are meant.
+    if let Ok(claims) = Home::new(own).volumes().canonicalize_utf8() {
+        std::os::unix::fs::symlink(claims, home.volumes()).context("could not show the claims of the home")?;
+    }
     for (number, decoded) in objects.iter().enumerate() {
         let key = &decoded.object.key;
         let path = home.services().join(&key.namespace).join(format!("{number:04}-{}.yaml", key.name));

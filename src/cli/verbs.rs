@@ -129,7 +129,7 @@ async fn run(cli: Cli, inherited: Inherited) -> anyhow::Result<ExitCode> {
     output::use_colours(cli.global.color.applies(&serve::environment(), std::io::stdout().is_terminal()));
     let exit = match cli.command {
         // Its exit code is that of the command it ran.
-        Command::Run(args) => return run::run(args).await,
+        Command::Run(args) => return run::run(&home, args).await,
         Command::Serve(args) => serve::run(&home, args, inherited).await,
         Command::Up(args) => up::run(&home, args).await,
         Command::Down(args) => down::run(&home, args).await,

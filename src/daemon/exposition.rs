@@ -1,5 +1,6 @@
 //! Gathers what `/metrics` shows.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use crate::gateway::{LATENCY_BOUNDS, Metrics, ServiceSnapshot};
 use crate::manifest::Severity;
 use crate::plan::pods::PodView;
 use crate::plan::routes::RouteTable;
+use crate::plan::said::ENGINE_NOT_ASKED;
 use crate::source::Loader;
 use crate::store::Store;
 use crate::telemetry::metrics::{PassMeter, PullSample, ServiceSample, render, render_passes, render_pulls};
@@ -50,8 +52,9 @@ impl Exposition {
         let problems = self.loader.problems();
         let with_errors =
             problems.iter().filter(|file| file.diagnostics.iter().any(|d| d.severity == Severity::Error)).count();
-        let engine_down = self.services().iter().any(|(_, down)| *down);
-        let samples: Vec<ServiceSample> = self.services().into_iter().map(|(sample, _)| sample).collect();
+        let services = self.services();
+        let engine_down = services.iter().any(|(_, down)| *down);
+        let samples: Vec<ServiceSample> = services.into_iter().map(|(sample, _)| sample).collect();
         let mut text = render(&samples, i64::try_from(with_errors).unwrap_or(i64::MAX), !engine_down);
         text.push_str(&render_pulls(&self.pulls.borrow()));
         text.push_str(&render_passes(&self.passes));
@@ -63,21 +66,22 @@ impl Exposition {
         let pods = self.pods.borrow().clone();
         let snapshot = self.store.snapshot();
         let leases = self.board.snapshot(|_| false);
+        let mut pods_of: HashMap<(&str, &str), Vec<&PodView>> = HashMap::new();
+        for pod in pods.iter() {
+            let service = &pod.component.service;
+            pods_of.entry((&service.namespace, &service.name)).or_default().push(pod);
+        }
         let sample = |stored: &Arc<crate::store::Stored>| {
             let key = &stored.object.key;
-            let own = |pod: &&PodView| {
-                pod.component.service.namespace == key.namespace && pod.component.service.name == key.name
-            };
+            let own = pods_of.get(&(key.namespace.as_str(), key.name.as_str())).map(Vec::as_slice).unwrap_or_default();
             let ready = stored.status.as_ref().is_some_and(|status| status.is_ready());
             let condition = stored.status.as_ref().and_then(|status| status.condition("Ready"));
-            let down = condition.is_some_and(|condition| condition.reason == "EngineUnavailable");
-            let in_flight: u64 = leases
-                .iter()
-                .filter(|(replica, _)| pods.iter().filter(own).any(|pod| replica.starts_with(pod.name.as_str())))
-                .map(|(_, traffic)| traffic.in_flight)
-                .sum();
-            let restarts = pods.iter().filter(own).flat_map(|pod| &pod.containers).map(|c| i64::from(c.restarts)).sum();
-            let replicas = pods.iter().filter(own).filter(|pod| pod.ready).count();
+            let down = condition
+                .is_some_and(|condition| matches!(condition.reason.as_str(), "EngineUnavailable" | ENGINE_NOT_ASKED));
+            let lease = |pod: &&PodView| leases.get(format!("{}.{}", pod.name, key.namespace).as_str());
+            let in_flight: u64 = own.iter().filter_map(lease).map(|traffic| traffic.in_flight).sum();
+            let restarts = own.iter().flat_map(|pod| &pod.containers).map(|c| i64::from(c.restarts)).sum();
+            let replicas = own.iter().filter(|pod| pod.ready).count();
             let sample = ServiceSample {
                 namespace: key.namespace.clone(),
                 name: key.name.clone(),

@@ -50,8 +50,8 @@ pub(super) const CAUSES: &[Cause] = &[
     },
     Cause {
         id: "engine-not-asked",
-        reasons: ENGINE,
-        clue: Says(&["has not answered yet"]),
+        reasons: &["EngineNotAsked"],
+        clue: Reason,
         what: "the container engine has not answered yet",
         step: "wait a moment; if it stays: kserve-local doctor",
     },

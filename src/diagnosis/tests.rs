@@ -144,7 +144,7 @@ fn engine() -> Vec<(&'static str, String, &'static str)> {
         ("EngineUnavailable", lost(FindError::NoSocket(vec!["/var/run/docker.sock".to_owned()])), "engine-absent"),
         ("EngineUnavailable", lost(FindError::Silent), "engine-silent"),
         ("EngineUnavailable", lost(FindError::Io(other)), "engine-silent"),
-        ("EngineUnavailable", "the container engine has not answered yet".to_owned(), "engine-not-asked"),
+        ("EngineNotAsked", "the container engine has not answered yet".to_owned(), "engine-not-asked"),
         ("EngineUnavailable", "something new".to_owned(), "engine"),
     ]
 }

@@ -23,17 +23,27 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 const TELLING: [&str; 9] = ["create", "start", "die", "stop", "oom", "pause", "unpause", "destroy", "rename"];
 
 enum Ear {
-    Deaf { wait: Duration },
-    Listening(BoxStream<'static, Result<EventMessage, Error>>),
+    Deaf {
+        wait: Duration,
+    },
+    /// `echoes` of the last event were given so far.
+    Listening {
+        events: BoxStream<'static, Result<EventMessage, Error>>,
+        echoes: usize,
+    },
 }
 
-/// Yields at every event of a container of ours, and whenever events may have been missed. Never ends.
+/// Docker tells of a container's end before its list does, which still calls it running while its network is taken down.
+/// So every event is given again after these times, counted from the one before.
+const ECHOES: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
+
+/// Yields at every event of a container of ours, some time after it, and whenever events may have been missed. Never ends.
 pub(super) fn changes(engine: DockerEngine) -> BoxStream<'static, ()> {
     let start = (engine, Ear::Deaf { wait: Duration::ZERO });
     stream::unfold(start, |(engine, ear)| async move {
         let ear = match ear {
             Ear::Deaf { wait } => listen(&engine, wait).await,
-            Ear::Listening(events) => hear(&engine, events).await,
+            Ear::Listening { events, echoes } => hear(&engine, events, echoes).await,
         };
         Some(((), (engine, ear)))
     })
@@ -57,10 +67,10 @@ async fn listen(engine: &DockerEngine, mut wait: Duration) -> Ear {
         let mut events = connection.docker.events(Some(options)).boxed();
         // The request goes out at the first poll.
         match tokio::time::timeout(SETTLING, events.next()).await {
-            Err(_) => return Ear::Listening(events),
+            Err(_) => return Ear::Listening { events, echoes: ECHOES.len() },
             Ok(Some(Ok(event))) => {
                 understand(engine, event);
-                return Ear::Listening(events);
+                return Ear::Listening { events, echoes: 0 };
             }
             Ok(lost) => note(engine, &connection.endpoint, lost),
         }
@@ -68,13 +78,19 @@ async fn listen(engine: &DockerEngine, mut wait: Duration) -> Ear {
 }
 
 /// Waits for the next event; a stream that ends, fails or stays silent is a hint too.
-async fn hear(engine: &DockerEngine, mut events: BoxStream<'static, Result<EventMessage, Error>>) -> Ear {
-    match tokio::time::timeout(LONGEST_SILENCE, events.next()).await {
+async fn hear(
+    engine: &DockerEngine,
+    mut events: BoxStream<'static, Result<EventMessage, Error>>,
+    echoes: usize,
+) -> Ear {
+    let echo = ECHOES.get(echoes).copied();
+    match tokio::time::timeout(echo.unwrap_or(LONGEST_SILENCE), events.next()).await {
         Ok(Some(Ok(event))) => {
             understand(engine, event);
             drain(engine, &mut events);
-            Ear::Listening(events)
+            Ear::Listening { events, echoes: 0 }
         }
+        Err(_) if echo.is_some() => Ear::Listening { events, echoes: echoes + 1 },
         Ok(lost) => {
             note(engine, "the engine", lost);
             Ear::Deaf { wait: FIRST_WAIT }

@@ -38,6 +38,19 @@ pub(crate) fn place<'a>(host: Option<&'a str>, domains: &[String]) -> Place<'a> 
     }
 }
 
+/// Whether a host is one of those under which services know each other: below a domain of the cluster, or of no domain.
+pub(crate) fn is_internal(host: Option<&str>, domains: &[String]) -> bool {
+    match place(host, domains) {
+        Place::Bare => false,
+        Place::Elsewhere(_) => true,
+        Place::Below(label) => {
+            let name = host.map(host_name).unwrap_or_default();
+            let domain = name.get(label.len() + 1..).unwrap_or_default();
+            CLUSTER_DOMAINS.iter().any(|cluster| domain.eq_ignore_ascii_case(cluster))
+        }
+    }
+}
+
 /// Returns the host without port and trailing dot; an IPv6 literal keeps its brackets.
 fn host_name(host: &str) -> &str {
     if host.starts_with('[') {

@@ -23,7 +23,7 @@ use super::flight::Client;
 use super::forward::Refused;
 use super::inner::{self, Call, Reply};
 use super::refusal::Refusal;
-use super::route::Target;
+use super::route::{Tag, Target};
 use super::worker::Worker;
 
 /// Batches that are being filled. Shared by all workers.
@@ -37,6 +37,8 @@ pub(crate) struct Batcher {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
     component: ComponentKey,
+    /// Only a revision of its own: others may not answer.
+    tag: Option<Tag>,
     path: String,
     alike: String,
 }
@@ -83,6 +85,7 @@ pub(crate) fn form(batching: &Batching, method: &Method, headers: &HeaderMap, pa
 pub(crate) async fn predict(batching: &Arc<Batching>, asked: Asked<'_>) -> Refused<Response<Bytes>> {
     let key = Key {
         component: ComponentKey { service: asked.target.service.key.clone(), component: asked.target.component },
+        tag: asked.target.tag.clone(),
         path: asked.path.to_string(),
         alike: asked.part.alike.clone(),
     };

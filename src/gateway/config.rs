@@ -195,12 +195,25 @@ impl GatewayConfig {
         if let Some((name, _)) = spans.iter().find(|(_, span)| span.is_zero()) {
             return Err(format!("{name}: no time at all would end every request; write for example 30s"));
         }
+        let optional = [
+            ("drainDeadline", Some(self.drain_deadline)),
+            ("queueTimeout", Some(self.queue_timeout)),
+            ("maxEjectPause", Some(self.max_eject_pause)),
+            ("defaultRequestTimeout", self.default_request_timeout),
+        ];
+        let mut all = spans.map(|(name, span)| (name, Some(span))).into_iter().chain(optional);
+        if let Some((name, _)) = all.find(|(_, span)| span.is_some_and(|span| span > LONGEST)) {
+            return Err(format!("{name}: longer than a year; write for example 30s"));
+        }
         match numbers.iter().find(|(_, value, least, most)| value < least || value > most) {
             Some((name, value, least, most)) => Err(format!("{name}: {value} is not between {least} and {most}")),
             None => Ok(()),
         }
     }
 }
+
+/// Longest time a setting may have: any can be added to any point in time.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Times as people write them.
 mod span {
@@ -310,6 +323,14 @@ mod size {
 mod tests {
     use super::*;
     use crate::manifest::yaml::from_yaml;
+
+    #[test]
+    fn times_that_no_clock_can_add_are_refused() {
+        for name in ["idleTimeout", "queueTimeout", "defaultRequestTimeout"] {
+            let read: GatewayConfig = from_yaml(&format!("{name}: 1e19")).unwrap();
+            assert!(read.check().is_err_and(|error| error.starts_with(&format!("{name}: longer"))), "{name}");
+        }
+    }
 
     #[test]
     fn settings_are_written_as_people_write_them() {

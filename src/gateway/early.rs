@@ -68,10 +68,12 @@ fn held(table: &RouteTable, key: &ComponentKey) -> Option<Hold> {
     }
 }
 
-/// Says how a service is; none when there is no such service. `rest` is the path behind [`STATUS`].
-pub(super) fn status(rest: &str, table: &RouteTable) -> Option<Value> {
+/// Says how a service is; none when there is no such service. `rest` is the path behind [`STATUS`];
+/// a replica that asks (`caller` is its service) learns of its own service only.
+pub(super) fn status(rest: &str, caller: Option<&ServiceKey>, table: &RouteTable) -> Option<Value> {
     let (namespace, name) = rest.trim_end_matches('/').split_once('/')?;
-    let service = table.services.get(&ServiceKey::new(namespace, name))?;
+    let key = ServiceKey::new(namespace, name);
+    let service = table.services.get(&key).filter(|_| caller.is_none_or(|caller| *caller == key))?;
     let mut components = Map::new();
     let mut ready = true;
     for (kind, component) in &service.components {

@@ -27,6 +27,7 @@ pub fn route(input: &str) {
             model_names: vec![name.into()],
             trained: [].into(),
             by_path: false,
+            cluster_local: false,
         };
         (key, Arc::new(route))
     };

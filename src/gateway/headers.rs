@@ -105,9 +105,10 @@ pub(crate) struct Origin<'a> {
 /// `trust` says it is a proxy of ours.
 pub(crate) fn set_forwarding(headers: &mut HeaderMap, from: Origin<'_>, desk: &Desk, trust: bool) {
     if trust {
-        let chain =
-            headers.get(X_FORWARDED_FOR).map(|before| [before.as_bytes(), b", ", from.client.as_bytes()].concat());
-        let chain = chain.and_then(|chain| HeaderValue::from_bytes(&chain).ok());
+        // Several lines are one list (RFC 9110, section 5.3), and the last of them is what our proxy said.
+        let before = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        let chain: Vec<&[u8]> = before.chain([from.client.as_bytes()]).collect();
+        let chain = HeaderValue::from_bytes(&chain.join(&b", "[..])).ok();
         headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| from.client.clone()));
         headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
         if let Some(host) = from.host {
@@ -208,6 +209,11 @@ mod tests {
         set_forwarding(&mut trusted, from, &desk, true);
         assert_eq!(trusted["x-forwarded-for"], "6.6.6.6, 127.0.0.1");
         assert_eq!(trusted["x-forwarded-proto"], "https");
+        // A proxy that adds a line of its own.
+        let mut lines = headers(&[("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "10.0.0.7")]);
+        set_forwarding(&mut lines, from, &desk, true);
+        let lines: Vec<_> = lines.get_all("x-forwarded-for").iter().collect();
+        assert_eq!(lines, ["6.6.6.6, 10.0.0.7, 127.0.0.1"]);
     }
 
     #[test]

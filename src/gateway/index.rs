@@ -1,8 +1,10 @@
 //! Answers about all services at once, on the bare address: lists in the forms of KServe V1, V2 and OpenAI.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use crate::plan::routes::{RouteState, RouteTable};
+use crate::plan::routes::{RouteState, RouteTable, ServiceRoute};
 
 use super::refusal::services;
 use super::route::OwnAnswer;
@@ -55,10 +57,15 @@ fn string_field(number: u8, text: &str) -> Vec<u8> {
     [&[number << 3 | 2, len], text.as_bytes()].concat()
 }
 
+/// Services that may be called from outside.
+fn public(table: &RouteTable) -> impl Iterator<Item = &ServiceRoute> {
+    table.services.values().map(Arc::as_ref).filter(|service| !service.cluster_local)
+}
+
 /// Model names of every service, asleep and failing ones included, each once.
 fn models(table: &RouteTable) -> Vec<&str> {
     let mut names: Vec<&str> =
-        table.services.values().flat_map(|service| service.model_names.iter().map(String::as_str)).collect();
+        public(table).flat_map(|service| service.model_names.iter().map(String::as_str)).collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -68,7 +75,7 @@ fn models(table: &RouteTable) -> Vec<&str> {
 /// it loads and is none itself.
 fn repository(table: &RouteTable) -> Vec<Value> {
     let mut items: Vec<Value> = Vec::new();
-    for service in table.services.values() {
+    for service in public(table) {
         let loads = !service.trained.is_empty();
         for name in service.model_names.iter().filter(|name| !loads || service.trained.contains_key(*name)) {
             let states = service.components.keys().filter_map(|kind| service.state(*kind, Some(name)));

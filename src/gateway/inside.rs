@@ -71,6 +71,7 @@ mod tests {
             model_names: vec!["iris".to_owned()],
             trained: [].into(),
             by_path: false,
+            cluster_local: false,
         };
         let mut table = RouteTable::default();
         table.services.insert(key, Arc::new(route));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
+use futures::FutureExt;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -17,7 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -151,11 +152,8 @@ impl Gateway {
         debug!(workers = self.config.workers, "data path open");
         let room = Arc::new(Semaphore::new(self.config.max_connections));
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner).take();
-        tokio::select! {
-            // Losing an accept loses at most a connection that nobody has served yet, and we are closing.
-            () = accept(&listener, calls.as_mut(), &room, &mut crew) => {}
-            () = cancel.cancelled() => {}
-        }
+        accept(&listener, calls.as_mut(), &room, &mut crew, &cancel).await;
+        accept_rest(&listener, &room, &mut crew).await;
         drop(listener);
         ending.drain.cancel();
         let all = u32::try_from(self.config.max_connections).unwrap_or(u32::MAX);
@@ -211,29 +209,33 @@ impl Gateway {
     }
 }
 
-/// Accepts connections and hands them out. Never ends: an accept that fails is tried again.
+/// Accepts connections and hands them out until `cancel`: an accept that fails is tried again.
 async fn accept(
     listener: &TcpListener,
     mut calls: Option<&mut mpsc::Receiver<Call>>,
     room: &Arc<Semaphore>,
     crew: &mut Crew,
+    cancel: &CancellationToken,
 ) {
     loop {
-        let Ok(permit) = Arc::clone(room).acquire_owned().await else { return };
+        let permit = tokio::select! {
+            permit = Arc::clone(room).acquire_owned() => permit,
+            () = cancel.cancelled() => return,
+        };
+        let Ok(permit) = permit else { return };
         let accepted = tokio::select! {
             // What is not accepted waits in the backlog.
             accepted = listener.accept() => accepted,
+            () = cancel.cancelled() => return,
             // What is not taken stays in the queue.
             Some(Call { socket, peer, service }) = next(&mut calls) => {
                 crew.take((socket, peer), Some(service), permit).await;
                 continue;
             }
         };
-        // Taken out of this runtime again: another one will serve it.
-        match accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
-            Ok(arrived) => crew.take(arrived, None, permit).await,
+        match hand_over(accepted, permit, crew).await {
+            Ok(()) => {}
             Err(error) => {
-                drop(permit);
                 if !is_about_one_connection(&error) {
                     warn!(%error, "could not accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -242,6 +244,30 @@ async fn accept(
         }
     }
 }
+
+/// Accepts what the kernel has accepted for us already: closing the listener would reset it.
+async fn accept_rest(listener: &TcpListener, room: &Arc<Semaphore>, crew: &mut Crew) {
+    for _ in 0..BACKLOG {
+        let Ok(permit) = Arc::clone(room).try_acquire_owned() else { return };
+        let Some(accepted) = listener.accept().now_or_never() else { return };
+        // Nothing is tried again any more.
+        let _ = hand_over(accepted, permit, crew).await;
+    }
+}
+
+/// Gives a connection to a worker. It is taken out of this runtime for that: another one will serve it.
+async fn hand_over(
+    accepted: io::Result<(TcpStream, SocketAddr)>,
+    permit: OwnedSemaphorePermit,
+    crew: &mut Crew,
+) -> io::Result<()> {
+    let (socket, peer) = accepted?;
+    crew.take((socket.into_std()?, peer), None, permit).await;
+    Ok(())
+}
+
+/// Most connections that are accepted after the end was asked for.
+const BACKLOG: usize = 1024;
 
 /// The next call from inside a replica; none for ever when another listener takes them.
 async fn next(calls: &mut Option<&mut mpsc::Receiver<Call>>) -> Option<Call> {
@@ -307,7 +333,7 @@ async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) 
     let first = tokio::select! {
         // Losing the first bytes closes a connection on which no request has been understood.
         first = tokio::time::timeout(limit, first_bytes(&mut socket, worker.config.header_timeout)) => first,
-        () = drain.cancelled() => return,
+        () = drained(&drain, FIRST_WORDS) => return,
     };
     let Ok(Ok((first, protocol))) = first else { return };
     // All boxed: a connection at rest keeps none of it.
@@ -322,7 +348,7 @@ async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) 
                 tokio::select! {
                     // Losing the wait for readiness loses nothing, and we are closing.
                     more = says_more(&worker, &socket) => if !more { return },
-                    () = drain.cancelled() => return,
+                    () = drained(&drain, LAST_REQUEST) => return,
                 }
             }
         }
@@ -331,6 +357,19 @@ async fn serve(worker: Arc<Worker>, mut socket: TcpStream, client: Arc<Client>) 
         }
     }
 }
+
+/// Waits until we shut down, and then as long again as a client may need whose words are under way.
+async fn drained(drain: &CancellationToken, grace: Duration) {
+    drain.cancelled().await;
+    tokio::time::sleep(grace).await;
+}
+
+/// How long a connection that was accepted and has said nothing yet is waited for when we shut down. Closing it at once
+/// would reset it under the hands of a client that is just sending its first request.
+const FIRST_WORDS: Duration = Duration::from_secs(1);
+/// How long a kept connection without a request is left open when we shut down. A request that was sent before its client
+/// could know is answered, and its answer says that it was the last one (RFC 9112, section 9.6).
+const LAST_REQUEST: Duration = Duration::from_millis(100);
 
 fn tell(client: &Client, served: hyper::Result<()>) {
     if let Err(error) = served {
@@ -398,7 +437,8 @@ async fn serve_http1(
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    until_drained(connection.as_mut(), drain, |connection| connection.graceful_shutdown()).await
+    let told = drained(drain, LAST_REQUEST);
+    until_drained(connection.as_mut(), drain, told, |connection| connection.graceful_shutdown()).await
 }
 
 async fn serve_http2(
@@ -429,16 +469,18 @@ async fn serve_http2(
         Box::pin(async move { Ok::<_, std::convert::Infallible>(pin!(worker.answer(client, Box::new(request))).await) })
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(guard), service));
-    until_drained(connection.as_mut(), &drain, |connection| connection.graceful_shutdown()).await
+    // HTTP/2 has words of its own for which requests still count.
+    until_drained(connection.as_mut(), &drain, drain.cancelled(), |connection| connection.graceful_shutdown()).await
 }
 
-/// Runs a connection to its end, and asks it to come to one when we shut down.
+/// Runs a connection to its end, and asks it to come to one when we shut down: once `told` is done, which waits for `drain`.
 async fn until_drained<C: Future>(
     mut connection: Pin<&mut C>,
     drain: &CancellationToken,
+    told: impl Future<Output = ()>,
     wind_up: impl FnOnce(Pin<&mut C>),
 ) -> C::Output {
-    let mut told = pin!(drain.cancelled());
+    let mut told = pin!(told);
     let (mut heard, mut wind_up) = (false, Some(wind_up));
     poll_fn(move |cx| {
         let ended = connection.as_mut().poll(cx);
@@ -446,7 +488,7 @@ async fn until_drained<C: Future>(
             return ended;
         }
         // Polled once, so that this task is woken; from then on looking is cheaper, at every step of every request.
-        let now = if heard { drain.is_cancelled() } else { told.as_mut().poll(cx).is_ready() };
+        let now = (!heard || drain.is_cancelled()) && told.as_mut().poll(cx).is_ready();
         heard = true;
         match wind_up.take_if(|_| now) {
             None => Poll::Pending,

@@ -1,7 +1,6 @@
 //! Finds a replica with room for a request, and waits for one.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,8 +44,8 @@ impl Exchange<'_> {
         tokio::select! {
             biased;
             place = self.place(&[]) => place,
-            // Never ends; what it has read is kept.
-            never = read_ahead(request.body_mut(), front, self.worker.config.read_ahead) => match never {},
+            // What it has read is kept.
+            broken = read_ahead(request.body_mut(), front, self.worker.config.read_ahead) => Err(broken),
         }
     }
 
@@ -117,11 +116,19 @@ impl Exchange<'_> {
 }
 
 /// Reads a request's body up to a limit while it waits. Only so does hyper notice that an HTTP/1 client has left, and
-/// then drops the request. Never ends.
-async fn read_ahead(body: &mut Incoming, front: &mut Front, limit: usize) -> Infallible {
+/// then drops the request. Ends only when the body cannot be read: what came of it would look whole to a backend.
+async fn read_ahead(body: &mut Incoming, front: &mut Front, limit: usize) -> Box<Refusal> {
     let mut ahead: usize = front.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
     while ahead < limit {
-        let Some(Ok(frame)) = body.frame().await else { break };
+        let frame = match body.frame().await {
+            None => break,
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                return Box::new(
+                    Refusal::bad_request("BrokenBody", format!("the body could not be read: {error}")).closing(),
+                );
+            }
+        };
         ahead += frame.data_ref().map_or(0, Bytes::len);
         front.push_back(frame);
     }

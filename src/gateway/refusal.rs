@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::api::meta;
 use crate::plan::routes::{RouteState, RouteTable};
 
 use super::hold::PHASE_HEADER;
@@ -80,6 +81,11 @@ impl Refusal {
                 "nothing is served at `{wanted}` on this address; use a service's host, /serving/<namespace>/<name>/ or \
                  a model's name in the path"
             ),
+            MissReason::ClusterLocal => format!(
+                "InferenceService `{wanted}` is cluster-local (label {}): it is called by other services, as \
+                 <name>.<namespace>.svc.cluster.local, and has no public address",
+                meta::VISIBILITY
+            ),
             MissReason::NoComponent => format!("InferenceService `{wanted}` has no component that could answer"),
             MissReason::AmbiguousHost => {
                 format!("the host `{wanted}` could mean {}; write <name>.<namespace> instead", list(miss))
@@ -94,6 +100,7 @@ impl Refusal {
             MissReason::UnknownModel => "UnknownModel",
             MissReason::UnknownPath => "UnknownPath",
             MissReason::NoComponent => "NoComponent",
+            MissReason::ClusterLocal => "ClusterLocal",
             MissReason::AmbiguousHost | MissReason::AmbiguousModel => "Ambiguous",
         };
         Self { services: Some(services(table)), ..Self::new(StatusCode::NOT_FOUND, reason, message) }
@@ -163,7 +170,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Lists every service with what is needed to address it.
 pub(crate) fn services(table: &RouteTable) -> Value {
-    let listed = table.services.values().map(|service| {
+    let listed = table.services.values().filter(|service| !service.cluster_local).map(|service| {
         let ready = !service.components.is_empty()
             && service.components.values().all(|component| matches!(component.state, RouteState::Open(_)));
         json!({

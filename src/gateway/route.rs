@@ -82,7 +82,7 @@ impl Target {
 }
 
 /// A revision addressed by a host of its own: `latest-iris-predictor-default.example.com`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tag {
     /// The newest of those that answer.
     Latest,
@@ -191,6 +191,8 @@ pub(crate) enum MissReason {
     UnknownPath,
     /// The service has no such component.
     NoComponent,
+    /// The service is called by others only, and not by its public names.
+    ClusterLocal,
     /// Several services have that host.
     AmbiguousHost,
     /// Several services serve a model of that name.
@@ -275,7 +277,8 @@ impl RouteIndex {
                 insert(&mut self.components, canary, service, Some(*kind), Some(&tag));
             }
         }
-        for model in &route.model_names {
+        // Those that are called within the cluster only have no public names.
+        for model in route.model_names.iter().filter(|_| !route.cluster_local) {
             let services = self.models.entry(model.as_str().into()).or_default();
             if !services.iter().any(|known| known.number == service.number) {
                 services.push(service.clone());
@@ -286,6 +289,18 @@ impl RouteIndex {
 
     /// Decides where a request goes.
     pub(crate) fn find(&self, head: Head<'_>) -> Route {
+        let route = self.find_any(head);
+        match &route {
+            Route::To(target)
+                if target.service.cluster_local && !address::is_internal(head.host, &self.table.domains) =>
+            {
+                Route::Miss(Miss::new(MissReason::ClusterLocal, &target.service.key.to_string()))
+            }
+            _ => route,
+        }
+    }
+
+    fn find_any(&self, head: Head<'_>) -> Route {
         match address::place(head.host, &self.table.domains) {
             Place::Bare => self.find_bare(head),
             Place::Below(label) => self

@@ -27,6 +27,7 @@ fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]
         model_names: models.iter().map(|model| (*model).to_owned()).collect(),
         trained: BTreeMap::new(),
         by_path: false,
+        cluster_local: false,
     })
 }
 
@@ -69,6 +70,26 @@ fn tell(route: &Route) -> String {
 fn find(index: &RouteIndex, method: &str, host: &str, path: &str, grpc: bool) -> String {
     let method: Method = method.parse().unwrap();
     tell(&index.find(Head { method: &method, host: Some(host), path, grpc }))
+}
+
+#[test]
+fn what_is_cluster_local_is_found_by_its_names_within_a_cluster_only() {
+    let hidden = service("default", "iris", &[Predictor], &["iris"]);
+    let hidden = ServiceRoute { cluster_local: true, ..ServiceRoute::clone(&hidden) };
+    let index = index(vec![Arc::new(hidden), service("default", "wine", &[Predictor], &["wine"])]);
+    let refused = "ClusterLocal default/iris 0";
+    for (host, path, wanted) in [
+        ("iris.default.svc.cluster.local:8080", "/x", "default/iris predictor"),
+        ("IRIS-predictor.default.svc.", "/x", "default/iris predictor"),
+        ("iris.default", "/x", "default/iris predictor"),
+        ("iris-default.example.com", "/x", refused),
+        ("iris-predictor.default.localhost", "/x", refused),
+        ("localhost:8080", "/serving/default/iris/x", refused),
+        ("localhost:8080", "/v1/models/iris:predict", "UnknownModel iris 0"),
+        ("localhost:8080", "/v1/models/wine:predict", "default/wine predictor"),
+    ] {
+        assert_eq!(find(&index, "GET", host, path, false), wanted, "{host}{path}");
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
+use crate::api::ServiceKey;
+
 use super::access_log::Entry;
 use super::body::AnswerBody;
 use super::desk::Desks;
@@ -58,11 +60,11 @@ impl Walk<'_> {
         }
         check(&request)?;
         let host = host_of(&request)?;
+        let caller = self.flight.as_ref().and_then(|flight| flight.client().caller.clone());
         if let Some(rest) = request.uri().path().strip_prefix(early::STATUS) {
-            return self.status(rest);
+            return self.status(rest, caller.as_deref());
         }
         let mut front = Front::new();
-        let caller = self.flight.as_ref().and_then(|flight| flight.client().caller.clone());
         let look = |desks: &Desks, route: Route| (desks.of(&route), route);
         let found = {
             let path = request.uri().path();
@@ -83,7 +85,10 @@ impl Walk<'_> {
         }
         let (desk, route) = match found {
             (_, Route::Ask(question)) => {
-                let model = Box::pin(self.ask(question, request.body_mut(), &mut front)).await?;
+                let model = match named_by_header(&request).filter(|_| question == Question::JsonModel) {
+                    Some(model) => model.to_owned(),
+                    None => Box::pin(self.ask(question, request.body_mut(), &mut front)).await?,
+                };
                 self.worker.with_desks(|desks| look(desks, desks.index.by_model(&model, request.uri().path())))
             }
             found => found,
@@ -145,8 +150,9 @@ impl Walk<'_> {
     }
 
     /// Says how a service is.
-    fn status(&mut self, rest: &str) -> Result<Response<AnswerBody>, Box<Refusal>> {
-        let told = self.worker.with_desks(|desks| early::status(rest, desks.index.table()));
+    /// Tells how a service stands; to a replica only how its own does.
+    fn status(&mut self, rest: &str, caller: Option<&ServiceKey>) -> Result<Response<AnswerBody>, Box<Refusal>> {
+        let told = self.worker.with_desks(|desks| early::status(rest, caller, desks.index.table()));
         let told = told.ok_or_else(|| {
             let message = format!("there is no InferenceService `{rest}`; write <namespace>/<name>");
             Box::new(Refusal::new(StatusCode::NOT_FOUND, "UnknownService", message))
@@ -163,6 +169,13 @@ impl Walk<'_> {
             Err(Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing()))
         })
     }
+}
+
+/// Names the model for KServe's gateways, which do not look into bodies (§7.3).
+const MODEL_HEADER: &str = "x-gateway-model-name";
+
+fn named_by_header<B>(request: &Request<B>) -> Option<&str> {
+    request.headers().get(MODEL_HEADER).map(as_str).filter(|model| !model.is_empty())
 }
 
 pub(super) fn no_flight() -> Box<Refusal> {

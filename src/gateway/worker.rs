@@ -79,6 +79,7 @@ impl Worker {
     ) -> Response<AnswerBody> {
         client.begin();
         let grpc = is_grpc(request.headers());
+        let version = request.version();
         let last = ends_connection(&request);
         let walk = Walk { worker: &self, flight: None, grpc };
         // Pinned where it is made, here and below: it is large, and would be moved at every step into the next.
@@ -87,6 +88,7 @@ impl Worker {
             Ok(response) => response,
             Err(_) => self.after_panic(client, grpc),
         };
+        let last = last || (version <= Version::HTTP_11 && self.ending.drain.is_cancelled());
         if last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

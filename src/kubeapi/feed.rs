@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::resource::Resource;
 use super::server::Api;
 use super::{events, ingress, pods, views};
-use crate::api::Kind;
+use crate::api::{ConditionStatus, Kind, Typed, meta};
 use crate::plan::pods::PodView;
 use crate::store::{ChangeKind, Snapshot, Stored, TooOld};
 
@@ -166,19 +166,32 @@ pub fn to_value(stored: &Stored) -> Value {
         metadata.shift_remove("generation");
     }
     match (&stored.object.typed, stored.object.key.kind) {
-        (crate::api::Typed::Secret(secret), _) => {
+        (Typed::Secret(secret), _) => {
             if let (Some(root), Ok(data)) = (value.as_object_mut(), serde_json::to_value(&secret.data)) {
                 root.shift_remove("stringData");
                 root.insert("data".to_owned(), data);
                 root.entry("type").or_insert_with(|| json!("Opaque"));
             }
         }
+        (Typed::TrainedModel(model), _) => label_trained(&mut value, &model.inference_service, stored),
         (_, Kind::Namespace) => value["status"] = json!({"phase": "Active"}),
         // A claim is bound from the start: it is a folder.
         (_, Kind::PersistentVolumeClaim) => value["status"] = json!({"phase": "Bound"}),
         _ => {}
     }
     value
+}
+
+/// Labels a TrainedModel as KServe does: with its service, and with the one whose memory it has a share of (§7.1).
+fn label_trained(value: &mut Value, service: &str, stored: &Stored) {
+    let available = stored.status.as_ref().and_then(|status| status.condition("MemoryResourceAvailable"));
+    let allocated = available.is_some_and(|available| available.status == ConditionStatus::True);
+    let labels = &mut value["metadata"]["labels"];
+    labels[meta::PARENT_LABEL] = json!(service);
+    match allocated {
+        true => labels[meta::ALLOCATED_LABEL] = json!(service),
+        false => drop(labels.as_object_mut().and_then(|labels| labels.shift_remove(meta::ALLOCATED_LABEL))),
+    }
 }
 
 /// Numbers the changes of things that have no history of their own.
@@ -272,6 +285,30 @@ pub fn key_of(object: &Value) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Condition, InferenceServiceStatus};
+    use crate::store::Origin;
+
+    #[test]
+    fn trained_models_are_labelled_with_their_service_and_with_the_room_they_have() {
+        let text = "apiVersion: serving.kserve.io/v1alpha1\nkind: TrainedModel\nmetadata: {name: rose, labels: {mine: x}}\nspec: {inferenceService: shelf, model: {framework: sklearn, storageUri: 's3://b/rose', memory: 1Mi}}\n";
+        let object = Arc::new(crate::manifest::decode("rose.yaml", text).objects.remove(0).object);
+        let labels = |available: Option<ConditionStatus>| {
+            let condition = |status| Condition::new("MemoryResourceAvailable", status, "", "");
+            let status = available.map(|status| InferenceServiceStatus {
+                conditions: vec![condition(status)],
+                ..InferenceServiceStatus::default()
+            });
+            let object = Arc::clone(&object);
+            let stored = Stored { object, origin: Origin::Implied, resource_version: 1, status, kept: None };
+            to_value(&stored)["metadata"]["labels"].clone()
+        };
+        let waits = json!({"mine": "x", "inferenceservice": "shelf"});
+        assert_eq!(labels(None), waits);
+        assert_eq!(labels(Some(ConditionStatus::False)), waits);
+        let allocated = "serving.kserve.io/trainedmodel-allocated";
+        let has_room = json!({"mine": "x", "inferenceservice": "shelf", allocated: "shelf"});
+        assert_eq!(labels(Some(ConditionStatus::True)), has_room);
+    }
 
     fn pod(name: &str, phase: &str) -> Value {
         json!({"metadata": {"namespace": "a", "name": name}, "status": {"phase": phase}})

@@ -111,7 +111,7 @@ pub(super) enum Ownership {
 pub(super) async fn put(api: &Arc<Api>, admitted: Admitted, write: Write<'_>) -> Result<Response, Failure> {
     let Write { call, current, code, managers } = write;
     let key = admitted.object.key.clone();
-    let before = current.as_ref().map_or(Value::Null, |current| current.object.raw.clone());
+    let before = current.as_ref().map(|current| Arc::clone(&current.object.raw)).unwrap_or_default();
     let managed = settle(managers, call, &before, &admitted, (api.state.clock)());
     let effect = call.query.effect()?;
     let stored = match effect {

@@ -31,7 +31,7 @@ pub struct Memory {
     /// Revisions kept per component; 10 when none.
     pub history_limit: Option<usize>,
     /// The InferenceService as it was written for each revision, to make it again from.
-    pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
+    pub sources: BTreeMap<ComponentKey, BTreeMap<u32, Arc<serde_json::Value>>>,
     /// What is loaded in servers that load models while they run, per container name.
     pub repositories: HashMap<String, Loaded>,
     /// Attempts to make or start a container that failed, per container name.
@@ -58,9 +58,8 @@ pub struct Memory {
     pub vanished: HashMap<String, Vanished>,
     /// Since when the engine says it is removing a container, by name.
     pub removing: HashMap<String, Duration>,
-    /// The last decision about the room of each service. Each names everybody who held memory then, and all are shown after
-    /// every pass: they are shared.
-    pub explanations: BTreeMap<ServiceKey, Arc<Explanation>>,
+    /// The last decision about the room of each service. They are shown after every pass, and so shared.
+    pub explanations: Arc<BTreeMap<ServiceKey, Arc<Explanation>>>,
     /// Of revisions whose replicas follow their load.
     pub scales: Scales,
     /// Which stage of its start a component is in, and since when.
@@ -432,7 +431,7 @@ impl Memory {
         for (service, explanation) in &plan.explanations {
             let known = self.explanations.get(service);
             if known.is_none_or(|known| !known.says_the_same(explanation)) {
-                self.explanations.insert(service.clone(), Arc::new(explanation.clone()));
+                Arc::make_mut(&mut self.explanations).insert(service.clone(), Arc::new(explanation.clone()));
             }
         }
     }

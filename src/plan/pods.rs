@@ -95,7 +95,7 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
     let running = containers.iter().any(|container| matches!(container.state, ContainerViewState::Running { .. }));
     let first = unit.record.containers.first().and_then(|owner| unit.containers.get(owner.name.as_str()));
     PodView {
-        name: unit.name.strip_suffix(&format!(".{}", key.service.namespace)).unwrap_or(&unit.name).to_owned(),
+        name: without_namespace(&unit.name, &key.service.namespace).to_owned(),
         component: key.clone(),
         service_name: service_name.to_owned(),
         revision: unit.revision,
@@ -110,6 +110,11 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
         address: first.and_then(|_| address(unit.reach())),
         created_at: first.and_then(|fact| fact.created_at),
     }
+}
+
+/// The name of a replica within its namespace.
+fn without_namespace<'n>(name: &'n str, namespace: &str) -> &'n str {
+    name.strip_suffix(namespace).and_then(|name| name.strip_suffix('.')).unwrap_or(name)
 }
 
 /// Names and images of what there is of a replica that is only known by its containers, serving one first.

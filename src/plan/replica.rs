@@ -275,11 +275,13 @@ pub(super) fn advance(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Phase {
             }
         }
     }
+    // Containers that are being worked on have no say in the verdict, so it counts for nothing while there are any.
     let verdict = checks(draft, replica);
-    if verdict.is_ready() {
+    let phase = trouble.unwrap_or(verdict);
+    if phase.is_ready() {
         lift::apply(draft, replica);
     }
-    trouble.unwrap_or(verdict)
+    phase
 }
 
 /// Containers that share the network of one that ended have lost it. They are stopped before it is started again, so that

@@ -47,6 +47,8 @@ pub struct ServiceRoute {
     pub model_names: Vec<String>,
     /// Whether `/{namespace}/{name}/` on the bare address leads to it, as to LLMInferenceServices.
     pub by_path: bool,
+    /// Whether it is called by other services only: no public host, path or model name leads to it (§4.1).
+    pub cluster_local: bool,
     /// Its TrainedModels, and what may be done with a request for each: replicas have loaded it, or why none has.
     pub trained: BTreeMap<String, RouteState>,
 }

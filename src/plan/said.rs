@@ -7,6 +7,9 @@ use super::world::{ExitFact, PullNote};
 use crate::api::ConditionStatus;
 use crate::workload::names::process_recipe;
 
+/// Reason of what waits for the first answer of the engine. Every start begins with it, so it is no news.
+pub const ENGINE_NOT_ASKED: &str = "EngineNotAsked";
+
 /// A phase in the words of a condition.
 pub(super) struct Said {
     pub(super) status: ConditionStatus,
@@ -21,7 +24,7 @@ pub(super) fn said(phase: &Phase) -> Said {
         Phase::Ready => (True, "", String::new()),
         Phase::Asleep => (True, "Asleep", "asleep; the next request starts it".to_owned()),
         Phase::Waking => (Unknown, "Waking", "it is being woken; its memory was kept".to_owned()),
-        Phase::EngineUnknown => (Unknown, "EngineUnavailable", "the container engine has not answered yet".to_owned()),
+        Phase::EngineUnknown => (Unknown, ENGINE_NOT_ASKED, "the container engine has not answered yet".to_owned()),
         Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
         Phase::PullingModel(uri, note) => {
             (Unknown, "ModelPulling", format!("fetching {}{}", uri.redacted(), progress(note)))

@@ -81,7 +81,7 @@ fn failure_reason(error: &ResolveError) -> &'static str {
 pub(super) fn of_service(
     world: &World,
     service: &DesiredService,
-    reports: &[ComponentReport],
+    reports: &[ComponentReport<'_>],
     stopped: bool,
 ) -> InferenceServiceStatus {
     let mut status = InferenceServiceStatus {
@@ -106,14 +106,21 @@ pub(super) fn of_service(
     }
     let knative = status.deployment_mode == KNATIVE;
     for report in reports {
-        if let Some(component) = component_status(world, report, knative) {
+        if let Some(mut component) = component_status(world, report, knative) {
+            if service.meta.is_cluster_local() {
+                component.url = component.url.map(|_| component_address(report));
+                component.traffic.iter_mut().for_each(|share| share.url = None);
+            }
             status.components.insert(report.key.component, component);
         }
     }
     // The addresses stay once given, as KServe's do: while nothing answers, the proxy says there what is wrong.
     if reports.iter().any(|report| report.serving.is_some() || report.history.rolled_out.is_some()) {
-        status.url = Some(public_url(world, &host(world, &service.key, knative)));
-        status.address = Some(Address { url: internal_url(&service.key, reports, knative) });
+        let internal = internal_url(&service.key, reports, knative);
+        // What has no public address shows the one it has, as Knative does; a name that nothing routes helps nobody (§4.1).
+        let public = (!service.meta.is_cluster_local()).then(|| public_url(world, &host(world, &service.key, knative)));
+        status.url = Some(public.unwrap_or_else(|| internal.clone()));
+        status.address = Some(Address { url: internal });
     }
     status
 }
@@ -126,14 +133,14 @@ fn host(world: &World, service: &ServiceKey, knative: bool) -> String {
     if knative { names::knative_host(service, domain) } else { names::standard_host(service, domain) }
 }
 
-fn internal_url(service: &ServiceKey, reports: &[ComponentReport], knative: bool) -> String {
+fn internal_url(service: &ServiceKey, reports: &[ComponentReport<'_>], knative: bool) -> String {
     let entry = [ComponentKind::Transformer, ComponentKind::Predictor];
     let entry = entry.iter().find_map(|kind| reports.iter().find(|report| report.key.component == *kind));
     let name = match entry {
         Some(report) if !knative => &report.service_name,
         _ => &service.name,
     };
-    format!("http://{name}.{}.svc.cluster.local", service.namespace)
+    ["http://", name, ".", &service.namespace, ".svc.cluster.local"].concat()
 }
 
 /// Returns the address of an object from outside.
@@ -150,7 +157,7 @@ pub(super) fn deployment_mode(world: &World, meta: &Metadata) -> String {
     }
 }
 
-fn name_runtime(status: &mut InferenceServiceStatus, predictor: &ComponentReport) {
+fn name_runtime(status: &mut InferenceServiceStatus, predictor: &ComponentReport<'_>) {
     match &predictor.runtime {
         Some(runtime) if runtime.cluster => status.cluster_serving_runtime_name.clone_from(&runtime.name),
         Some(runtime) => status.serving_runtime_name.clone_from(&runtime.name),
@@ -187,10 +194,10 @@ fn condition_name(kind: ComponentKind, suffix: &str) -> String {
         ComponentKind::Transformer => "Transformer",
         ComponentKind::Explainer => "Explainer",
     };
-    format!("{component}{suffix}")
+    [component, suffix].concat()
 }
 
-fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, reports: &[ComponentReport]) {
+fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, reports: &[ComponentReport<'_>]) {
     let knative = status.deployment_mode == KNATIVE;
     let mut all = vec![info(Condition::new("Stopped", ConditionStatus::False, "", ""))];
     let mut ready = Condition::new("Ready", ConditionStatus::True, "", "");
@@ -198,22 +205,23 @@ fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, rep
     let mut routes = Condition::new("RoutesReady", ConditionStatus::True, "", "");
     let mut latest = Condition::new("LatestDeploymentReady", ConditionStatus::True, "", "");
     for Stand { kind, own, open } in stands(service, reports) {
-        let not_created = condition_name(kind, " ingress not created");
-        worsen(&mut ingress, open, &not_created, &format!("the {kind} does not answer"));
+        worsen(&mut ingress, open, || {
+            (condition_name(kind, " ingress not created"), format!("the {kind} does not answer"))
+        });
         // The predictor is what everyone thinks of; another component is named.
-        let named = match kind {
+        let named = || match kind {
             ComponentKind::Predictor => own.message.clone(),
             kind => format!("{kind}: {}", own.message),
         };
-        worsen(&mut ready, own.status, &own.reason, &named);
+        worsen(&mut ready, own.status, || (own.reason.clone(), named()));
         let route = match kind {
             ComponentKind::Explainer => "ExplainerRoutesReady".to_owned(),
             _ => condition_name(kind, "RouteReady"),
         };
         let configuration = condition_name(kind, "ConfigurationReady");
         if knative {
-            worsen(&mut routes, open, &format!("{route} not ready"), "");
-            worsen(&mut latest, own.status, &format!("{configuration} not ready"), "");
+            worsen(&mut routes, open, || (format!("{route} not ready"), String::new()));
+            worsen(&mut latest, own.status, || (format!("{configuration} not ready"), String::new()));
             all.push(info(Condition::new(&route, open, "", "")));
             all.push(info(Condition { kind: configuration, ..own.clone() }));
         }
@@ -237,7 +245,7 @@ struct Stand {
     open: ConditionStatus,
 }
 
-fn stands(service: &DesiredService, reports: &[ComponentReport]) -> Vec<Stand> {
+fn stands(service: &DesiredService, reports: &[ComponentReport<'_>]) -> Vec<Stand> {
     let mut all = Vec::new();
     if !reports.iter().any(|report| report.key.component == ComponentKind::Predictor) {
         let own = unresolved_condition(service);
@@ -256,14 +264,15 @@ fn info(condition: Condition) -> Condition {
 }
 
 /// Makes a condition that sums up others as bad as the worst of them, and gives the reason of the first that is that bad.
-fn worsen(sum: &mut Condition, status: ConditionStatus, reason: &str, message: &str) {
+fn worsen(sum: &mut Condition, status: ConditionStatus, words: impl FnOnce() -> (String, String)) {
     let rank = |status| match status {
         ConditionStatus::False => 0,
         ConditionStatus::Unknown => 1,
         ConditionStatus::True => 2,
     };
     if rank(status) < rank(sum.status) {
-        *sum = Condition::new(&sum.kind, status, reason, message);
+        let (reason, message) = words();
+        *sum = Condition::new(&sum.kind, status, &reason, message);
     }
 }
 
@@ -288,7 +297,7 @@ fn explain(error: &ResolveError) -> String {
     }
 }
 
-fn component_condition(service: &DesiredService, report: &ComponentReport) -> Condition {
+fn component_condition(service: &DesiredService, report: &ComponentReport<'_>) -> Condition {
     let name = condition_name(report.key.component, "Ready");
     let kept = match report.serving {
         Some(revision) if Some(revision) != report.target => {
@@ -335,17 +344,17 @@ fn beside(message: String, remark: &str) -> String {
 
 pub(super) fn public_url(world: &World, host: &str) -> String {
     match world.config.data_port {
-        80 => format!("http://{host}"),
-        port => format!("http://{host}:{port}"),
+        80 => ["http://", host].concat(),
+        port => ["http://", host, ":", &port.to_string()].concat(),
     }
 }
 
 /// Standard mode shows nothing but the address, and that once it was ready (§8.1).
-fn component_status(world: &World, report: &ComponentReport, knative: bool) -> Option<ComponentStatus> {
+fn component_status(world: &World, report: &ComponentReport<'_>, knative: bool) -> Option<ComponentStatus> {
     let history = &report.history;
     let answered = report.serving.is_some() || history.rolled_out.is_some();
     let ServiceKey { namespace, name: service } = &report.key.service;
-    let part = ServiceKey::new(namespace.clone(), format!("{service}-{}", report.key.component));
+    let part = ServiceKey::new(namespace.clone(), [service, "-", report.key.component.as_str()].concat());
     let url = answered.then(|| public_url(world, &host(world, &part, knative)));
     if !knative {
         return url.map(|url| ComponentStatus { url: Some(url), ..ComponentStatus::default() });
@@ -366,7 +375,6 @@ fn component_status(world: &World, report: &ComponentReport, knative: bool) -> O
             url: (!share.tag.is_empty()).then(|| public_url(world, &host(world, &tagged, true))),
         }
     };
-    let address = format!("http://{}.{namespace}.svc.cluster.local", report.service_name);
     Some(ComponentStatus {
         latest_created_revision: name(report.target.or(report.serving).or(history.rolled_out)),
         latest_ready_revision: name(report.serving.or(history.rolled_out)),
@@ -374,11 +382,15 @@ fn component_status(world: &World, report: &ComponentReport, knative: bool) -> O
         previous_rolledout_revision: name(previous),
         traffic: report.shares.iter().map(target).collect(),
         url,
-        address: answered.then_some(Address { url: address }),
+        address: answered.then(|| Address { url: component_address(report) }),
     })
 }
 
-fn model_status(service: &DesiredService, report: &ComponentReport) -> ModelStatus {
+fn component_address(report: &ComponentReport<'_>) -> String {
+    ["http://", &report.service_name, ".", &report.key.service.namespace, ".svc.cluster.local"].concat()
+}
+
+fn model_status(service: &DesiredService, report: &ComponentReport<'_>) -> ModelStatus {
     if report.target.is_none() {
         return invalid_spec(service, report.serving);
     }

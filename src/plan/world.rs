@@ -99,17 +99,20 @@ impl World {
             return false;
         }
         let mut granted = std::mem::take(&mut self.memory.granted);
-        for (replica, grant) in &mut granted {
+        let presence = holders::Presence::of(self);
+        granted.retain(|replica, grant| {
             // What was ordered before a restart has landed: from now on its container tells the rest.
-            if self.containers.values().any(|fact| fact.replica == *replica) {
+            if presence.is_there(replica) {
                 grant.at = grant.at.min(now.tick);
             }
-        }
-        granted.retain(|replica, grant| holders::is_pending(self, replica, grant));
+            presence.is_pending(replica, grant)
+        });
         self.memory.granted = granted;
         let Self { containers, services, in_flight, memory, used, .. } = self;
         used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::holds_memory));
-        memory.explanations.retain(|key, _| services.contains_key(key));
+        if memory.explanations.keys().any(|key| !services.contains_key(key)) {
+            Arc::make_mut(&mut memory.explanations).retain(|key, _| services.contains_key(key));
+        }
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));

@@ -18,9 +18,10 @@ use super::pulls::Pulls;
 use super::refresh::Versions;
 use super::resources::ResourceMeter;
 use super::revisions::Ledger;
-use crate::api::StorageUri;
+use crate::api::{ServiceKey, StorageUri};
 use crate::plan::ledger::Machine;
 use crate::plan::memory::{Memory, Revisions};
+use crate::plan::ps::HistoryLine;
 use crate::plan::world::EngineState;
 use crate::plan::{World, plan};
 use crate::workload::ComponentKey;
@@ -77,6 +78,10 @@ pub struct Driver {
     grants: Grants,
     /// Whether what revisions are made from is to be saved.
     sources_changed: bool,
+    /// Whether what is wanted changed since revisions were listed.
+    names_changed: bool,
+    /// Revisions of every service, as last shown.
+    histories: Arc<BTreeMap<ServiceKey, Vec<HistoryLine>>>,
 }
 
 /// How soon a pass must follow.
@@ -128,6 +133,8 @@ impl Driver {
             rounds: Rounds::default(),
             grants: Grants::default(),
             sources_changed: false,
+            names_changed: true,
+            histories: Arc::default(),
         }
     }
 
@@ -238,11 +245,11 @@ impl Driver {
         notice::read(&self.parts.board, &mut self.world, now.tick);
         self.pulls.note(&mut self.world, now.tick);
         let began = self.parts.clock.now().tick;
-        let plan = plan(&self.world, now);
+        let mut plan = plan(&self.world, now);
         let planned = self.parts.clock.now().tick;
-        self.publish(&plan, now);
+        self.publish(&mut plan, now);
         let wake = plan.wake_at;
-        self.remember(&plan, now);
+        self.remember(&mut plan, now);
         for action in plan.actions {
             debug!(%action, "doing");
             self.dispatch(action);

@@ -1,7 +1,7 @@
 //! What the notice board says, put into the world; and whose quiet the driver wants to hear of.
 //!
-//! Two want to know when a replica has no request in flight any more: one on its way out, which is stopped then, and a
-//! service that may sleep, whose idle clock begins then. Of all others nothing is heard, however many requests they answer,
+//! Three want to know when a replica has no request in flight any more: one on its way out, which is stopped then; a server
+//! of several models that unloads one then; and a service that may sleep, whose idle clock begins then. Of all others nothing is heard, however many requests they answer,
 //! so that steady load costs no pass.
 
 use std::collections::HashSet;
@@ -16,7 +16,9 @@ use super::driver::Urgency;
 /// Reads the board.
 pub(super) fn read(board: &TrafficBoard, world: &mut World, now: Duration) {
     let sleepers = sleepers(world);
-    let awaited = |name: &str| world.memory.draining.contains_key(name) || sleepers.contains(name);
+    let quiet = quiet(world);
+    let awaited =
+        |name: &str| world.memory.draining.contains_key(name) || sleepers.contains(name) || quiet.contains(name);
     let traffic = board.snapshot(awaited);
     world.waiting = board.waiting();
     world.leases.clear();
@@ -40,6 +42,12 @@ pub(super) fn read(board: &TrafficBoard, world: &mut World, now: Duration) {
 fn sleepers(world: &World) -> HashSet<Arc<str>> {
     let sleeps = |service| world.memory.activity.contains_key(service);
     let facts = world.containers.values().filter(|fact| sleeps(&fact.component.service));
+    facts.map(|fact| Arc::clone(&fact.replica)).collect()
+}
+
+/// Replicas that unload a model, or are started anew, when their requests are answered.
+fn quiet(world: &World) -> HashSet<Arc<str>> {
+    let facts = world.containers.values().filter(|fact| world.memory.awaits_quiet(&fact.name));
     facts.map(|fact| Arc::clone(&fact.replica)).collect()
 }
 

@@ -1,27 +1,24 @@
 //! Status transitions to log lines and events: one per change a person would care about.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 use tracing::{info, warn};
 
 use crate::api::{ConditionStatus, InferenceServiceStatus, ObjectKey};
 use crate::plan::Plan;
+use crate::plan::said::ENGINE_NOT_ASKED;
 use crate::store::Store;
 use crate::telemetry::{EventLog, EventType};
 
-/// Sets the statuses of a plan, and says what changed.
-pub fn publish(store: &Store, events: &EventLog, plan: &Plan, now: Timestamp) {
-    let services = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status));
-    let all: Vec<_> = services.chain(plan.other_statuses.iter().map(|(key, status)| (key.clone(), status))).collect();
-    let changed = store.set_statuses(all.iter().map(|(key, status)| (key.clone(), (*status).clone())), now);
-    store.set_kept(&plan.kept);
-    let mut before: HashMap<_, _> = changed.into_iter().collect();
-    for (key, status) in all {
-        if let Some(before) = before.remove(&key) {
-            say(events, &key, before.as_ref(), status, now);
+/// Sets the statuses of a plan, which are taken out of it, and says what changed.
+pub fn publish(store: &Store, events: &EventLog, plan: &mut Plan, now: Timestamp) {
+    let services = std::mem::take(&mut plan.statuses).into_iter().map(|(key, status)| (key.to_object_key(), status));
+    let all = services.chain(std::mem::take(&mut plan.other_statuses));
+    for (before, after) in store.set_statuses(all, now) {
+        if let Some(status) = &after.status {
+            say(events, &after.object.key, before.status.as_ref(), status, now);
         }
     }
+    store.set_kept(&plan.kept);
 }
 
 /// Says what changed between two statuses of an object.
@@ -63,9 +60,36 @@ fn say(
         }
         ConditionStatus::Unknown => {
             info!(%kind, service = name, reason = ready.reason, "{}", ready.message);
-            if !ready.reason.is_empty() {
+            if !ready.reason.is_empty() && ready.reason != ENGINE_NOT_ASKED {
                 events.record(object, EventType::Normal, &ready.reason, &ready.message, now);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Condition, ServiceKey};
+
+    /// Returns the reasons of the events of a start: what is said first, then what the engine answers.
+    fn told(answer: (ConditionStatus, &str)) -> Vec<String> {
+        let key = ServiceKey { namespace: "default".to_owned(), name: "iris".to_owned() }.to_object_key();
+        let status = |status, reason: &str| {
+            let ready =
+                Condition { kind: "Ready".to_owned(), status, reason: reason.to_owned(), ..Condition::default() };
+            InferenceServiceStatus { conditions: vec![ready], ..InferenceServiceStatus::default() }
+        };
+        let (events, now) = (EventLog::default(), Timestamp::UNIX_EPOCH);
+        let (first, second) = (status(ConditionStatus::Unknown, ENGINE_NOT_ASKED), status(answer.0, answer.1));
+        say(&events, &key, None, &first, now);
+        say(&events, &key, Some(&first), &second, now);
+        events.list().into_iter().map(|event| event.reason).collect()
+    }
+
+    #[test]
+    fn a_start_tells_of_the_engine_only_when_it_is_away() {
+        assert_eq!(told((ConditionStatus::True, "")), ["InferenceServiceReady"]);
+        assert_eq!(told((ConditionStatus::False, "EngineUnavailable")), ["EngineUnavailable"]);
     }
 }

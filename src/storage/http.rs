@@ -12,12 +12,13 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use futures::StreamExt;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use url::Url;
 
 use super::names;
 use super::pull::PullConfig;
-use super::reach::{self, ClientWish, MOST_REDIRECTS, ReachPolicy, Unreachable};
+use super::reach::{self, ClientWish, ReachPolicy, Unreachable};
+use super::redirects::Asker;
 use super::unpack;
 use super::{ModelSource, Reading, RemoteFile, RemoteManifest, SourceError, Unpack, digest};
 use crate::api::storage_uri::redact;
@@ -57,39 +58,15 @@ impl HttpSource {
     }
 
     /// Asks for (a part of) the file, through redirects.
-    async fn get(&self, range: Option<String>, condition: Option<Condition<'_>>) -> Result<Response, SourceError> {
-        let mut url = self.url.clone();
-        self.policy.check(&url).map_err(|refused| SourceError::Denied(refused.to_string()))?;
-        for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.client.request(Method::GET, url.clone()).header(header::ACCEPT_ENCODING, "identity");
-            if let Some(headers) = self.headers_for(&url) {
-                request = request.headers(headers.clone());
-            }
-            if let Some(range) = &range {
-                request = request.header(header::RANGE, range);
-            }
-            if let Some((name, value)) = &condition {
-                request = request.header(name, *value);
-            }
-            let response = request.send().await.map_err(|error| self.broken(error))?;
-            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
-                return Ok(response);
-            }
-            url = self.next(&url, &response)?;
-        }
-        Err(SourceError::Invalid(format!("`{}` redirects more than {MOST_REDIRECTS} times", self.shown)))
-    }
-
-    fn next(&self, from: &Url, response: &Response) -> Result<Url, SourceError> {
-        let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
-        let to = to.and_then(|to| from.join(to).ok()).filter(|to| matches!(to.scheme(), "http" | "https"));
-        let Some(to) = to else {
-            return Err(SourceError::Invalid(format!("`{}` redirects to no HTTP address", self.shown)));
+    async fn get(&self, range: Option<HeaderValue>, condition: Option<Condition>) -> Result<Response, SourceError> {
+        let asker = Asker { client: &self.client, policy: &self.policy, who: &format!("`{}`", self.shown) };
+        let headers = |url: &Url| {
+            let mut headers = self.headers_for(url).cloned().unwrap_or_default();
+            headers.extend(range.clone().map(|range| (header::RANGE, range)));
+            headers.extend(condition.clone());
+            headers
         };
-        self.policy
-            .check_redirect(&to)
-            .map_err(|refused| SourceError::Denied(format!("`{}` redirects elsewhere: {refused}", self.shown)))?;
-        Ok(to)
+        asker.get(&self.url, headers, |error| self.broken(error)).await
     }
 
     /// Returns the headers of a host; none on the way down from TLS to plain text.
@@ -101,7 +78,7 @@ impl HttpSource {
     }
 
     /// Asks what there is; none when the condition says that it is what is known.
-    async fn manifest_if(&self, condition: Option<Condition<'_>>) -> Result<Option<RemoteManifest>, SourceError> {
+    async fn manifest_if(&self, condition: Option<Condition>) -> Result<Option<RemoteManifest>, SourceError> {
         let name = self.url.path().rsplit('/').next().unwrap_or_default();
         let path = names::check(name).map_err(|_| SourceError::Invalid("No filename contained in URI".to_owned()))?;
         let unpack = match unpack::kind_of(name) {
@@ -109,7 +86,7 @@ impl HttpSource {
             Unpack::Keep if !name.contains('.') => unpack::kind_of(self.url.query().unwrap_or_default()),
             kind => kind,
         };
-        let response = self.get(Some("bytes=0-0".to_owned()), condition).await?;
+        let response = self.get(range(0, Some(1)), condition).await?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
@@ -186,7 +163,12 @@ impl HttpSource {
 }
 
 /// A header that makes a request conditional, with its value.
-type Condition<'a> = (HeaderName, &'a str);
+type Condition = (HeaderName, HeaderValue);
+
+/// Makes a condition. What no header can say is not asked for; what comes is compared anyway.
+fn condition(name: HeaderName, value: &str) -> Option<Condition> {
+    Some((name, HeaderValue::from_str(value).ok()?))
+}
 
 #[async_trait]
 impl ModelSource for HttpSource {
@@ -199,17 +181,13 @@ impl ModelSource for HttpSource {
     async fn manifest_unless(&self, version: &str) -> Result<Option<RemoteManifest>, SourceError> {
         let is_etag = version.starts_with('"') || version.starts_with("W/\"");
         let name = if is_etag { header::IF_NONE_MATCH } else { header::IF_MODIFIED_SINCE };
-        self.manifest_if(Some((name, version))).await
+        self.manifest_if(condition(name, version)).await
     }
 
     async fn read(&self, file: &RemoteFile, offset: u64, length: Option<u64>) -> Result<Reading, SourceError> {
-        let range = match length {
-            _ if offset == 0 && length.is_none() => None,
-            None => Some(format!("bytes={offset}-")),
-            Some(length) => Some(format!("bytes={offset}-{}", offset + length.max(1) - 1)),
-        };
+        let range = range(offset, length);
         let ranged = range.is_some();
-        let pinned = file.etag.as_deref().map(|etag| (header::IF_MATCH, etag));
+        let pinned = file.etag.as_deref().and_then(|etag| condition(header::IF_MATCH, etag));
         let response = self.get(range, pinned).await?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT if ranged => {
@@ -257,6 +235,16 @@ pub(super) fn content_range(response: &Response) -> Option<ContentRange> {
 
 pub(super) fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// Makes the header that asks for a part; none for the whole.
+pub(super) fn range(offset: u64, length: Option<u64>) -> Option<HeaderValue> {
+    let text = match length {
+        None if offset == 0 => return None,
+        None => format!("bytes={offset}-"),
+        Some(length) => format!("bytes={offset}-{}", offset + length.max(1) - 1),
+    };
+    text.parse().ok()
 }
 
 /// Reads the certificate authorities that the environment adds to the system's. Blocking.

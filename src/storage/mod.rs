@@ -24,6 +24,7 @@
 //! | `walk` | what someone else's program put into a folder |
 //! | [`scratch`] | a folder of one pull's own |
 //! | [`reach`] | where connections may go, and the HTTP client that keeps to it |
+//! | `redirects` | a `GET` through redirects, each judged |
 //! | [`digest`] | digests that sources state, computed while bytes pass |
 //! | [`names`] | names chosen by servers and archives, checked |
 //! | [`nearby`] | files that are on this machine already |
@@ -64,6 +65,7 @@ pub mod piece;
 pub mod pull;
 pub mod reach;
 mod record;
+mod redirects;
 mod refresh;
 pub mod registry;
 pub mod registry_reference;

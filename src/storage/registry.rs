@@ -16,6 +16,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::http;
 use super::pull::PullConfig;
 use super::registry_reference::Reference;
 use super::web::{self, Web, Wish, below, secret_header};
@@ -244,7 +245,7 @@ impl ModelSource for RegistrySource {
         let resource = self.reference.shown();
         let url = self.url(&["blobs", &file.key]);
         let mut headers = HeaderMap::new();
-        if let Some(range) = web::range(offset, length) {
+        if let Some(range) = http::range(offset, length) {
             headers.insert(header::RANGE, range);
         }
         let response = self.ask(&url, headers).await?;

@@ -7,14 +7,15 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use reqwest::header::{self, HeaderMap, HeaderValue};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::digest;
 use super::http;
 use super::pull::PullConfig;
-use super::reach::{self, ClientWish, MOST_REDIRECTS, ReachPolicy, Unreachable};
+use super::reach::{self, ClientWish, ReachPolicy, Unreachable};
+use super::redirects::Asker;
 use super::{Reading, SourceError};
 
 /// Longest answer that is read whole, in bytes: listings of large repositories take a few megabytes.
@@ -76,39 +77,20 @@ impl Web {
         Self { base: base.clone(), headers: HeaderMap::new(), ..self.clone() }
     }
 
-    /// Sends a `GET`, through redirects; any status is an answer.
+    /// Sends a `GET`, through redirects; any status is an answer. Credentials go to the store's own host only.
     pub(super) async fn get(&self, url: &Url, headers: HeaderMap) -> Result<Response, SourceError> {
-        let mut url = url.clone();
-        self.policy.check(&url).map_err(|refused| SourceError::Denied(refused.to_string()))?;
-        for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.client.request(Method::GET, url.clone()).header(header::ACCEPT_ENCODING, "identity");
+        let who = format!("{} endpoint", self.protocol);
+        let asker = Asker { client: &self.client, policy: &self.policy, who: &who };
+        let sent = |url: &Url| {
+            let mut headers = headers.clone();
             if url.origin() == self.base.origin() {
-                request = request.headers(headers.clone()).headers(self.headers.clone());
+                headers.extend(self.headers.clone());
             } else {
-                let mut headers = headers.clone();
                 headers.remove(header::AUTHORIZATION);
-                request = request.headers(headers);
             }
-            let response = request.send().await.map_err(|error| self.broken(error))?;
-            if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
-                return Ok(response);
-            }
-            url = self.next(&url, &response)?;
-        }
-        Err(SourceError::Invalid(format!("{} endpoint redirects more than {MOST_REDIRECTS} times", self.protocol)))
-    }
-
-    fn next(&self, from: &Url, response: &Response) -> Result<Url, SourceError> {
-        let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
-        let to = to.and_then(|to| from.join(to).ok()).filter(|to| matches!(to.scheme(), "http" | "https"));
-        let Some(to) = to else {
-            return Err(SourceError::Invalid(format!("{} endpoint redirects to no HTTP address", self.protocol)));
+            headers
         };
-        let judged = self.policy.check_redirect(&to);
-        judged.map_err(|refused| {
-            SourceError::Denied(format!("{} endpoint redirects elsewhere: {refused}", self.protocol))
-        })?;
-        Ok(to)
+        asker.get(url, sent, |error| self.broken(error)).await
     }
 
     fn broken(&self, error: reqwest::Error) -> SourceError {
@@ -183,7 +165,7 @@ impl Web {
         offset: u64,
         length: Option<u64>,
     ) -> Result<Reading, SourceError> {
-        if let Some(range) = range(offset, length) {
+        if let Some(range) = http::range(offset, length) {
             headers.insert(header::RANGE, range);
         }
         let response = self.get(url, headers).await?;
@@ -245,16 +227,6 @@ pub(super) fn endpoint(text: &str, what: &str) -> Result<Url, SourceError> {
         let shown = crate::api::storage_uri::redact(text);
         SourceError::Invalid(format!("`{shown}` is no {what}: http:// or https:// and a host"))
     })
-}
-
-/// Makes the header that asks for a part; none for the whole.
-pub(super) fn range(offset: u64, length: Option<u64>) -> Option<HeaderValue> {
-    let text = match length {
-        None if offset == 0 => return None,
-        None => format!("bytes={offset}-"),
-        Some(length) => format!("bytes={offset}-{}", offset + length.max(1) - 1),
-    };
-    text.parse().ok()
 }
 
 /// Decodes the percent signs of a URL's path.

@@ -41,24 +41,26 @@ pub struct TooOld {
 #[derive(Clone, Debug)]
 pub struct History {
     changes: VecDeque<Change>,
-    limit: usize,
     /// Version just before the first change still known.
     floor: u64,
 }
 
 impl History {
-    /// Makes an empty log of at most `limit` changes that begins at version `floor`.
-    pub fn new(limit: usize, floor: u64) -> Self {
-        Self { changes: VecDeque::new(), limit, floor }
+    /// Makes an empty log that begins at version `floor`.
+    pub fn new(floor: u64) -> Self {
+        Self { changes: VecDeque::new(), floor }
     }
 
     /// Appends a change.
     pub fn push(&mut self, change: Change) {
         self.changes.push_back(change);
-        while self.changes.len() > self.limit {
-            if let Some(dropped) = self.changes.pop_front() {
-                self.floor = dropped.version;
-            }
+    }
+
+    /// Forgets all but the newest changes, at most so many.
+    pub fn keep(&mut self, limit: usize) {
+        let surplus = self.changes.len().saturating_sub(limit);
+        if let Some(last) = self.changes.drain(..surplus).last() {
+            self.floor = last.version;
         }
     }
 
@@ -72,5 +74,36 @@ impl History {
         }
         let start = self.changes.partition_point(|change| change.version <= version);
         Ok(self.changes.range(start..).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Kind, Metadata, Object, ObjectKey, Typed};
+    use crate::store::Origin;
+
+    fn change(version: u64) -> Change {
+        let key = ObjectKey { kind: Kind::Namespace, namespace: String::new(), name: "a".to_owned() };
+        let object = Object { key, meta: Metadata::default(), typed: Typed::Namespace, raw: Arc::default() };
+        let stored = Stored {
+            object: Arc::new(object),
+            origin: Origin::Implied,
+            resource_version: version,
+            status: None,
+            kept: None,
+        };
+        Change { version, kind: ChangeKind::Modified, stored: Arc::new(stored) }
+    }
+
+    #[test]
+    fn the_oldest_changes_go_and_who_asks_for_them_is_told_to_list_again() {
+        let mut history = History::new(10);
+        (11..=15).for_each(|version| history.push(change(version)));
+        history.keep(9);
+        assert_eq!(history.since(10).unwrap().len(), 5);
+        history.keep(2);
+        assert_eq!(history.since(13).unwrap().len(), 2);
+        assert_eq!(history.since(12).unwrap_err(), TooOld { requested: 12, oldest: 13 });
     }
 }

@@ -276,10 +276,15 @@ fn amounts<'p>(
     Ok(amounts)
 }
 
+/// Reads seconds; a year stands for every longer time, so that it can be added to any other.
 fn seconds(value: Option<i64>, default: u64, field: &str) -> Result<Duration, ResolveError> {
     let seconds = value.map_or(Ok(default), u64::try_from);
-    seconds.map(Duration::from_secs).map_err(|_| ResolveError::invalid(field, "must be greater than or equal to 0"))
+    seconds
+        .map(|seconds| Duration::from_secs(seconds).min(A_YEAR))
+        .map_err(|_| ResolveError::invalid(field, "must be greater than or equal to 0"))
 }
+
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn concurrency(component: &ComponentSpec, path: &str) -> Result<Option<u32>, ResolveError> {
     let Some(written) = component.container_concurrency else { return Ok(None) };

@@ -62,7 +62,13 @@ pub(super) fn apply(
     init_containers: &[ContainerSpec],
 ) -> Result<(), ResolveError> {
     let Some(process) = process else {
-        return Err(needs_engine(format!("the {kind} is a container of its own and needs a container engine")));
+        let message = format!("the {kind} is a container of its own and needs a container engine");
+        return Err(match kind {
+            ComponentKind::Transformer => {
+                ResolveError::NeedsContainerEngine { message, help: WITHOUT_IMAGE.to_owned() }
+            }
+            _ => needs_engine(message),
+        });
     };
     if let Some(other) = init_containers.iter().chain(containers.iter().skip(1)).next() {
         return Err(needs_engine(format!(
@@ -139,6 +145,10 @@ fn no_recipe(runtime: &Runtime, format: &str, catalog: &Catalog, namespace: &str
         help: format!("{others}; or start Docker and use `--engine docker`"),
     }
 }
+
+/// What to do about a transformer where there are no containers.
+const WITHOUT_IMAGE: &str = "start Docker and use `--engine docker`; or serve its program by a ServingRuntime with the annotation \
+    `kserve-local/process`, before this one in an InferenceGraph";
 
 fn needs_engine(message: String) -> ResolveError {
     ResolveError::NeedsContainerEngine { message, help: "start Docker and use `--engine docker`".to_owned() }

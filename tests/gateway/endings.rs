@@ -344,6 +344,27 @@ async fn draining_lets_requests_finish_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
+async fn requests_that_were_sent_before_their_clients_knew_of_the_end_are_answered() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut kept = house.client().await;
+    assert_eq!(kept.ask(GET).await.status, 200);
+    // One that says nothing yet, and one that nobody has accepted so far.
+    let mut fresh = house.client().await;
+    let mut waiting = house.client().await;
+    house.cancel.cancel();
+    for client in [&mut kept, &mut fresh, &mut waiting] {
+        let answer = client.ask(GET).await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.head.contains("connection: close"), "{}", answer.head);
+        assert!(client.is_closed().await, "it was the last one");
+    }
+    let served = tokio::time::timeout(Duration::from_secs(5), house.served).await.expect("served to the end");
+    assert!(served.unwrap().is_ok());
+}
+
+#[tokio::test]
 async fn draining_ends_at_its_deadline() {
     let tasks = Tasks::new();
     let upstream = Upstream::http1(&tasks, |_| async { std::future::pending().await }).await;

@@ -67,7 +67,14 @@ fn service(name: &str, upstream: &Upstream, extras: Extras) -> (ServiceKey, Arc<
     let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
     (
         key.clone(),
-        Arc::new(ServiceRoute { key, components, model_names: vec![name.into()], trained: [].into(), by_path: false }),
+        Arc::new(ServiceRoute {
+            key,
+            components,
+            model_names: vec![name.into()],
+            trained: [].into(),
+            by_path: false,
+            cluster_local: false,
+        }),
     )
 }
 
@@ -127,6 +134,33 @@ async fn clients_at_once_go_to_the_model_together_and_each_gets_its_own() {
         assert_eq!(answer["batchId"].as_str().map(str::len), Some(36), "{answer}");
     }
     assert!(upstream.requests() <= 8, "{} requests for 32 of two instances and batches of 32", upstream.requests());
+}
+
+#[tokio::test]
+async fn requests_for_one_revision_are_in_no_batch_with_others() {
+    let tasks = Tasks::new();
+    let ((old, _), (new, _)) = (server(&tasks).await, server(&tasks).await);
+    let (key, route) = service("iris", &old, batched(batching(2, 60_000)));
+    let mut route = ServiceRoute::clone(&route);
+    let of = |upstream: &Upstream, revision: &str, weight| Backend {
+        replica: revision.into(),
+        revision: revision.into(),
+        weight,
+        ..backend(upstream.address)
+    };
+    let both = vec![of(&old, "iris-predictor-00001", 1), of(&new, "iris-predictor-00002", 0)];
+    route.components.get_mut(&ComponentKind::Predictor).unwrap().state = RouteState::Open(both);
+    let house = house(&tasks, vec![(key, Arc::new(route))]).await;
+    // Two of each make a full batch; it is sent at once.
+    let asked = ["iris-default", "latest-iris-predictor-default", "iris-default", "latest-iris-predictor-default"];
+    let asked = asked.map(|host| {
+        let (address, body) = (house.address, r#"{"instances":[1]}"#);
+        let head =
+            format!("POST {PREDICT} HTTP/1.1\r\nHost: {host}.localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+        async move { Raw::connect(address).await.ask(format!("{head}{body}")).await.status }
+    });
+    assert_eq!(futures::future::join_all(asked).await, [200; 4]);
+    assert_eq!((old.requests(), new.requests()), (1, 1));
 }
 
 #[tokio::test]

@@ -55,7 +55,14 @@ fn service(name: &str, state: RouteState) -> (ServiceKey, Arc<ServiceRoute>) {
     let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
     (
         key.clone(),
-        Arc::new(ServiceRoute { key, components, model_names: vec![name.into()], trained: [].into(), by_path: false }),
+        Arc::new(ServiceRoute {
+            key,
+            components,
+            model_names: vec![name.into()],
+            trained: [].into(),
+            by_path: false,
+            cluster_local: false,
+        }),
     )
 }
 

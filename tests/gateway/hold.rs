@@ -43,6 +43,28 @@ impl House {
 }
 
 #[tokio::test]
+async fn a_body_that_breaks_while_its_request_waits_never_reaches_a_backend() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let head = "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let house = asleep(&tasks, 60_000, GatewayConfig::default()).await;
+    let (mut broken, mut cut) = (house.client().await, house.client().await);
+    for client in [&mut broken, &mut cut] {
+        client.send(&format!("{head}5\r\nhello\r\n")).await;
+    }
+    house.waiters(2).await;
+    broken.send("no chunk\r\n").await;
+    let answer = broken.answer().await.unwrap();
+    assert_eq!((answer.status, answer.json()["reason"].as_str()), (400, Some("BrokenBody")), "{answer:?}");
+    assert!(broken.is_closed().await);
+    drop(cut);
+    house.waiters(0).await;
+    house.publish(open(vec![backend(upstream.address)]));
+    assert_eq!(house.client().await.ask(POST).await.status, 200);
+    assert_eq!(upstream.requests(), 1, "only the whole one");
+}
+
+#[tokio::test]
 async fn a_request_to_a_sleeping_service_rings_waits_and_is_answered() {
     let tasks = Tasks::new();
     let upstream = Upstream::http1(&tasks, mirror).await;
@@ -99,12 +121,12 @@ async fn all_who_wait_are_told_at_once_when_it_fails() {
 #[tokio::test]
 async fn patience_ends_when_nothing_moves_and_begins_anew_when_something_does() {
     let tasks = Tasks::new();
-    let house = asleep(&tasks, 300, GatewayConfig::default()).await;
+    let house = asleep(&tasks, 1_500, GatewayConfig::default()).await;
     let mut client = house.client().await;
     client.send(POST).await;
     for step in 0..4 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        house.publish(iris(held("ModelPulling", &format!("{step} of 4 GB"), 300), None));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        house.publish(iris(held("ModelPulling", &format!("{step} of 4 GB"), 1_500), None));
     }
     house.waiters(1).await;
     let answer = client.answer().await.unwrap();

@@ -34,6 +34,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         answer = {"name": self.path, "ready": True, "model": self.path, "pid": os.getpid(), "arguments": sys.argv[1:]}
+        folder = next((a.split("=")[1] for a in sys.argv if a.startswith("--model_dir=")), "")
+        answer["models"] = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         body = json.dumps({**answer, "environment": dict(os.environ)}).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))

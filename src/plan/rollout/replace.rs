@@ -120,7 +120,7 @@ impl<'w> Rollout<'w, '_> {
         draft: &mut Draft<'w>,
         (revision, resolved): (u32, &'w ResolvedWorkload),
         facts: &[&'w ContainerFact],
-    ) -> ComponentReport {
+    ) -> ComponentReport<'w> {
         self.bring_back(draft, revision, resolved);
         self.advance_canaries(draft);
         self.retire_others(draft);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::sample::{container, key, model, predicting, probe, service};
 use super::sim::{Ledger, Orders, Sim};
+use crate::api::ConditionStatus;
 use crate::plan::action::ProbeKind;
 use crate::plan::world::{EngineState, ExitFact, FactState};
 use crate::plan::{Now, Plan, World, plan};
@@ -47,6 +48,16 @@ fn before_the_engine_was_asked_only_models_are_fetched() {
     sim.world.engine = EngineState::Unknown;
     let plan = plan(&sim.world, sim.now());
     assert_eq!(words(&plan), ["pull model s3://models/iris"]);
+}
+
+#[test]
+fn an_engine_that_was_not_asked_yet_is_not_called_unavailable() {
+    let mut sim = Sim::serving();
+    sim.world.containers.clear();
+    sim.world.engine = EngineState::Unknown;
+    let plan = plan(&sim.world, sim.now());
+    let ready = plan.statuses.first().and_then(|(_, status)| status.condition("Ready")).expect("a condition");
+    assert_eq!((ready.status, ready.reason.as_str()), (ConditionStatus::Unknown, "EngineNotAsked"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::sample::{predicting, service};
 use super::sim::{Ledger, Orders, Sim};
+use crate::plan::ActionKey;
 use crate::workload::Workload;
 
 const SERVER: &str = "kserve-local.test.iris-predictor-00001-0.default";
@@ -39,6 +40,21 @@ fn a_limit_is_applied_once_the_replica_answers_and_again_when_it_was_restarted()
     sim.run(5.0);
     assert_eq!(sim.log.iter().filter(|line| **line == limit).count(), 3);
     sim.assert_still(60.0);
+}
+
+#[test]
+fn a_container_that_is_seen_running_before_its_start_is_done_has_not_answered_yet() {
+    let mut sim = machine();
+    sim.apply(service("iris", vec![limited(true)]));
+    while sim.containers.get(SERVER).is_none_or(|fact| !fact.is_running()) {
+        sim.run(0.05);
+    }
+    // The list was quicker than the answer to the order.
+    let seen = sim.containers[SERVER].clone();
+    sim.world.in_flight.insert(ActionKey::Container(SERVER.to_owned()));
+    sim.world.containers.insert(SERVER.to_owned(), seen);
+    sim.pass();
+    assert!(!sim.log.iter().any(|line| line.starts_with("limit")), "{:#?}", sim.log);
 }
 
 #[test]

@@ -35,6 +35,24 @@ fn standard(service: DesiredService) -> DesiredService {
 }
 
 #[test]
+fn what_is_cluster_local_shows_the_address_others_use_in_either_mode() {
+    for (label, mode, name) in
+        [(meta::KNATIVE_VISIBILITY, "Serverless", "iris"), (meta::VISIBILITY, "RawDeployment", "iris-predictor")]
+    {
+        let mut sim = Sim::new();
+        let mut hidden = annotated(iris("server:good1"), meta::DEPLOYMENT_MODE, mode);
+        hidden.meta.labels.insert(label.to_owned(), "cluster-local".to_owned());
+        sim.apply(hidden);
+        sim.run(10.0);
+        let status = shown(&sim);
+        assert_eq!(status["url"], format!("http://{name}.default.svc.cluster.local"));
+        assert_eq!(status["address"]["url"], status["url"]);
+        assert_eq!(status["components"]["predictor"]["url"], "http://iris-predictor.default.svc.cluster.local");
+        assert!(sim.plan.routes.services[&key("iris")].cluster_local);
+    }
+}
+
+#[test]
 fn status_while_the_model_is_fetched() {
     let mut sim = Sim::new();
     sim.apply(iris("server:good1"));

@@ -196,6 +196,39 @@ fn memory_is_shared_out_by_age_and_what_does_not_fit_says_so() {
 }
 
 #[test]
+fn a_model_is_unloaded_when_requests_under_way_are_answered() {
+    let mut sim = started(None, 1, vec![trained("rose", "rose", 1)]);
+    sim.lease("shelf");
+    want(&mut sim, vec![trained("iris", "iris", 1)]);
+    sim.run(60.0);
+    assert_eq!((done(&sim, "unload"), open(&sim, "rose"), open(&sim, "iris")), (0, None, Some(1)), "others are loaded");
+    sim.leases.clear();
+    sim.run(2.0);
+    assert_eq!(done(&sim, "unload model rose"), 1);
+}
+
+#[test]
+fn a_server_that_is_never_idle_unloads_when_the_time_to_drain_is_over() {
+    let mut sim = started(Some(512), 1, vec![trained("rose", "rose", 400)]);
+    sim.lease("shelf");
+    want(&mut sim, vec![trained("iris", "iris", 400)]);
+    sim.run(295.0);
+    assert_eq!((done(&sim, "unload"), done(&sim, "load model iris")), (0, 0), "both do not fit");
+    sim.run(10.0);
+    assert_eq!(done(&sim, "unload model rose"), 1);
+    // One that is wanted again, and is not later on, gets its time once more.
+    let mut sim = started(None, 1, vec![trained("rose", "rose", 1)]);
+    sim.lease("shelf");
+    for _ in 0..3 {
+        want(&mut sim, Vec::new());
+        sim.run(200.0);
+        want(&mut sim, vec![trained("rose", "rose", 1)]);
+        sim.run(5.0);
+    }
+    assert_eq!(done(&sim, "unload"), 0);
+}
+
+#[test]
 fn what_was_unloaded_is_given_back_by_a_new_start_when_it_is_needed() {
     let mut sim = started(Some(512), 1, vec![trained("rose", "rose", 400)]);
     want(&mut sim, vec![trained("iris", "iris", 400)]);

@@ -30,6 +30,8 @@ pub struct Loaded {
     pub complete: bool,
     /// Since when it waits to be started anew.
     pub leaving: Option<Duration>,
+    /// Models that are there and not wanted any more, and since when.
+    pub unwanted: BTreeMap<String, Duration>,
 }
 
 /// A model whose files a server was shown.
@@ -57,12 +59,14 @@ pub struct Failed {
 }
 
 /// What a pass found out about a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     /// It has all that it is to have.
     Complete,
     /// It is to be started anew.
     Leaving,
+    /// It has a model of this name that is not wanted.
+    Unwanted(String),
 }
 
 impl Memory {
@@ -120,12 +124,30 @@ impl Memory {
                 Note::Leaving => {
                     loaded.leaving.get_or_insert(now.tick);
                 }
+                Note::Unwanted(model) => {
+                    loaded.unwanted.entry(model.clone()).or_insert(now.tick);
+                }
             }
+        }
+        for (name, loaded) in self.repositories.iter_mut().filter(|(_, loaded)| !loaded.unwanted.is_empty()) {
+            // One that is wanted again begins anew when it is not.
+            let is_said = |model: &str| {
+                let said = |(other, note): &(String, Note)| {
+                    other == name && matches!(note, Note::Unwanted(unwanted) if unwanted == model)
+                };
+                plan.repositories.iter().any(said)
+            };
+            loaded.unwanted.retain(|model, _| is_said(model));
         }
     }
 
+    /// Whether a server waits for the requests it has: to be started anew, or to unload a model.
+    pub fn awaits_quiet(&self, container: &str) -> bool {
+        self.loaded(container).is_some_and(|loaded| loaded.leaving.is_some() || !loaded.unwanted.is_empty())
+    }
+
     /// Returns what is known of the models of the run a container is in.
-    pub(super) fn loaded(&self, container: &str) -> Option<&Loaded> {
+    pub(in crate::plan) fn loaded(&self, container: &str) -> Option<&Loaded> {
         let run = self.containers.get(container)?.started?;
         self.repositories.get(container).filter(|loaded| loaded.run == Some(run))
     }

@@ -26,6 +26,10 @@ pub(in crate::plan) fn tend(draft: &mut Draft<'_>, unit: &Replica<'_>) -> Option
         order(draft, unit, fact, RepositoryWork::Look);
         return Some(loading("it is asked which models it has loaded"));
     };
+    let wanted = wanted(world, &fact.component.service);
+    let unwanted: Vec<&String> =
+        loaded.models.keys().filter(|name| !wanted.iter().any(|model| model.key.name == **name)).collect();
+    draft.plan.repositories.extend(unwanted.iter().map(|name| (fact.name.clone(), Note::Unwanted((*name).clone()))));
     if world.in_flight.contains(&ActionKey::Repository(fact.name.clone())) {
         return (!loaded.complete).then(|| loading(&progress(world, &fact.component.service, loaded)));
     }
@@ -34,9 +38,8 @@ pub(in crate::plan) fn tend(draft: &mut Draft<'_>, unit: &Replica<'_>) -> Option
         let words = loaded.trouble.as_ref().map_or("", |(message, _)| message);
         return Some(loading(&format!("it does not say which models it has loaded: {words}")));
     }
-    let wanted = wanted(world, &fact.component.service);
-    let superfluous = loaded.models.keys().find(|name| !wanted.iter().any(|model| model.key.name == **name));
-    if let Some(name) = superfluous.filter(|name| may_try(draft, loaded, name, "")) {
+    let idle = |draft: &mut Draft<'_>, name: &str| is_left_alone(draft, unit, loaded, name);
+    if let Some(name) = unwanted.into_iter().find(|name| may_try(draft, loaded, name, "") && idle(draft, name)) {
         order(draft, unit, fact, RepositoryWork::Unload { model: name.clone() });
         return (!loaded.complete).then(|| loading(&progress(world, &fact.component.service, loaded)));
     }
@@ -46,11 +49,15 @@ pub(in crate::plan) fn tend(draft: &mut Draft<'_>, unit: &Replica<'_>) -> Option
     };
     let missing: Vec<&TrainedModel> =
         wanted.into_iter().filter(|model| present(model) && !loaded.has(&model.key.name, &model.mark)).collect();
-    if let Some(model) = missing.iter().find(|model| may_try(draft, loaded, &model.key.name, &model.mark)) {
-        if lacks_room(world, fact, loaded, model) {
+    let next = missing.iter().find(|model| may_try(draft, loaded, &model.key.name, &model.mark));
+    if let Some(model) = next {
+        if waits_for_unloading(world, fact, loaded, model) {
+            look_again(draft, unit, fact, loaded);
+        } else if lacks_room(world, fact, loaded, model) {
             return start_anew(draft, unit, fact, loaded, model);
+        } else {
+            load(draft, unit, fact, model);
         }
-        load(draft, unit, fact, model);
         return (!loaded.complete).then(|| loading(&progress(world, &fact.component.service, loaded)));
     }
     look_again(draft, unit, fact, loaded);
@@ -82,6 +89,27 @@ fn may_try(draft: &mut Draft<'_>, loaded: &Loaded, model: &str, mark: &str) -> b
         Some(failed) => draft.due(failed.at + backoff::restart_delay(failed.failures.saturating_add(1))),
         None => true,
     }
+}
+
+/// Whether no request can be under way for a model that is not wanted. They are not counted by model, so it is that of
+/// the whole replica, or the time a request may take to drain.
+fn is_left_alone(draft: &mut Draft<'_>, unit: &Replica<'_>, loaded: &Loaded, name: &str) -> bool {
+    let Some(since) = loaded.unwanted.get(name) else {
+        // Its route closes now; what slipped through gets a moment to show itself.
+        draft.wake(draft.now.tick + SETTLE);
+        return false;
+    };
+    let busy = draft.world.leases.get(&unit.name).copied().unwrap_or(0) > 0;
+    draft.due(*since + SETTLE) && (!busy || draft.due(*since + draft.world.config.drain_deadline))
+}
+
+/// Whether a model has no room beside those that are about to be unloaded.
+fn waits_for_unloading(world: &World, fact: &ContainerFact, loaded: &Loaded, model: &TrainedModel) -> bool {
+    let limit = admit::server(world, &fact.component.service).and_then(|server| server.memory_limit);
+    // One that the server does not unload is not waited for.
+    let mut going = loaded.unwanted.keys().filter(|name| !loaded.failed.contains_key(*name));
+    going.any(|name| loaded.models.contains_key(name))
+        && limit.is_some_and(|limit| loaded.declared().saturating_add(model.memory) > limit)
 }
 
 fn look_again(draft: &mut Draft<'_>, unit: &Replica<'_>, fact: &ContainerFact, loaded: &Loaded) {

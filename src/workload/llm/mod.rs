@@ -123,6 +123,10 @@ fn workload(spec: &LlmInferenceServiceSpec, names: &Names, scope: &Scope<'_>) ->
     pod.models = models(spec, scope, &mut pod.warnings)?;
     pod.has_model = true;
     let mut workload = pod::to_workload(pod, component, scope)?;
+    // As it was written, and as `kubectl logs -c` of a cluster has it.
+    if let Some(serving) = workload.containers.first_mut() {
+        MAIN.clone_into(&mut serving.name);
+    }
     workload.service_name = names::llm_service_name(&scope.key.name);
     workload.model_name.clone_from(&names.model);
     workload.aliases = names.adapters.iter().chain([&names.published]).cloned().collect();

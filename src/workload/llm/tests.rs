@@ -38,7 +38,7 @@ fn field_of(error: ResolveError) -> (String, String) {
 fn a_model_alone_is_served_by_the_preset() {
     let workload = resolved(&service("{model: {uri: 'hf://Qwen/Qwen2.5-0.5B-Instruct', name: qwen}}")).unwrap();
     let main = main_of(&workload);
-    assert_eq!((main.name.as_str(), main.image.as_str()), ("kserve-container", "ghcr.io/llm-d/llm-d-cuda:v0.9.0"));
+    assert_eq!((main.name.as_str(), main.image.as_str()), ("main", "ghcr.io/llm-d/llm-d-cuda:v0.9.0"));
     assert_eq!(
         main.command,
         [
