@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use super::home::{flag_for, shown};
 use super::report::Exit;
+use crate::daemon;
+use crate::home::Home;
 
 /// Longest time to connect; everything is on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -140,6 +142,9 @@ pub struct Answer {
 pub const AS_TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 const AS_JSON: &str = "application/json";
 
+/// Answers to the token alone, so that whoever does has this home's; `/version` answers everybody.
+const OWN: &str = "/apis/kserve-local/v1/addresses";
+
 /// A connection to the daemon of one home.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -169,6 +174,18 @@ impl Client {
         let token = read(home.join("state/token"))?.trim().to_owned();
         let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build()?;
         Ok(Self { http, home: home.to_owned(), token, addresses })
+    }
+
+    /// Finds the daemon of a home and makes sure that it answers. The addresses may be left over, and the port another
+    /// home's or another program's by now: what does not know our token is not our daemon, unless someone serves the home.
+    ///
+    /// # Errors
+    /// No daemon of this home answers, or it refuses.
+    pub async fn answering(home: &Utf8Path) -> Result<Self, ClientError> {
+        let client = Self::find(home)?;
+        let Err(error) = client.get(OWN).await else { return Ok(client) };
+        let served = daemon::holder(&Home::new(home)).is_ok_and(|holder| holder.is_some());
+        Err(if served || error.is_absent() { error } else { ClientError::NotRunning { home: home.to_owned() } })
     }
 
     /// Returns the HTTP client, for requests to the gateway.
@@ -320,6 +337,45 @@ mod tests {
         assert!(matches!(error, ClientError::NotRunning { .. }));
         assert_eq!(error.exit(), Exit::Machine);
         assert!(error.hint().is_some_and(|hint| hint.contains(&format!("kserve-local serve --home {home}"))));
+    }
+
+    /// Answers `/version` to everybody, as a daemon does, and everything else with `otherwise`. Returns its address.
+    async fn stranger(otherwise: &'static str) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serve = async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut read = [0; 4096];
+                let length = socket.read(&mut read).await.unwrap_or_default();
+                let status = if read[..length].starts_with(b"GET /version ") { "200 OK" } else { otherwise };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{{}}");
+                // Whoever asked may be gone.
+                let _ = socket.write_all(answer.as_bytes()).await;
+            }
+        };
+        crate::tasks::Tasks::default().spawn("stranger", serve);
+        address
+    }
+
+    #[tokio::test]
+    async fn what_answers_without_our_token_is_not_our_daemon() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(Utf8Path::from_path(folder.path()).unwrap());
+        home.create().unwrap();
+        std::fs::write(home.token(), "ours\n").unwrap();
+        let left_over = |api: String| {
+            let addresses = serde_json::json!({"pid": 1, "data": "127.0.0.1:1", "api": api, "instance": "i"});
+            std::fs::write(home.addresses(), addresses.to_string()).unwrap();
+        };
+        for other in ["401 Unauthorized", "404 Not Found"] {
+            left_over(stranger(other).await);
+            assert!(Client::find(home.root()).unwrap().get("/version").await.is_ok(), "somebody answers");
+            let error = Client::answering(home.root()).await.unwrap_err();
+            assert!(matches!(error, ClientError::NotRunning { .. }), "{other}: {error}");
+        }
+        left_over(stranger("200 OK").await);
+        assert!(Client::answering(home.root()).await.is_ok());
     }
 
     #[test]

@@ -25,6 +25,9 @@ use super::wanted::{NamespaceArgs, Wanted};
 use crate::diagnosis::Standing;
 use crate::kubeapi::resource::Resource;
 
+/// Pause before a watch that has ended is begun again.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Wait until something is so.
 #[derive(Clone, Debug, Args)]
 pub struct WaitArgs {
@@ -257,6 +260,8 @@ async fn follow_until(
                 return Ok(());
             }
         }
+        // A daemon that is about to end ends every watch at once, and still answers.
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

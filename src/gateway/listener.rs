@@ -26,7 +26,7 @@ use crate::plan::routes::RouteTable;
 use crate::tasks::Tasks;
 use crate::traffic::TrafficBoard;
 
-use super::access_log::{AccessLog, AccessLogFormat};
+use super::access_log::{AccessLog, AccessLogFormat, LogFile};
 use super::balance::Balancer;
 use super::batcher::Batcher;
 use super::breaker::Policy;
@@ -41,6 +41,7 @@ use super::inside::Call;
 use super::metrics::Metrics;
 use super::outside::Outside;
 use super::payload_log::{LogPlaces, PayloadLog};
+use super::roll::Roll;
 use super::upstream::Pool;
 use super::whole::Room;
 use super::worker::Worker;
@@ -64,6 +65,9 @@ pub struct Gateway {
     batcher: Arc<Batcher>,
     mirrors: Arc<Semaphore>,
     places: LogPlaces,
+    roll: Arc<Roll>,
+    /// Places for connections of the listener that is served; none before.
+    room: Mutex<Option<Arc<Semaphore>>>,
 }
 
 /// Calls from inside replicas on their way to the workers.
@@ -81,6 +85,7 @@ impl Gateway {
         let whole = Arc::new(Room::new(config.max_whole_body, config.max_whole_bodies));
         let propagate = Arc::new(Propagate::new(&config.propagate_headers));
         let (inside, calls) = mpsc::channel(CALLS);
+        let roll = Arc::new(Roll::new(config.workers.max(1)));
         Self {
             inside,
             calls: Mutex::new(Some(calls)),
@@ -95,6 +100,8 @@ impl Gateway {
             batcher: Arc::default(),
             mirrors: Arc::new(Semaphore::new(MOST_MIRRORS)),
             places: LogPlaces::default(),
+            roll,
+            room: Mutex::default(),
         }
     }
 
@@ -118,6 +125,18 @@ impl Gateway {
     /// Returns where connections go that were made inside replicas; the first listener that is served takes them.
     pub fn inside(&self) -> mpsc::Sender<Call> {
         self.inside.clone()
+    }
+
+    /// Whether nobody new is served for no other reason than that every place is taken: returns false at once while
+    /// there is room, and true when every worker has said that it is there. One that is stuck says nothing; the caller
+    /// gives up.
+    pub async fn is_merely_full(&self) -> bool {
+        let room = self.room.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if room.is_none_or(|room| room.available_permits() > 0) {
+            return false;
+        }
+        self.roll.call().await;
+        true
     }
 
     /// Serves a listener until `cancel`; then accepts nothing more, lets requests in flight finish up to the drain
@@ -151,6 +170,7 @@ impl Gateway {
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
         let room = Arc::new(Semaphore::new(self.config.max_connections));
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&room));
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner).take();
         accept(&listener, calls.as_mut(), &room, &mut crew, &cancel).await;
         accept_rest(&listener, &room, &mut crew).await;
@@ -168,9 +188,7 @@ impl Gateway {
 
     fn access_log_file(&self) -> io::Result<Box<dyn io::Write + Send>> {
         Ok(match &self.config.access_log_file {
-            Some(path) if self.config.access_log != AccessLogFormat::None => {
-                Box::new(std::fs::OpenOptions::new().create(true).append(true).open(path)?)
-            }
+            Some(path) if self.config.access_log != AccessLogFormat::None => Box::new(LogFile::open(path)?),
             _ => Box::new(io::stdout()),
         })
     }
@@ -205,6 +223,7 @@ impl Gateway {
             batcher: Arc::clone(&self.batcher),
             payload_log,
             mirrors: Arc::clone(&self.mirrors),
+            roll: Arc::clone(&self.roll),
         })
     }
 }
@@ -289,8 +308,9 @@ pub(crate) async fn work(worker: &Arc<Worker>, mut arrivals: mpsc::Receiver<Arri
         // Losing an arrival closes it, and everything is being closed.
         () = serve_all => {}
         () = worker.ending.cut.cancelled() => {}
-        // Holds nothing over its waits.
+        // Neither holds anything over its waits.
         () = sweep(worker) => {}
+        () = worker.roll.answer(worker.number) => {}
     }
 }
 

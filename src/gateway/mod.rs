@@ -61,6 +61,7 @@ mod peek;
 mod place;
 mod refusal;
 mod relay;
+mod roll;
 mod route;
 mod service_extras;
 mod talk;

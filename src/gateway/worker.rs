@@ -32,6 +32,7 @@ use super::metrics::{Metrics, ServiceMetrics};
 use super::outside::Outside;
 use super::payload_log::PayloadLog;
 use super::refusal::{Refusal, is_grpc};
+use super::roll::Roll;
 use super::upstream::Pool;
 use super::walk::Walk;
 use super::whole::Room;
@@ -68,6 +69,8 @@ pub(crate) struct Worker {
     pub(crate) payload_log: PayloadLog,
     /// Copies of requests under way.
     pub(crate) mirrors: Arc<Semaphore>,
+    /// Where it says that it turns.
+    pub(crate) roll: Arc<Roll>,
 }
 
 impl Worker {

@@ -130,6 +130,7 @@ pub struct HistoryLine {
     pub source: Option<Arc<serde_json::Value>>,
 }
 
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
 fn written<S: Serializer>(source: &Option<Arc<serde_json::Value>>, serializer: S) -> Result<S::Ok, S::Error> {
     source.as_deref().serialize(serializer)
 }

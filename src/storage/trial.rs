@@ -13,6 +13,7 @@ use super::credentials_azure::{self, AzureIdentity, AzureService};
 use super::open::{Opening, open, surroundings};
 use super::pull::PullConfig;
 use crate::api::StorageUri;
+use crate::home::make_private;
 use crate::workload::Access;
 use crate::workload::access::HDFS_PREFIX;
 
@@ -25,6 +26,26 @@ pub struct Trial {
     pub bytes: u64,
 }
 
+/// A folder that is nobody else's, for credentials; it goes with this, however the trial ends.
+struct Scratch(Utf8PathBuf);
+
+impl Scratch {
+    fn make() -> Result<Self, SourceError> {
+        let name = format!("kserve-local-trial-{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let folder = Utf8PathBuf::from_path_buf(std::env::temp_dir().join(name));
+        let folder = folder.map_err(|_| SourceError::Invalid("no temporary folder".to_owned()))?;
+        make_private(&folder).map_err(|error| SourceError::transient("could not make a temporary folder", error))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Only we may read what stays behind.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Tries a remote URI.
 ///
 /// # Errors
@@ -35,10 +56,8 @@ pub async fn trial(
     config: &PullConfig,
     environment: &BTreeMap<String, String>,
 ) -> Result<Trial, SourceError> {
-    let folder = std::env::temp_dir().join(format!("kserve-local-trial-{}", std::process::id()));
-    let folder =
-        Utf8PathBuf::from_path_buf(folder).map_err(|_| SourceError::Invalid("no temporary folder".to_owned()))?;
-    let opening = (uri.clone(), access.clone(), config.clone(), environment.clone(), folder.clone());
+    let scratch = Scratch::make()?;
+    let opening = (uri.clone(), access.clone(), config.clone(), environment.clone(), scratch.0.clone());
     let opened = tokio::task::spawn_blocking(move || {
         let (uri, access, config, environment, folder) = &opening;
         let progress = watch::Sender::default();
@@ -64,9 +83,6 @@ pub async fn trial(
             first?;
         }
     }
-    drop(source);
-    // Only the empty folder is left, if that.
-    let _ = std::fs::remove_dir_all(&folder);
     Ok(Trial { files: manifest.files.len() as u64, bytes })
 }
 
@@ -173,6 +189,16 @@ pub(super) fn shortened(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_for_credentials_is_new_and_goes_with_the_trial() {
+        let (one, other) = (Scratch::make().unwrap(), Scratch::make().unwrap());
+        assert_ne!(one.0, other.0);
+        let path = one.0.clone();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777, 0o700);
+        drop(one);
+        assert!(!path.exists());
+    }
 
     #[test]
     fn it_is_said_as_whom_and_nothing_that_could_be_used() {

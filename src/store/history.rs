@@ -59,7 +59,7 @@ impl History {
     /// Forgets all but the newest changes, at most so many.
     pub fn keep(&mut self, limit: usize) {
         let surplus = self.changes.len().saturating_sub(limit);
-        if let Some(last) = self.changes.drain(..surplus).last() {
+        if let Some(last) = self.changes.drain(..surplus).next_back() {
             self.floor = last.version;
         }
     }
