@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -448,7 +448,7 @@ async fn serve_http1(
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(worker), Arc::clone(client));
         // Boxed: it is large, and hyper moves it.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(pin!(worker.answer(client, Box::new(request))).await) })
     });
     // The guard keeps the time; hyper's own timer would also end connections that are merely idle.
     let connection = http1::Builder::new()
@@ -456,7 +456,7 @@ async fn serve_http1(
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(connection);
     let told = drained(drain, LAST_REQUEST);
     until_drained(connection.as_mut(), drain, told, |connection| connection.graceful_shutdown()).await
 }
@@ -486,9 +486,9 @@ async fn serve_http2(
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
         // Boxed: it is moved into a task of its own, through several hands.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(pin!(worker.answer(client, Box::new(request))).await) })
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(guard), service));
     // HTTP/2 has words of its own for which requests still count.
     until_drained(connection.as_mut(), &drain, drain.cancelled(), |connection| connection.graceful_shutdown()).await
 }
@@ -500,7 +500,7 @@ async fn until_drained<C: Future>(
     told: impl Future<Output = ()>,
     wind_up: impl FnOnce(Pin<&mut C>),
 ) -> C::Output {
-    let mut told = std::pin::pin!(told);
+    let mut told = pin!(told);
     let (mut heard, mut wind_up) = (false, Some(wind_up));
     poll_fn(move |cx| {
         let ended = connection.as_mut().poll(cx);
