@@ -129,6 +129,11 @@ impl Home {
         self.state().join("engine")
     }
 
+    /// Says that an engine before the one in [`Home::engine`] may still run models of this home: its name.
+    pub fn retired_engine(&self) -> Utf8PathBuf {
+        self.state().join("retired-engine")
+    }
+
     /// Folder of the socket through which replicas call their own service.
     pub fn gate(&self) -> Utf8PathBuf {
         self.state().join("gate")
@@ -152,6 +157,15 @@ impl Home {
 pub fn restrict(path: &Utf8Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+/// Makes a folder that was not there and is nobody else's: what lies in a folder that all may write to is not trusted.
+///
+/// # Errors
+/// It exists, or the system says no.
+pub fn make_private(path: &Utf8Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().mode(0o700).create(path)
 }
 
 /// Writes a file so that it is whole or as it was: a temporary name beside it, flushed to disk, renamed.

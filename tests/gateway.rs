@@ -4,6 +4,8 @@
 
 #[path = "gateway/abuse.rs"]
 mod abuse;
+#[path = "gateway/backends.rs"]
+mod backends;
 #[path = "gateway/endings.rs"]
 mod endings;
 #[path = "gateway/extras.rs"]

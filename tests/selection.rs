@@ -346,6 +346,7 @@ fn when_nothing_is_found_the_error_says_so_in_upstreams_words_and_what_to_do() {
         (model("sklearn", Some("1.3"), None), "leave `version` out, or write one that is listed: `0`, `1`"),
         (model("openvino", None, None), "name the runtime: `runtime: kserve-openvino`"),
         (model("sklaern", None, None), "did you mean `sklearn`?"),
+        (model("pmml", Some("9"), None), "leave `version` out, or write one that is listed: `3`, `4`"),
         (named("kserve-mlsever", model("sklearn", None, None)), "did you mean `kserve-mlserver`? runtimes that serve"),
         (
             named("kserve-mlserver", model("sklearn", None, Some("v1"))),
@@ -356,6 +357,26 @@ fn when_nothing_is_found_the_error_says_so_in_upstreams_words_and_what_to_do() {
     for (model, want) in cases {
         let (error, got) = help(model);
         assert!(got.contains(want), "{error}: {got}");
+    }
+}
+
+#[test]
+fn nobody_is_asked_whether_they_mean_what_they_wrote() {
+    let stub = |extra: Value| {
+        let mut spec = json!({ "supportedModelFormats": [{ "name": "stub", "autoSelect": true }] });
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        catalog([runtime("hh", spec)])
+    };
+    let help =
+        |model: ModelSpec, catalog: &Catalog| select(&model, "default", Nodes::Single, catalog).unwrap_err().help;
+    assert_eq!(
+        help(model("stub", Some("2"), None), &stub(json!({}))),
+        "leave `version` out; or add a ServingRuntime that lists `stub 2`"
+    );
+    let disabled = stub(json!({ "disabled": true }));
+    for wanted in [model("stub", None, None), named("hh", model("stub", None, None))] {
+        let help = help(wanted, &disabled);
+        assert!(!help.contains("did you mean") && help.contains("disabled"), "{help}");
     }
 }
 

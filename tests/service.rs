@@ -166,7 +166,7 @@ fn recorders(folder: &Path, names: &[&str]) {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn install_writes_enables_and_starts_the_units_and_uninstall_takes_them_away() {
+fn install_writes_enables_and_starts_the_units_and_uninstall_takes_them_away_whatever_the_settings_say() {
     let user = tempfile::tempdir().unwrap();
     recorders(user.path(), &["systemctl"]);
     let home = user.path().join(".kserve-local");
@@ -195,6 +195,7 @@ fn install_writes_enables_and_starts_the_units_and_uninstall_takes_them_away() {
             "systemctl --user restart kserve-local.service",
         ]
     );
+    fs::write(home.join("config.yaml"), "listen: nowhere\n").unwrap();
     let removed = run(&["service", "uninstall"]);
     assert!(removed.status.success(), "{removed:?}");
     assert!(!units.join("kserve-local.service").exists() && !units.join("kserve-local.socket").exists());

@@ -1,6 +1,7 @@
 //! The sum of the kinds, and how objects are named.
 
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Secret, ServiceAccount};
 use serde_json::Value;
@@ -225,7 +226,8 @@ impl fmt::Display for ServiceKey {
     }
 }
 
-/// One desired object: what the user wrote, and what it means.
+/// One desired object: what the user wrote, and what it means. Copies share both: whoever reads files, shows objects and
+/// decides from them has the same ones.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Object {
     /// Its name.
@@ -235,38 +237,38 @@ pub struct Object {
     /// The typed view, with defaults applied and legacy forms converted.
     pub typed: Typed,
     /// The document as written (JSON form), so that a field that is not modelled is never lost.
-    pub raw: Value,
+    pub raw: Arc<Value>,
 }
 
 /// The typed view of each kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Typed {
     /// An InferenceService's spec.
-    InferenceService(Box<InferenceServiceSpec>),
+    InferenceService(Arc<InferenceServiceSpec>),
     /// A ServingRuntime's or ClusterServingRuntime's spec; the object's kind tells which.
-    ServingRuntime(Box<ServingRuntimeSpec>),
+    ServingRuntime(Arc<ServingRuntimeSpec>),
     /// A Secret, `stringData` folded into `data`.
-    Secret(Box<Secret>),
+    Secret(Arc<Secret>),
     /// A ServiceAccount.
-    ServiceAccount(Box<ServiceAccount>),
+    ServiceAccount(Arc<ServiceAccount>),
     /// A ConfigMap.
-    ConfigMap(Box<ConfigMap>),
+    ConfigMap(Arc<ConfigMap>),
     /// A Namespace.
     Namespace,
     /// An InferenceGraph's spec.
-    InferenceGraph(Box<InferenceGraphSpec>),
+    InferenceGraph(Arc<InferenceGraphSpec>),
     /// A TrainedModel's spec.
-    TrainedModel(Box<TrainedModelSpec>),
+    TrainedModel(Arc<TrainedModelSpec>),
     /// A ClusterStorageContainer.
-    StorageContainer(Box<StorageContainer>),
+    StorageContainer(Arc<StorageContainer>),
     /// A LocalModelCache's or LocalModelNamespaceCache's spec; the object's kind tells which.
-    LocalModelCache(Box<LocalModelCacheSpec>),
+    LocalModelCache(Arc<LocalModelCacheSpec>),
     /// A LocalModelNodeGroup's spec.
-    LocalModelNodeGroup(Box<LocalModelNodeGroupSpec>),
+    LocalModelNodeGroup(Arc<LocalModelNodeGroupSpec>),
     /// An LLMInferenceService's or LLMInferenceServiceConfig's spec; the object's kind tells which.
-    LlmInferenceService(Box<LlmInferenceServiceSpec>),
+    LlmInferenceService(Arc<LlmInferenceServiceSpec>),
     /// A PersistentVolumeClaim.
-    PersistentVolumeClaim(Box<PersistentVolumeClaim>),
+    PersistentVolumeClaim(Arc<PersistentVolumeClaim>),
 }
 
 impl Object {

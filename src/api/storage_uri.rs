@@ -9,9 +9,7 @@ mod forms;
 
 use std::fmt;
 
-use camino::Utf8Path;
-
-use forms::{Scheme, by_scheme, local, normalized, scheme_of};
+use forms::{Scheme, by_scheme, local, scheme_of};
 
 /// Where a model is, by scheme.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,7 +30,8 @@ pub enum StorageUri {
     },
     /// `http://` or `https://`, one file or archive; the URL as written.
     Http(String),
-    /// `file:///path`, or a plain path; mounted in place. Never relative once resolved, see [`StorageUri::with_base`].
+    /// `file:///path`, or a plain path; mounted in place. A relative one is refused when it is
+    /// looked for: nothing says what it would be relative to.
     Local(String),
     /// `pvc://claim/sub/path`.
     Pvc {
@@ -154,15 +153,6 @@ impl StorageUri {
             },
         };
         parsed.map_err(|problem| StorageUriError::Malformed { uri: redact(text), problem })
-    }
-
-    /// Makes a relative local path absolute by joining it to `base`; anything else is returned as it is.
-    #[must_use]
-    pub fn with_base(self, base: &Utf8Path) -> Self {
-        match self {
-            Self::Local(path) if !path.starts_with('/') => Self::Local(normalized(&base.join(path)).into_string()),
-            other => other,
-        }
     }
 
     /// Returns the URI for messages: no user names, passwords or query strings (signed URLs).

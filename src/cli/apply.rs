@@ -127,7 +127,7 @@ async fn to_daemon(client: &Client, object: &Object, dry_run: DryRun) -> Result<
     };
     if dry_run == DryRun::Client {
         let verb = if before.is_some() { "configured" } else { "created" };
-        return Ok(Applied { verb, object: object.raw.clone() });
+        return Ok(Applied { verb, object: Value::clone(&object.raw) });
     }
     let Some(before) = before else {
         if dry_run == DryRun::None {
@@ -183,5 +183,5 @@ async fn to_folder(folder: &Folder, object: &Object, dry_run: DryRun) -> Result<
         let stored = folder.loader.put(&object.raw).await.map_err(folder::refused)?;
         return Ok(Applied { verb, object: stored.to_value() });
     }
-    Ok(Applied { verb, object: object.raw.clone() })
+    Ok(Applied { verb, object: Value::clone(&object.raw) })
 }

@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use super::home::{flag_for, shown};
 use super::report::Exit;
+use crate::daemon;
+use crate::home::Home;
 
 /// Longest time to connect; everything is on this machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -140,6 +142,9 @@ pub struct Answer {
 pub const AS_TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 const AS_JSON: &str = "application/json";
 
+/// Answers to the token alone, so that whoever does has this home's; `/version` answers everybody.
+const OWN: &str = "/apis/kserve-local/v1/addresses";
+
 /// A connection to the daemon of one home.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -169,6 +174,18 @@ impl Client {
         let token = read(home.join("state/token"))?.trim().to_owned();
         let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).build()?;
         Ok(Self { http, home: home.to_owned(), token, addresses })
+    }
+
+    /// Finds the daemon of a home and makes sure that it answers. The addresses may be left over, and the port another
+    /// home's or another program's by now: what does not know our token is not our daemon, unless someone serves the home.
+    ///
+    /// # Errors
+    /// No daemon of this home answers, or it refuses.
+    pub async fn answering(home: &Utf8Path) -> Result<Self, ClientError> {
+        let client = Self::find(home)?;
+        let Err(error) = client.get(OWN).await else { return Ok(client) };
+        let served = daemon::holder(&Home::new(home)).is_ok_and(|holder| holder.is_some());
+        Err(if served || error.is_absent() { error } else { ClientError::NotRunning { home: home.to_owned() } })
     }
 
     /// Returns the HTTP client, for requests to the gateway.
@@ -310,6 +327,7 @@ fn warning(header: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::imitation::{Answers, Imitation};
     use super::*;
 
     #[test]
@@ -320,6 +338,28 @@ mod tests {
         assert!(matches!(error, ClientError::NotRunning { .. }));
         assert_eq!(error.exit(), Exit::Machine);
         assert!(error.hint().is_some_and(|hint| hint.contains(&format!("kserve-local serve --home {home}"))));
+    }
+
+    fn open_to_all(question: &str) -> Option<(u16, String)> {
+        question.starts_with("GET /version").then(|| (200, "{}".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn what_answers_without_our_token_is_not_our_daemon() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Utf8Path::from_path(folder.path()).unwrap();
+        let others: [Answers; 2] = [
+            |question| open_to_all(question).unwrap_or((401, "{}".to_owned())),
+            |question| open_to_all(question).unwrap_or((404, "a page".to_owned())),
+        ];
+        for other in others {
+            Imitation::start(home, other).await;
+            assert!(Client::find(home).unwrap().get("/version").await.is_ok(), "somebody answers");
+            let error = Client::answering(home).await.unwrap_err();
+            assert!(matches!(error, ClientError::NotRunning { .. }), "{error}");
+        }
+        Imitation::start(home, |_| (200, "{}".to_owned())).await;
+        assert!(Client::answering(home).await.is_ok());
     }
 
     #[test]

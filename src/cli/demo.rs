@@ -48,6 +48,9 @@ pub async fn run(home: Option<Utf8PathBuf>, args: DemoArgs) -> Result<Exit> {
         Some(folder) => (folder, false),
         None => (leftovers::folder("demo")?, true),
     };
+    if throwaway {
+        leftovers::make(&folder)?;
+    }
     leftovers::collect_all().await;
     prepare(&folder)?;
     let outcome = serve_demo(&folder, &args).await;

@@ -222,26 +222,7 @@ fn engine(facts: &Facts) -> Vec<Finding> {
                     .fix("sudo usermod -aG docker \"$(id -un)\", then log in again"),
             ];
         }
-        Engine::Absent { cause } => {
-            let finding = if facts.has_process_tools {
-                Finding::new(
-                    "engine",
-                    Severity::Info,
-                    "no container engine answers; models of runtimes with a recipe run as processes",
-                )
-            } else {
-                Finding::new(
-                    "engine",
-                    Severity::Error,
-                    "no container engine answers, and there is no Python or uv to do without one",
-                )
-            };
-            return vec![
-                finding
-                    .because(cause.clone())
-                    .fix("install Docker or Podman and start it, or name its socket: DOCKER_HOST"),
-            ];
-        }
+        Engine::Absent { cause } => return vec![no_engine(cause, facts)],
     };
     let mut findings = vec![Finding::ok("engine", format!("{} at {}", found.version, found.endpoint))];
     let api =
@@ -263,6 +244,28 @@ fn engine(facts: &Facts) -> Vec<Finding> {
         );
     }
     findings
+}
+
+fn no_engine(cause: &str, facts: &Facts) -> Finding {
+    let install = "install Docker or Podman and start it, or name its socket: DOCKER_HOST";
+    let (severity, summary, fix) = match &facts.engine_named_by {
+        Some(who) => (
+            Severity::Error,
+            format!("the container engine that is wanted cannot be used ({who})"),
+            "start it, or name another; `kserve-local serve --engine process` does without one",
+        ),
+        None if facts.has_process_tools => (
+            Severity::Info,
+            "no container engine answers; models of runtimes with a recipe run as processes".to_owned(),
+            install,
+        ),
+        None => (
+            Severity::Error,
+            "no container engine answers, and there is no Python or uv to do without one".to_owned(),
+            install,
+        ),
+    };
+    Finding::new("engine", severity, summary).because(cause).fix(fix)
 }
 
 fn cgroup(facts: &Facts) -> Finding {

@@ -11,7 +11,7 @@ use super::client::Client;
 use super::report::chain;
 use super::{leftovers, runtimes, serve};
 use crate::api::Kind;
-use crate::config::{Environment, Flags, Settings};
+use crate::config::{EngineChoice, Environment, Flags, Settings};
 use crate::daemon;
 use crate::engine::docker::{DockerConfig, DockerEngine};
 use crate::engine::docker_checkup::Checkup;
@@ -53,6 +53,8 @@ pub struct Facts {
     pub leftovers: Vec<String>,
     /// The engine.
     pub engine: Engine,
+    /// Who says that this very engine is to be used, when somebody does: processes are no way out then.
+    pub engine_named_by: Option<String>,
     /// Whether models could run as processes.
     pub has_process_tools: bool,
     /// Version of the machine's control groups.
@@ -162,9 +164,9 @@ pub async fn gather(root: &Utf8Path) -> Facts {
     let environment = serve::environment();
     let settings = Settings::load(home.clone(), &Flags::default(), environment.clone());
     let client = Client::find(root).ok();
-    let daemon = match &client {
-        Some(client) => client.get("/version").await.ok().map(|version| daemon_version(&version)),
-        None => None,
+    let daemon = match Client::answering(root).await {
+        Ok(client) => client.get("/version").await.ok().map(|version| daemon_version(&version)),
+        Err(_) => None,
     };
     let Manifests { files: manifest_files, bad: bad_manifests, open: open_secrets } = manifests(root);
     let engine = engine(settings.as_ref().ok(), &environment).await;
@@ -187,6 +189,7 @@ pub async fn gather(root: &Utf8Path) -> Facts {
         lock: lock(&home, client.as_ref().and_then(|client| client.addresses.pid), daemon.is_some()),
         daemon,
         leftovers: leftovers::find(&std::env::temp_dir()).into_iter().map(String::from).collect(),
+        engine_named_by: engine_named_by(settings.as_ref().ok(), &environment),
         has_process_tools: Tools::find(&environment).any(),
         cgroup_version: cgroup_version(),
         disks,
@@ -294,6 +297,25 @@ async fn engine(settings: Option<&Settings>, environment: &Environment) -> Engin
             }
             Engine::Absent { cause }
         }
+    }
+}
+
+/// Returns who names the engine. The current context of docker's own configuration is nobody: Docker Desktop sets it.
+fn engine_named_by(settings: Option<&Settings>, environment: &Environment) -> Option<String> {
+    let set = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty());
+    let choice = settings.map_or(EngineChoice::Auto, |settings| settings.engine);
+    let is_in_settings =
+        settings.and_then(|settings| settings.docker_host.as_ref()).is_some_and(|host| !host.is_empty());
+    let ran_before = |settings: &Settings| std::fs::read_to_string(settings.home.engine()).unwrap_or_default();
+    match choice {
+        EngineChoice::Process | EngineChoice::Memory => None,
+        _ if is_in_settings => Some("the setting `dockerHost` names it".to_owned()),
+        _ if set("DOCKER_HOST") => Some("DOCKER_HOST names it".to_owned()),
+        _ if set("DOCKER_CONTEXT") => Some("DOCKER_CONTEXT names it".to_owned()),
+        EngineChoice::Docker => Some("`engine: docker` is set".to_owned()),
+        EngineChoice::Auto => settings
+            .filter(|settings| ran_before(settings).trim() == "docker")
+            .map(|_| "it ran the models of this home before".to_owned()),
     }
 }
 

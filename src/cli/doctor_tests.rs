@@ -42,6 +42,7 @@ fn well() -> Facts {
         leftovers: Vec::new(),
         lock: Lock::Free,
         engine: Engine::Answers(Box::new(engine)),
+        engine_named_by: None,
         has_process_tools: true,
         cgroup_version: Some(2),
         disks: vec![disk],
@@ -87,6 +88,7 @@ fn every_planted_fault_is_found_and_nothing_else() {
     let denied =
         Engine::Denied { endpoint: "unix:///var/run/docker.sock".to_owned(), cause: "permission denied".to_owned() };
     let absent = Engine::Absent { cause: "no socket".to_owned() };
+    let named = Some("DOCKER_HOST names it".to_owned());
     let disk = |bytes, inodes| vec![Disk { free_bytes: bytes, free_inodes: inodes, ..well().disks[0].clone() }];
     let taken = vec![Port { taken: Some("in use".to_owned()), ..well().ports[0].clone() }];
     let broken = Credential {
@@ -105,6 +107,7 @@ fn every_planted_fault_is_found_and_nothing_else() {
         (Facts { daemon: Some("0.9".to_owned()), ..well() }, "daemon", Warning),
         (Facts { lock: Lock::Held { pid: "7".to_owned() }, ..well() }, "lock", Error),
         (Facts { engine: denied, ..well() }, "engine", Error),
+        (Facts { engine: absent.clone(), engine_named_by: named, ..well() }, "engine", Error),
         (Facts { engine: absent, has_process_tools: false, ..well() }, "engine", Error),
         (engine(|found| found.api_version = "1.24".to_owned()), "engine-api", Error),
         (

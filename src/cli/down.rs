@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use camino::Utf8Path;
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::client::{Client, ClientError};
+use super::client::Client;
 use super::output;
 use super::report::{Exit, Problem};
 use super::serve;
@@ -63,17 +63,24 @@ pub(super) async fn stop_models(home: &Utf8Path) -> Result<usize> {
 
 /// Returns the daemon that answers for this home.
 async fn running(home: &Utf8Path) -> Result<Option<Pid>> {
-    let client = match Client::find(home) {
+    let client = match Client::answering(home).await {
         Ok(client) => client,
-        Err(ClientError::NotRunning { .. }) => return Ok(None),
+        Err(error) if error.is_absent() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    // The file may be left over, and its number another program's by now: only what answers with our token is ours.
-    match client.get("/version").await {
-        Ok(_) => Ok(client.addresses.pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))),
-        Err(error) if error.is_absent() => Ok(None),
-        Err(error) => Err(error.into()),
+    let process = daemon::holding_process(&Home::new(home)).context("could not tell which process serves the home")?;
+    match told_alike(client.addresses.pid, process) {
+        Some(pid) => Ok(Some(pid)),
+        None => Err(Problem::machine("a daemon answers, but its process cannot be told from here")
+            .hint("it may run in a container or on another machine: end it there")
+            .into()),
     }
+}
+
+/// Returns the process to end: what the daemon wrote of itself and what the kernel says of the lock must agree. In a
+/// container the daemon counts processes from one, and its number is another program's here.
+fn told_alike(written: Option<u32>, holding: Option<Pid>) -> Option<Pid> {
+    holding.filter(|pid| written == u32::try_from(pid.as_raw_nonzero().get()).ok())
 }
 
 /// Waits until nobody serves the home any more.
@@ -88,5 +95,20 @@ async fn until_gone(home: &Utf8Path) -> Result<()> {
         Err(_) => Err(Problem::not_so(format!("the daemon did not end within {} s", END.as_secs()))
             .hint("its log says what it waits for")
             .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_process_that_holds_the_lock_is_ended() {
+        let pid = |number| Pid::from_raw(number);
+        assert_eq!(told_alike(Some(7), pid(7)), pid(7));
+        // Another home's daemon, one in a container, and a file system without such locks.
+        assert_eq!(told_alike(Some(1), pid(4321)), None);
+        assert_eq!(told_alike(Some(1), None), None);
+        assert_eq!(told_alike(None, pid(7)), None);
     }
 }

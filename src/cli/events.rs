@@ -8,6 +8,7 @@ use camino::Utf8Path;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use futures::StreamExt;
+use serde_json::Value;
 
 use super::client::{AS_TABLE, Client};
 use super::complete;
@@ -51,17 +52,32 @@ pub async fn run(home: &Utf8Path, args: EventsArgs) -> Result<Exit> {
     let about = args.about.as_deref().map(selector).transpose()?.unwrap_or_default();
     let path = format!("{}?fieldSelector={}&", Resource::Events.path(namespace), escaped(&about));
     output::print(&trouble(&client, home, &args).await?)?;
-    if args.watch {
-        return watch(&client, &path, &args).await;
-    }
-    let table = client.get_table(&path).await?;
+    let mut table = client.get_table(&format!("{path}includeObject=Object")).await?;
+    sort_oldest_first(&mut table);
     let mut rows = Rows::plain(args.all_namespaces);
     rows.add(&table);
     match rows.take_text() {
         Some(text) => output::print(&text)?,
+        None if args.watch => {}
         None => output::note("No events found"),
     }
+    if args.watch {
+        let since = table["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        return watch(&client, &format!("{path}watch=true&resourceVersion={since}"), rows).await;
+    }
     Ok(Exit::Done)
+}
+
+/// Sorts the rows of a Table of events by when they were last seen; within a second, by the number in their name.
+fn sort_oldest_first(table: &mut Value) {
+    let number = |name: &str| u64::from_str_radix(name.rsplit('.').next().unwrap_or_default(), 16).unwrap_or_default();
+    if let Some(rows) = table["rows"].as_array_mut() {
+        rows.sort_by_cached_key(|row| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let event = &row["object"];
+            (text(&event["lastTimestamp"]), number(&text(&event["metadata"]["name"])))
+        });
+    }
 }
 
 /// Says why what is asked about is not ready; of all services, the first few.
@@ -82,9 +98,8 @@ async fn trouble(client: &Client, home: &Utf8Path, args: &EventsArgs) -> Result<
     Ok(text)
 }
 
-async fn watch(client: &Client, path: &str, args: &EventsArgs) -> Result<Exit> {
-    let mut events = pin!(follow::watch(client, &format!("{path}watch=true"), AS_TABLE).await?);
-    let mut rows = Rows::plain(args.all_namespaces);
+async fn watch(client: &Client, path: &str, mut rows: Rows) -> Result<Exit> {
+    let mut events = pin!(follow::watch(client, path, AS_TABLE).await?);
     while let Some(event) = events.next().await {
         let event = event?;
         if matches!(event.kind.as_str(), "ADDED" | "MODIFIED") {
@@ -104,4 +119,25 @@ pub fn selector(about: &str) -> Result<String> {
         return Err(Problem::usage(format!("`{about}` is not KIND/NAME")).into());
     };
     Ok(format!("involvedObject.kind={},involvedObject.name={name}", kind(word)?.kind()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_are_shown_oldest_first_whatever_they_are_about() {
+        let row = |name: &str, last: &str| json!({"object": {"metadata": {"name": name}, "lastTimestamp": format!("2026-11-22T10:00:{last}Z")}});
+        let mut table = json!({"rows": [row("a.c", "09"), row("b.10", "07"), row("c.f", "07"), row("d.1", "08")]});
+        sort_oldest_first(&mut table);
+        let names: Vec<&str> = table["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["object"]["metadata"]["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["c.f", "b.10", "d.1", "a.c"]);
+    }
 }

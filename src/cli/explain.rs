@@ -59,7 +59,8 @@ fn text(explanation: &Explanation) -> String {
     sum("- other programs", explanation.total.map(|_| explanation.others));
     sum("at most (memory.budget)", explanation.budget);
     sum("= limit for models", explanation.limit);
-    let held: u64 = explanation.held.iter().map(|line| line.memory).sum();
+    let others = explanation.held_by_others;
+    let held = explanation.held.iter().map(|line| line.memory).sum::<u64>() + others.memory;
     sum("- held by others", Some(held));
     sum("= free", explanation.limit.map(|limit| limit.saturating_sub(held)));
     sum("needed", Some(explanation.needs));
@@ -68,6 +69,9 @@ fn text(explanation: &Explanation) -> String {
         let mut held = Grid::new(["Held by", "Memory", "Basis", "Standing"]);
         for line in &explanation.held {
             held.row([line.service.clone(), bytes(line.memory), line.basis.clone(), line.standing.clone()]);
+        }
+        if others.replicas > 0 {
+            held.row([format!("{} more", others.replicas), bytes(others.memory), String::new(), String::new()]);
         }
         text.push('\n');
         text.push_str(&held.take_text());
@@ -84,6 +88,7 @@ fn text(explanation: &Explanation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::admission::HeldByOthers;
 
     #[test]
     fn a_decision_that_puts_nobody_to_sleep_is_read_as_the_daemon_writes_it() {
@@ -100,6 +105,7 @@ mod tests {
             others: 0,
             limit: None,
             held: Vec::new(),
+            held_by_others: HeldByOthers::default(),
             evicts: Vec::new(),
             gpus: Vec::new(),
         };

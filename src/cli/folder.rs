@@ -36,11 +36,7 @@ pub struct Folder {
 /// # Errors
 /// The daemon refuses, or the folder cannot be read.
 pub async fn place(home: &Utf8Path) -> Result<Place> {
-    let found = match Client::find(home) {
-        Ok(client) => client.get("/version").await.map(|_| client),
-        Err(error) => Err(error),
-    };
-    match found {
+    match Client::answering(home).await {
         Ok(client) => Ok(Place::Daemon(client)),
         Err(error) if error.is_absent() => Ok(Place::Folder(open(home).await?)),
         Err(error) => Err(error.into()),

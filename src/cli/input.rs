@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -124,12 +125,15 @@ async fn download(url: &str) -> Result<String> {
         Problem::new(Exit::Remote, format!("could not download `{url}`")).because(error.without_url())
     };
     let http = reqwest::Client::builder().timeout(DOWNLOAD_TIMEOUT).build().map_err(failed)?;
-    let response = http.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
-    let bytes = response.bytes().await.map_err(failed)?;
-    if bytes.len() > DOWNLOAD_LIMIT {
-        return Err(Problem::new(Exit::Remote, format!("`{url}` is too large for a manifest")).into());
+    let mut response = http.get(url).send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(failed)? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > DOWNLOAD_LIMIT {
+            return Err(Problem::new(Exit::Remote, format!("`{url}` is too large for a manifest")).into());
+        }
     }
-    String::from_utf8(bytes.to_vec()).map_err(|_| Problem::new(Exit::Remote, format!("`{url}` is not text")).into())
+    String::from_utf8(bytes).map_err(|_| Problem::new(Exit::Remote, format!("`{url}` is not text")).into())
 }
 
 /// Says on stderr what there is to say about the texts; returns whether something is invalid.
@@ -175,7 +179,7 @@ fn set_namespace(decoded: &mut DecodedObject, namespace: Option<&str>) -> Result
     };
     object.key.namespace.clone_from(&wanted);
     object.meta.namespace.clone_from(&wanted);
-    object.raw["metadata"]["namespace"] = wanted.into();
+    Arc::make_mut(&mut object.raw)["metadata"]["namespace"] = wanted.into();
     Ok(())
 }
 

@@ -9,25 +9,35 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::{Pid, test_kill_process};
 
 use super::output;
-use super::report::chain;
+use super::report::{Problem, chain};
 use super::serve;
 use crate::config::{EngineChoice, Flags, Settings};
 use crate::daemon;
-use crate::home::Home;
+use crate::home::{Home, make_private};
 
-/// How throwaway folders begin: this, the verb, and the process.
+/// How throwaway folders begin: this, the verb, the process, and something nobody can guess.
 const PREFIX: &str = "kserve-local-";
 /// Verbs that make throwaway folders.
 const VERBS: [&str; 2] = ["run", "demo"];
 /// A folder without a lock that is younger than this may be about to get one.
 const JUST_MADE: Duration = Duration::from_secs(60);
 
-/// Returns the throwaway folder of a verb in this process.
+/// Returns the throwaway folder of a verb in this process. Nobody can know its name beforehand: others may write to the
+/// temporary folder, and in containers that share it the same process numbers come again.
 ///
 /// # Errors
 /// The path of the temporary folder is not UTF-8.
 pub(super) fn folder(verb: &str) -> Result<Utf8PathBuf> {
-    Ok(Utf8PathBuf::try_from(std::env::temp_dir())?.join(format!("{PREFIX}{verb}-{}", std::process::id())))
+    let name = format!("{PREFIX}{verb}-{}-{:08x}", std::process::id(), rand::random::<u32>());
+    Ok(Utf8PathBuf::try_from(std::env::temp_dir())?.join(name))
+}
+
+/// Makes the throwaway folder.
+///
+/// # Errors
+/// It is there already, so it is somebody else's; or it cannot be made.
+pub(super) fn make(folder: &Utf8Path) -> Result<()> {
+    make_private(folder).map_err(|error| Problem::machine(format!("could not make `{folder}`")).because(error).into())
 }
 
 /// Marks a folder as one that is kept on purpose.
@@ -54,7 +64,8 @@ pub(super) fn find(temporary: &Path) -> Vec<Utf8PathBuf> {
 fn is_left(folder: &Utf8Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let process = folder.file_name().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-'));
-    let Some((verb, pid)) = process else { return false };
+    let Some((verb, rest)) = process else { return false };
+    let pid = rest.split('-').next().unwrap_or_default();
     let Some(pid) = pid.parse().ok().and_then(Pid::from_raw) else { return false };
     let Ok(found) = std::fs::symlink_metadata(folder) else { return false };
     let own = found.is_dir() && found.uid() == rustix::process::getuid().as_raw();
@@ -123,15 +134,27 @@ mod tests {
             }
             home.root().to_owned()
         };
-        let killed = make(format!("kserve-local-run-{dead}"), true);
-        make(format!("kserve-local-run-{}", std::process::id()), true);
+        let killed = make(format!("kserve-local-run-{dead}-0123abcd"), true);
+        make(format!("kserve-local-run-{}-0123abcd", std::process::id()), true);
         make(format!("kserve-local-other-{dead}"), true);
-        keep(&make(format!("kserve-local-demo-{dead}"), true));
+        keep(&make(format!("kserve-local-demo-{dead}-0123abcd"), true));
         make("kserve-local-run-x".to_owned(), true);
         assert_eq!(find(temporary.path()), std::slice::from_ref(&killed));
         assert_eq!(collect(&killed).await.unwrap(), 0);
         assert!(!killed.exists() && find(temporary.path()).is_empty());
-        make(format!("kserve-local-run-{dead}"), false);
+        make(format!("kserve-local-run-{dead}-0123abcd"), false);
         assert!(find(temporary.path()).is_empty(), "it may only just begin");
+    }
+
+    #[test]
+    fn a_folder_that_is_there_already_is_not_used() {
+        let folder = folder("run").unwrap();
+        make(&folder).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&folder.metadata().unwrap().permissions());
+        let again = make(&folder);
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(again.is_err());
+        assert_ne!(super::folder("run").unwrap(), folder, "the next one is another");
     }
 }

@@ -28,6 +28,8 @@ pub mod follow;
 pub mod format;
 pub mod get;
 pub mod home;
+#[cfg(test)]
+mod imitation;
 pub mod input;
 pub mod jsonpath;
 pub mod kubeconfig;

@@ -102,6 +102,7 @@ pub async fn run(own: &Utf8Path, args: RunArgs) -> Result<ExitCode> {
         runtimes::pulls(&folder, &objects)?.iter().try_for_each(|line| output::line(line))?;
         return Ok(Exit::Done.into());
     }
+    leftovers::make(&folder)?;
     leftovers::collect_all().await;
     let outcome = on_throwaway_home(&folder, own, &objects, &args).await;
     if args.keep {

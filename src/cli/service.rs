@@ -191,8 +191,9 @@ fn launchd_domain() -> String {
 async fn uninstall(home: &Utf8Path, args: &UninstallArgs) -> Result<Exit> {
     let manager = manager(&args.scope)?;
     find_manager(manager)?;
-    let installed: Vec<UnitFile> =
-        wanted(manager, home, false)?.into_iter().filter(|file| file.path.exists()).collect();
+    // Where they are does not depend on settings, which may be what is broken.
+    let mut installed = service_units::paths(manager, &user_home()?);
+    installed.retain(|path| path.exists());
     if installed.is_empty() {
         output::line("kserve-local is not installed as a service")?;
         return Ok(Exit::Done);
@@ -201,9 +202,9 @@ async fn uninstall(home: &Utf8Path, args: &UninstallArgs) -> Result<Exit> {
         Manager::Launchd => _ = tell("launchctl", &["bootout", &format!("{}/{LAUNCHD_LABEL}", launchd_domain())])?,
         _ => _ = systemctl(manager, &[&["disable", "--now"][..], &UNITS].concat())?,
     }
-    for file in &installed {
-        std::fs::remove_file(&file.path).map_err(|error| cannot_write(&file.path, error))?;
-        output::note(&format!("removed {}", file.path));
+    for path in &installed {
+        std::fs::remove_file(path).map_err(|error| cannot_write(path, error))?;
+        output::note(&format!("removed {path}"));
     }
     if manager != Manager::Launchd {
         systemctl(manager, &["daemon-reload"])?;

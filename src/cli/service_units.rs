@@ -48,27 +48,31 @@ const PACKAGED_PROGRAM: &str = "/usr/bin/kserve-local";
 /// Label of the launchd agent.
 pub const LAUNCHD_LABEL: &str = "io.github.kserve-local";
 
-/// Returns the files of a service. `user_home` is the folder of the user who installs it.
-pub fn files(manager: Manager, facts: &Facts, user_home: &Utf8Path) -> Vec<UnitFile> {
-    let file = |path: Utf8PathBuf, text: String| UnitFile { path, text };
-    let systemd = |folder: Utf8PathBuf, service: &str, socket: &str| {
-        vec![
-            file(folder.join("kserve-local.service"), unit(service, facts)),
-            file(folder.join("kserve-local.socket"), sockets(socket, facts)),
-        ]
-    };
+/// Returns where the files of a service are, whatever they say. `user_home` is the folder of the user who installs it.
+pub fn paths(manager: Manager, user_home: &Utf8Path) -> Vec<Utf8PathBuf> {
+    let units = |folder: Utf8PathBuf| vec![folder.join("kserve-local.service"), folder.join("kserve-local.socket")];
     match manager {
-        Manager::SystemdUser => systemd(user_home.join(".config/systemd/user"), USER_SERVICE, USER_SOCKET),
+        Manager::SystemdUser => units(user_home.join(".config/systemd/user")),
         Manager::SystemdSystem => {
-            let mut files = systemd("/etc/systemd/system".into(), SYSTEM_SERVICE, SYSTEM_SOCKET);
-            files.push(file("/etc/sysusers.d/kserve-local.conf".into(), SYSUSERS.to_owned()));
-            files
+            let mut paths = units("/etc/systemd/system".into());
+            paths.push("/etc/sysusers.d/kserve-local.conf".into());
+            paths
         }
-        Manager::Launchd => {
-            let path = user_home.join("Library/LaunchAgents").join(format!("{LAUNCHD_LABEL}.plist"));
-            vec![file(path, plist(facts, user_home))]
-        }
+        Manager::Launchd => vec![user_home.join("Library/LaunchAgents").join(format!("{LAUNCHD_LABEL}.plist"))],
     }
+}
+
+/// Returns the files of a service.
+pub fn files(manager: Manager, facts: &Facts, user_home: &Utf8Path) -> Vec<UnitFile> {
+    let texts = match manager {
+        Manager::SystemdUser => vec![unit(USER_SERVICE, facts), sockets(USER_SOCKET, facts)],
+        Manager::SystemdSystem => {
+            vec![unit(SYSTEM_SERVICE, facts), sockets(SYSTEM_SOCKET, facts), SYSUSERS.to_owned()]
+        }
+        Manager::Launchd => vec![plist(facts, user_home)],
+    };
+    let files = paths(manager, user_home).into_iter().zip(texts);
+    files.map(|(path, text)| UnitFile { path, text }).collect()
 }
 
 fn unit(text: &str, facts: &Facts) -> String {

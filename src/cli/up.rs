@@ -17,6 +17,8 @@ use crate::home::Home;
 
 /// How often the daemon is asked whether it is ready.
 const LOOK: Duration = Duration::from_millis(50);
+/// Length from which on a log is moved away at the start.
+const TURN_AT: u64 = 8 << 20;
 /// Lines of the log that are shown when the daemon ends at once.
 const LAST_LINES: usize = 8;
 
@@ -39,7 +41,7 @@ pub struct UpArgs {
 /// # Errors
 /// The daemon cannot be started, or does not answer in time.
 pub async fn run(home: &Utf8Path, args: UpArgs) -> Result<Exit> {
-    if let Some(client) = answering(home).await {
+    if let Ok(client) = Client::answering(home).await {
         output::line(&format!(
             "already up: predictions on {}, API on {}",
             client.addresses.data, client.addresses.api
@@ -48,6 +50,7 @@ pub async fn run(home: &Utf8Path, args: UpArgs) -> Result<Exit> {
     }
     Home::new(home).create().with_context(|| format!("could not make `{home}`"))?;
     let log = Home::new(home).state().join("daemon.log");
+    turn(&log).with_context(|| format!("could not move `{log}` away"))?;
     let mut child = start(home, &args, &log)?;
     let ready = tokio::time::timeout(args.timeout, until_ready(home, &mut child)).await;
     match ready {
@@ -70,6 +73,15 @@ pub async fn run(home: &Utf8Path, args: UpArgs) -> Result<Exit> {
     }
 }
 
+/// Moves a long log away; the one that was moved before is gone then.
+fn turn(log: &Utf8Path) -> std::io::Result<()> {
+    match log.metadata() {
+        Ok(found) if found.len() > TURN_AT => std::fs::rename(log, log.with_extension("log.1")),
+        // What cannot be looked at cannot be written either, which is said then.
+        _ => Ok(()),
+    }
+}
+
 fn start(home: &Utf8Path, args: &UpArgs, log: &Utf8PathBuf) -> Result<Child> {
     let out =
         File::options().create(true).append(true).open(log).with_context(|| format!("could not write `{log}`"))?;
@@ -84,12 +96,6 @@ fn start(home: &Utf8Path, args: &UpArgs, log: &Utf8PathBuf) -> Result<Child> {
     command.spawn().context("could not start the daemon")
 }
 
-async fn answering(home: &Utf8Path) -> Option<Client> {
-    let client = Client::find(home).ok()?;
-    client.get("/version").await.ok()?;
-    Some(client)
-}
-
 /// Waits until the daemon answers, or has ended.
 async fn until_ready(home: &Utf8Path, child: &mut Child) -> std::result::Result<Client, std::process::ExitStatus> {
     loop {
@@ -97,9 +103,27 @@ async fn until_ready(home: &Utf8Path, child: &mut Child) -> std::result::Result<
             return Err(ended);
         }
         let own = |client: &Client| client.addresses.pid == Some(child.id());
-        if let Some(client) = answering(home).await.filter(own) {
+        if let Some(client) = Client::answering(home).await.ok().filter(own) {
             return Ok(client);
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_moved_away_and_a_short_one_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Utf8Path::from_path(folder.path()).unwrap().join("daemon.log");
+        turn(&log).unwrap();
+        std::fs::write(&log, "short").unwrap();
+        turn(&log).unwrap();
+        assert!(log.exists());
+        File::options().write(true).open(&log).unwrap().set_len(TURN_AT + 1).unwrap();
+        turn(&log).unwrap();
+        assert!(!log.exists() && folder.path().join("daemon.log.1").exists());
     }
 }

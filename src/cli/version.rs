@@ -31,7 +31,7 @@ pub struct VersionArgs {
 /// # Errors
 /// Stdout is closed or full.
 pub async fn run(home: &Utf8Path, args: VersionArgs) -> Result<Exit> {
-    let daemon = match Client::find(home) {
+    let daemon = match Client::answering(home).await {
         Ok(client) => client.get("/version").await.ok().and_then(|version| Daemon::read(&version)),
         Err(_) => None,
     };

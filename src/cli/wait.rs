@@ -25,6 +25,9 @@ use super::wanted::{NamespaceArgs, Wanted};
 use crate::diagnosis::Standing;
 use crate::kubeapi::resource::Resource;
 
+/// Pause before a watch that has ended is begun again.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Wait until something is so.
 #[derive(Clone, Debug, Args)]
 pub struct WaitArgs {
@@ -257,6 +260,8 @@ async fn follow_until(
                 return Ok(());
             }
         }
+        // A daemon that is about to end ends every watch at once, and still answers.
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -276,6 +281,7 @@ fn fetching(object: &Value) -> Option<(String, String)> {
 mod tests {
     use serde_json::json;
 
+    use super::super::imitation::Imitation;
     use super::*;
 
     #[test]
@@ -294,6 +300,33 @@ mod tests {
         assert!("jsonpath={.status.url}".parse::<Until>().unwrap().holds(Some(&object(2))));
         assert!("delete".parse::<Until>().unwrap().holds(None));
         assert!("ready".parse::<Until>().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_ends_at_once_is_not_begun_again_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Utf8Path::from_path(folder.path()).unwrap();
+        let draining = Imitation::start(home, |question| match question.contains("watch=true") {
+            true => (200, String::new()),
+            false => (200, r#"{"metadata": {}}"#.to_owned()),
+        });
+        let draining = draining.await;
+        let args = WaitArgs {
+            objects: Vec::new(),
+            until: "condition=Ready".parse().unwrap(),
+            timeout: Duration::from_secs(30),
+            namespace: NamespaceArgs { namespace: "default".to_owned() },
+            all: false,
+            selector: None,
+            progress: Show::Quiet,
+        };
+        let client = Client::find(home).unwrap();
+        let resource = Resource::Object(crate::api::Kind::InferenceService);
+        let (mut last, reporter) = (None, Mutex::new(Reporter::new(Show::Quiet)));
+        let waiting = follow_until(&client, resource, "iris", &args, &mut last, &reporter);
+        assert!(tokio::time::timeout(PAUSE * 3, waiting).await.is_err());
+        let watches = draining.count("watch=true");
+        assert!((1..=3).contains(&watches), "{watches}");
     }
 
     #[test]

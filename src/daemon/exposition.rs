@@ -1,5 +1,6 @@
 //! Gathers what `/metrics` shows.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::source::Loader;
 use crate::store::Store;
 use crate::telemetry::metrics::{PassMeter, PullSample, ServiceSample, render, render_passes, render_pulls};
 use crate::telemetry::runtime_metrics;
-use crate::traffic::TrafficBoard;
+use crate::traffic::{ReplicaTraffic, TrafficBoard};
 
 use super::scrape::scrape_all;
 
@@ -33,14 +34,15 @@ pub(super) struct Exposition {
     pub(super) loader: Loader,
     pub(super) gateway: Arc<Metrics>,
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
-    pub(super) client: super::scrape::Client,
+    /// Asks replicas for their own; none when it could not be made.
+    pub(super) client: Option<super::scrape::Client>,
 }
 
 impl Exposition {
     /// Returns the text of `/metrics`, with what replicas show of themselves.
     pub(super) async fn render(&self) -> String {
         let table = self.routes.load_full();
-        let scraped = scrape_all(&self.client, &table).await;
+        let scraped = scrape_all(self.client.as_ref(), &table).await;
         let mut text = self.own();
         text.push_str(&runtime_metrics::merge(&scraped));
         text.push_str("# EOF\n");
@@ -51,8 +53,9 @@ impl Exposition {
         let problems = self.loader.problems();
         let with_errors =
             problems.iter().filter(|file| file.diagnostics.iter().any(|d| d.severity == Severity::Error)).count();
-        let engine_down = self.services().iter().any(|(_, down)| *down);
-        let samples: Vec<ServiceSample> = self.services().into_iter().map(|(sample, _)| sample).collect();
+        let services = self.services();
+        let engine_down = services.iter().any(|(_, down)| *down);
+        let samples: Vec<ServiceSample> = services.into_iter().map(|(sample, _)| sample).collect();
         let mut text = render(&samples, i64::try_from(with_errors).unwrap_or(i64::MAX), !engine_down);
         text.push_str(&render_pulls(&self.pulls.borrow()));
         text.push_str(&render_passes(&self.passes));
@@ -62,24 +65,23 @@ impl Exposition {
 
     fn services(&self) -> Vec<(ServiceSample, bool)> {
         let pods = self.pods.borrow().clone();
+        let mut pods_of: HashMap<(&str, &str), Vec<&PodView>> = HashMap::new();
+        for pod in pods.iter() {
+            let service = &pod.component.service;
+            pods_of.entry((&service.namespace, &service.name)).or_default().push(pod);
+        }
         let snapshot = self.store.snapshot();
         let leases = self.board.snapshot(|_| false);
         let sample = |stored: &Arc<crate::store::Stored>| {
             let key = &stored.object.key;
-            let own = |pod: &&PodView| {
-                pod.component.service.namespace == key.namespace && pod.component.service.name == key.name
-            };
+            let own = pods_of.get(&(key.namespace.as_str(), key.name.as_str())).map(Vec::as_slice).unwrap_or_default();
             let ready = stored.status.as_ref().is_some_and(|status| status.is_ready());
             let condition = stored.status.as_ref().and_then(|status| status.condition("Ready"));
             let down = condition
                 .is_some_and(|condition| matches!(condition.reason.as_str(), "EngineUnavailable" | ENGINE_NOT_ASKED));
-            let in_flight: u64 = leases
-                .iter()
-                .filter(|(replica, _)| pods.iter().filter(own).any(|pod| replica.starts_with(pod.name.as_str())))
-                .map(|(_, traffic)| traffic.in_flight)
-                .sum();
-            let restarts = pods.iter().filter(own).flat_map(|pod| &pod.containers).map(|c| i64::from(c.restarts)).sum();
-            let replicas = pods.iter().filter(own).filter(|pod| pod.ready).count();
+            let in_flight = leased(&leases, &key.namespace, own.iter().map(|pod| pod.name.as_str()));
+            let restarts = own.iter().flat_map(|pod| &pod.containers).map(|c| i64::from(c.restarts)).sum();
+            let replicas = own.iter().filter(|pod| pod.ready).count();
             let sample = ServiceSample {
                 namespace: key.namespace.clone(),
                 name: key.name.clone(),
@@ -181,5 +183,29 @@ impl Exposition {
             family(kind, name, help, format!("kserve_local_{name}{suffix} {value}\n"));
         }
         family("histogram", "request_duration_seconds", "From the request's first byte to the answer's last", latency);
+    }
+}
+
+/// Returns the requests in flight to some pods of a namespace. Replicas are named for both, as `replica_name` does.
+fn leased<'p>(leases: &HashMap<Arc<str>, ReplicaTraffic>, namespace: &str, pods: impl Iterator<Item = &'p str>) -> u64 {
+    pods.filter_map(|pod| leases.get(format!("{pod}.{namespace}").as_str())).map(|traffic| traffic.in_flight).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::names::replica_name;
+
+    #[test]
+    fn requests_in_flight_are_counted_for_their_own_namespace() {
+        let lease = |namespace, ordinal, in_flight| {
+            let traffic = ReplicaTraffic { in_flight, ..ReplicaTraffic::default() };
+            (replica_name(namespace, "iris-predictor", 1, ordinal).into(), traffic)
+        };
+        let leases = HashMap::from([lease("default", 1, 1), lease("default", 10, 10), lease("prod", 1, 100)]);
+        let pods = || ["iris-predictor-00001-1", "iris-predictor-00001-2"].into_iter();
+        assert_eq!(leased(&leases, "default", pods()), 1);
+        assert_eq!(leased(&leases, "prod", pods()), 100);
+        assert_eq!(leased(&leases, "other", pods()), 0);
     }
 }

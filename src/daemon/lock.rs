@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
-use rustix::process::{Flock, FlockType, fcntl_getlk};
+use rustix::process::{Flock, FlockType, Pid, fcntl_getlk};
 
 use crate::home::Home;
 
@@ -72,9 +72,27 @@ impl Lock {
 /// # Errors
 /// The lock file is there and cannot be read.
 pub(super) fn holder(home: &Home) -> Result<Option<String>, LockError> {
+    let Some((mut file, found)) = look(home)? else { return Ok(None) };
+    let mut written = String::new();
+    // Whoever holds the lock wrote its id; without it, the kernel's answer is as good.
+    let _ = file.read_to_string(&mut written);
+    let kernels = || found.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.as_raw_nonzero().to_string());
+    Ok(Some(if written.trim().is_empty() { kernels() } else { written.trim().to_owned() }))
+}
+
+/// Returns the process that serves a home as the kernel knows it: none when nobody does, or one that has no number here.
+///
+/// # Errors
+/// As [`holder`].
+pub(super) fn process(home: &Home) -> Result<Option<Pid>, LockError> {
+    Ok(look(home)?.and_then(|(_, found)| found.pid))
+}
+
+/// Returns the lock file and who has locked it.
+fn look(home: &Home) -> Result<Option<(File, Flock)>, LockError> {
     let path = home.lock();
     let failed = |source| LockError::Io { path: path.to_string(), source };
-    let mut file = match File::open(&path) {
+    let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -82,12 +100,7 @@ pub(super) fn holder(home: &Home) -> Result<Option<String>, LockError> {
         Err(error) => return Err(failed(error)),
     };
     let found = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock)).map_err(|error| failed(error.into()))?;
-    let Some(found) = found else { return Ok(None) };
-    let mut written = String::new();
-    // Whoever holds the lock wrote its id; without it, the kernel's answer is as good.
-    let _ = file.read_to_string(&mut written);
-    let kernels = || found.pid.map_or_else(|| "unknown".to_owned(), |pid| pid.as_raw_nonzero().to_string());
-    Ok(Some(if written.trim().is_empty() { kernels() } else { written.trim().to_owned() }))
+    Ok(found.map(|found| (file, found)))
 }
 
 #[cfg(test)]

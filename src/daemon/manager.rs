@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as SocketName;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -14,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::gateway::Gateway;
 use crate::store::Store;
 
 /// Longest time one of our own listeners may take to answer before we call ourselves stuck, as a part of the watchdog's
@@ -81,11 +83,11 @@ fn named(address: &[u8]) -> io::Result<SocketName> {
 
 /// Says that we are alive for as long as both listeners are answered; a service manager that hears nothing for its
 /// period starts us again, and models go on.
-pub(super) async fn watchdog(data: SocketAddr, api: SocketAddr, end: CancellationToken) {
+pub(super) async fn watchdog(gateway: Arc<Gateway>, data: SocketAddr, api: SocketAddr, end: CancellationToken) {
     let Some(period) = sd_notify::watchdog_enabled() else { return };
     let limit = period / PART_OF_PERIOD;
     while !end.is_cancelled() {
-        if is_answered(data, limit).await && is_answered(api, limit).await {
+        if turns(&gateway, data, limit).await && is_answered(api, limit).await {
             tell(&[NotifyState::Watchdog]).await;
         } else {
             warn!("a listener does not answer; the service manager is not told that all is well");
@@ -96,6 +98,13 @@ pub(super) async fn watchdog(data: SocketAddr, api: SocketAddr, end: Cancellatio
             () = end.cancelled() => {}
         }
     }
+}
+
+/// Whether the data path turns. One without a free place answers nobody new, us included; the next daemon would meet the
+/// same crowd, so then its workers are asked instead.
+async fn turns(gateway: &Gateway, data: SocketAddr, limit: Duration) -> bool {
+    let full = tokio::time::timeout(limit, gateway.is_merely_full()).await;
+    full.unwrap_or(false) || is_answered(data, limit).await
 }
 
 /// Whether a listener answers a request, whatever it says.
@@ -111,6 +120,33 @@ async fn is_answered(address: SocketAddr, limit: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::GatewayConfig;
+    use crate::tasks::Tasks;
+    use crate::traffic::TrafficBoard;
+
+    #[tokio::test]
+    async fn a_data_path_whose_places_are_all_taken_is_not_dead() {
+        let config = GatewayConfig { max_connections: 1, workers: 1, ..GatewayConfig::default() };
+        let gateway = Arc::new(Gateway::new(Arc::default(), TrafficBoard::default(), config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let data = listener.local_addr().unwrap();
+        let (tasks, end) = (Tasks::new(), CancellationToken::new());
+        let served = tasks.spawn("gateway", {
+            let (gateway, tasks, end) = (Arc::clone(&gateway), tasks.clone(), end.clone());
+            async move { gateway.serve(listener, &tasks, end).await }
+        });
+        let limit = Duration::from_secs(5);
+        assert!(turns(&gateway, data, limit).await, "there is room");
+        let mut idle = TcpStream::connect(data).await.unwrap();
+        idle.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        assert_eq!(idle.read_u8().await.unwrap(), b'H', "it has the only place now");
+        assert!(!is_answered(data, Duration::from_millis(50)).await, "nobody else is answered");
+        assert!(turns(&gateway, data, Duration::from_secs(1)).await);
+        drop(idle);
+        end.cancel();
+        served.await.unwrap().unwrap();
+        assert!(!turns(&gateway, data, Duration::from_secs(1)).await, "it has ended");
+    }
 
     #[tokio::test]
     async fn a_manager_that_takes_nothing_holds_nobody_up() {

@@ -157,7 +157,7 @@ impl Daemon {
         let tasks = Tasks::new();
         let effects = Tasks::new();
         let events = EventLog::default();
-        let store = Store::new(state::ledger(&home));
+        let store = Store::new(state::ledger(&home, clock.now().wall));
         let loader = Loader::new(home.clone(), store.clone(), events.clone(), move || clock.now());
         loader.publish(published(&settings));
         let chosen = engine::choose(&settings, &instance).await?;
@@ -290,7 +290,7 @@ impl Daemon {
         tasks.spawn_droppable("ready", manager::say_ready_when_read(store.clone()));
         let answered = (addresses.data.parse(), addresses.api.parse());
         if let (Ok(data), Ok(api)) = answered {
-            tasks.spawn_droppable("watchdog", manager::watchdog(data, api, tasks.token()));
+            tasks.spawn_droppable("watchdog", manager::watchdog(gateway, data, api, tasks.token()));
         }
         addresses.save(&home).map_err(in_home)?;
         info!(data = addresses.data, api = addresses.api, home = %home.root(), "serving");
@@ -436,6 +436,14 @@ fn driver_config(settings: &Settings, data_port: u16, run_as: RunAs) -> DriverCo
 /// The lock file cannot be read.
 pub fn holder(home: &Home) -> Result<Option<String>, LockError> {
     lock::holder(home)
+}
+
+/// Returns the process that serves a home as the kernel knows it, for ending it. Only looks.
+///
+/// # Errors
+/// The lock file cannot be read.
+pub fn holding_process(home: &Home) -> Result<Option<rustix::process::Pid>, LockError> {
+    lock::process(home)
 }
 
 /// Stops and removes every container of a home that no daemon serves. Returns how many there were.

@@ -36,9 +36,11 @@ impl Reload {
     pub(super) async fn take(&mut self, settings: Settings) -> Reloaded {
         manager::say_reloading().await;
         let reloaded = compare(&self.settings.file, &settings.file);
+        // What needs a restart stays as it was, so that it is said again the next time.
+        self.settings = in_force(&self.settings, settings);
         // The driver resolves everything again; without a change that would be for nothing.
         if !reloaded.taken.is_empty() {
-            self.sender.send_replace(driver_config(&settings, self.data_port, self.run_as));
+            self.sender.send_replace(driver_config(&self.settings, self.data_port, self.run_as));
         }
         info!(taken = reloaded.taken.join(", "), "settings and folder read again");
         if !reloaded.needs_restart.is_empty() {
@@ -47,9 +49,6 @@ impl Reload {
                 "these settings changed and are in force after a restart only"
             );
         }
-        // What needs a restart is compared with what is in force, so that it is said again the next time.
-        let in_force = self.settings.file.clone();
-        self.settings = Settings { file: merged(in_force, &settings.file), ..settings };
         manager::say_reloaded("serving").await;
         reloaded
     }
@@ -61,6 +60,20 @@ fn compare(before: &FileConfig, after: &FileConfig) -> Reloaded {
     let changed = after.iter().filter(|(key, value)| before.get(*key) != Some(value)).map(|(key, _)| key.clone());
     let (taken, needs_restart) = changed.partition(|key| LIVE.contains(&key.as_str()));
     Reloaded { taken, needs_restart }
+}
+
+/// Returns the settings that hold from now on: those of [`LIVE`] as they were read, all others as before.
+fn in_force(before: &Settings, read: Settings) -> Settings {
+    let Settings { file, domains, default_mode, allowed_host_paths, drain_deadline, scale_to_zero_grace, .. } = read;
+    Settings {
+        file: merged(before.file.clone(), &file),
+        domains,
+        default_mode,
+        allowed_host_paths,
+        drain_deadline,
+        scale_to_zero_grace,
+        ..before.clone()
+    }
 }
 
 fn merged(mut in_force: FileConfig, read: &FileConfig) -> FileConfig {
@@ -83,7 +96,12 @@ fn keys(file: &FileConfig) -> serde_json::Map<String, serde_json::Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::Flags;
+    use crate::home::Home;
 
     fn file(text: &str) -> FileConfig {
         crate::manifest::yaml::from_yaml(text).unwrap()
@@ -102,6 +120,24 @@ mod tests {
         // What needs a restart is said again until there was one.
         let in_force = merged(before, &after);
         assert_eq!(compare(&in_force, &after).needs_restart, ["listen"]);
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_not_in_force_because_something_else_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(camino::Utf8Path::from_path(folder.path()).unwrap());
+        let read = |text: &str| {
+            std::fs::write(home.config(), text).unwrap();
+            Settings::load(home.clone(), &Flags::default(), BTreeMap::default()).unwrap()
+        };
+        let before = read("drainSeconds: 5\nmemory: {budget: 2Gi}\n");
+        let text = "drainSeconds: 6\nmemory: {budget: 4Gi}\nsandboxes: {enabled: false}\nrevisionHistoryLimit: 3\n";
+        let after = read(text);
+        let [old, new] = [&before, &after].map(|settings| driver_config(settings, 1, RunAs::Containers).plan);
+        let plan = driver_config(&in_force(&before, after), 1, RunAs::Containers).plan;
+        assert_eq!((plan.drain_deadline, new.drain_deadline), (new.drain_deadline, Duration::from_secs(6)));
+        assert_eq!((plan.memory, plan.history_limit), (old.memory, old.history_limit));
+        assert_eq!(plan.sandboxes, old.sandboxes);
     }
 
     #[test]

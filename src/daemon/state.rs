@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use camino::Utf8Path;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::home::Home;
@@ -66,10 +67,42 @@ fn once(path: &Utf8Path, make: impl FnOnce() -> String) -> io::Result<String> {
 }
 
 /// Returns the identities an earlier daemon gave; none when the record is damaged.
-pub(super) fn ledger(home: &Home) -> Ledger {
+///
+/// Versions go on from the time in milliseconds, or from the last one saved when that is later: statuses raise versions
+/// too and save nothing, and a client must never see a number of the last daemon again that means something else.
+pub(super) fn ledger(home: &Home, now: Timestamp) -> Ledger {
+    let mut ledger = saved_ledger(home);
+    ledger.version = ledger.version.max(u64::try_from(now.as_millisecond()).unwrap_or_default());
+    ledger
+}
+
+fn saved_ledger(home: &Home) -> Ledger {
     let Ok(bytes) = std::fs::read(home.objects()) else { return Ledger::default() };
     serde_json::from_slice(&bytes).unwrap_or_else(|error| {
         tracing::warn!(path = %home.objects(), %error, "the record of identities is damaged and not used");
         Ledger::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn versions_do_not_go_back_at_a_restart_whatever_was_not_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(Utf8Path::from_path(folder.path()).unwrap());
+        home.create().unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let first = Store::new(ledger(&home, at(1_700_000_000)));
+        std::fs::write(home.objects(), serde_json::to_vec(&first.ledger()).unwrap()).unwrap();
+        // Fifty statuses, of which the record knows nothing.
+        let last_seen = first.snapshot().version + 50;
+        let next = Store::new(ledger(&home, at(1_700_000_001)));
+        assert!(next.snapshot().version > last_seen);
+        assert!(next.changes_since(last_seen).is_err(), "whoever goes on from there is told to look anew");
+        // A clock that went back: at least not before what was saved.
+        assert_eq!(ledger(&home, at(0)).version, first.ledger().version);
+    }
 }

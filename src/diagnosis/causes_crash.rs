@@ -7,6 +7,13 @@ const CRASH: &[&str] = &["CrashLoopBackOff"];
 
 pub(super) const CAUSES: &[Cause] = &[
     Cause {
+        id: "out-of-memory-likely",
+        reasons: &["OOMKilled"],
+        clue: Says(&["most likely for memory"]),
+        what: "its server was killed, most likely because it used more memory than its limit",
+        step: "raise resources.limits.memory, or leave the limit out; if somebody killed its process, nothing needs to be done",
+    },
+    Cause {
         id: "out-of-memory",
         reasons: &["OOMKilled"],
         clue: Reason,

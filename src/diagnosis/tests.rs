@@ -408,10 +408,15 @@ fn crashes() -> Vec<(&'static str, String, &'static str)> {
     ];
     let liveness = "container `kserve-container` was ended because its liveness check failed (exit code 137)";
     let oom = "container `kserve-container` was killed because it ran out of memory (exit code 137)";
+    let likely =
+        "container `kserve-container` was killed (exit code 137), most likely for memory: it has a limit of 1.0 GiB";
     let printed = printed.map(|(last, id)| ("CrashLoopBackOff", ended(1, last), id));
     let codes = codes.map(|(code, id)| ("CrashLoopBackOff", ended(code, ""), id));
-    let others =
-        [("CrashLoopBackOff", liveness.to_owned(), "crash-liveness"), ("OOMKilled", oom.to_owned(), "out-of-memory")];
+    let others = [
+        ("CrashLoopBackOff", liveness.to_owned(), "crash-liveness"),
+        ("OOMKilled", oom.to_owned(), "out-of-memory"),
+        ("OOMKilled", likely.to_owned(), "out-of-memory-likely"),
+    ];
     printed.into_iter().chain(codes).chain(others).collect()
 }
 
@@ -497,6 +502,22 @@ fn how_it_stands_is_said_in_the_first_line() {
     ];
     let text: Vec<String> = evidence.iter().map(|one| diagnose(one).lines()).collect();
     insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn the_next_step_names_the_kind_that_is_asked_about() {
+    let unknown = status(ConditionStatus::False, "NewReason", "in new words");
+    let fetched = status(ConditionStatus::Unknown, "ModelPulling", "fetching s3://models/iris");
+    for (kind, word) in [
+        ("InferenceService", "isvc"),
+        ("TrainedModel", "trainedmodel"),
+        ("LLMInferenceService", "llminferenceservice"),
+        ("InferenceGraph", "inferencegraph"),
+    ] {
+        let step = |status| diagnose(&Evidence::of(Subject { kind, ..IRIS }, Some(status))).step;
+        assert_eq!(step(&unknown), format!("kserve-local events --for {word}/iris"));
+        assert_eq!(step(&fetched), format!("kserve-local wait {word}/iris --timeout 10m"));
+    }
 }
 
 #[test]

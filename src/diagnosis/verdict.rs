@@ -234,7 +234,7 @@ fn filled(step: &str, evidence: &Evidence<'_>, message: &str, captured: &[String
     let init = evidence.init.filter(|_| !step.contains(" -c "));
     let container = init.map(|init| format!(" -c {init}")).unwrap_or_default();
     let quoted = message.split('`').nth(1).unwrap_or_default();
-    let mut text = step
+    let mut text = of_kind(step, subject.kind)
         .replace("logs {isvc}", &format!("logs {{isvc}}{container}"))
         .replace("{isvc}", &format!("{}{scope}", subject.name))
         .replace("{namespace}", subject.namespace)
@@ -248,6 +248,17 @@ fn filled(step: &str, evidence: &Evidence<'_>, message: &str, captured: &[String
         // Only where it is the program that is called, and once: a step is filled twice.
         program if !text.contains(program) => text.replace("kserve-local ", &format!("{program} ")),
         _ => text,
+    }
+}
+
+/// Steps are written for InferenceServices; commands that take a kind are given that of the subject.
+fn of_kind(step: &str, kind: &str) -> String {
+    match kind {
+        "InferenceService" => step.to_owned(),
+        kind => {
+            let word = kind.to_lowercase();
+            step.replace("isvc/{isvc}", &format!("{word}/{{isvc}}")).replace("isvc {isvc}", &format!("{word} {{isvc}}"))
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use tokio::sync::watch;
 use super::docker_connection::{Connection, QUICK, inspect, open};
 use super::docker_endings::Endings;
 use super::docker_error::{refused, status, translate, unreachable, words};
+use super::docker_exec::Lingering;
+use super::docker_export::Exports;
 use super::docker_find::Places;
 use super::docker_list::{from_inspect, from_summary};
 use super::docker_network::leads_here;
@@ -64,6 +66,10 @@ struct Inner {
     /// Ids known to carry our label; labels never change, ids are never used again.
     ours: Mutex<HashSet<String>>,
     endings: Endings,
+    /// Folders of images that are being read.
+    exports: Exports,
+    /// Commands in containers that did not end in time.
+    lingering: Lingering,
     /// Ids in which the kernel was heard to kill for memory since that was last looked into.
     starved: Mutex<HashSet<String>>,
     /// Held while the network is looked for and made, so that two creations do not make two.
@@ -83,6 +89,8 @@ impl DockerEngine {
             connection: Mutex::default(),
             ours: Mutex::default(),
             endings: Endings::default(),
+            exports: Exports::default(),
+            lingering: Lingering::default(),
             starved: Mutex::default(),
             network_making: tokio::sync::Mutex::default(),
         };
@@ -165,9 +173,11 @@ impl DockerEngine {
         let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
         let listed = connection.docker.list_containers(Some(options));
         let listed = connection.settle("list", "containers", QUICK, listed).await?;
+        self.inner.exports.sweep(connection, &self.inner.instance).await;
         let translate = |summary| from_summary(summary, &self.inner.network, leads_here);
         let mut containers: Vec<Container> = listed.into_iter().map(translate).collect();
         containers.sort_by(|one, other| one.name.cmp(&other.name));
+        self.inner.lingering.retain(|id| containers.iter().any(|container| container.id == *id));
         *lock(&self.inner.ours) = containers.iter().map(|container| container.id.0.clone()).collect();
         self.inner.endings.tell(connection, &self.inner.network, &mut containers).await?;
         Ok(containers)
@@ -363,7 +373,7 @@ impl ContainerEngine for DockerEngine {
         folder: &str,
     ) -> Result<BoxStream<'static, Result<bytes::Bytes, EngineError>>, EngineError> {
         let connection = self.connection().await?;
-        self.noting(docker_export::folder(connection, &self.inner.instance, image, folder).await)
+        self.noting(docker_export::folder(connection, &self.inner.exports, &self.inner.instance, image, folder).await)
     }
 
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {
@@ -391,7 +401,7 @@ impl ContainerEngine for DockerEngine {
     ) -> Result<(i64, String), EngineError> {
         let connection = self.connection().await?;
         self.noting(self.check_ours(&connection, docker_exec::VERB, id).await)?;
-        self.noting(docker_exec::run(&connection, id, command, timeout).await)
+        self.noting(docker_exec::run(&connection, &self.inner.lingering, id, command, timeout).await)
     }
 
     async fn logs(

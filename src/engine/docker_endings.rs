@@ -9,10 +9,11 @@ use bollard::models::ContainerInspectResponse;
 use futures::StreamExt;
 
 use super::docker_connection::{Connection, inspect};
+use super::docker_find::FindError;
 use super::docker_list::{Ending, from_inspect};
 use super::docker_memory_death::{Circumstances, look_closer};
 use super::docker_network::leads_here;
-use super::{Container, ContainerId, ContainerState, EngineError};
+use super::{Container, ContainerId, ContainerState, EngineError, Exit};
 
 /// Endings learnt so far, and what we did that explains some.
 #[derive(Debug, Default)]
@@ -22,7 +23,12 @@ pub(super) struct Endings {
     stopped: Mutex<HashSet<String>>,
     /// Starts so far: an ending learnt before a start is not kept after it.
     starts: AtomicU64,
+    /// Ids whose ending the engine would not tell at the last list.
+    untold: Mutex<HashSet<String>>,
 }
+
+/// Code of a container that has ended, nobody knows how; Kubernetes gives the same one to `ContainerStatusUnknown`.
+const UNKNOWN: i64 = 137;
 
 impl Endings {
     /// Notes that a container is about to be started: what is known of its last run no longer holds.
@@ -46,20 +52,23 @@ impl Endings {
         inspected: ContainerInspectResponse,
     ) -> Container {
         let limit = inspected.host_config.as_ref().and_then(|host| host.memory);
+        let limit = limit.and_then(|bytes| u64::try_from(bytes).ok()).filter(|bytes| *bytes > 0);
         let mut container = from_inspect(inspected, network, leads_here);
         let kept = lock(&self.kept).get(&container.id.0).cloned();
         match kept.filter(|ending| ending.finished_at == container.finished_at) {
             Some(ending) => ending.complete(&mut container),
             None => {
                 let stopped_by_us = lock(&self.stopped).contains(&container.id.0);
-                let known = Circumstances { limited: limit.is_some_and(|bytes| bytes > 0), stopped_by_us };
+                let known = Circumstances { limit, stopped_by_us };
                 look_closer(connection, &mut container, known).await;
             }
         }
         container
     }
 
-    /// Fills in how the ended ones of a list ended; one that vanished meanwhile is left out.
+    /// Fills in how the ended ones of a list ended; one that vanished meanwhile is left out. One the engine cannot tell
+    /// of, for example because its files are damaged, ended somehow, and is asked for again at the next list: the others
+    /// do not wait for it.
     pub(super) async fn tell(
         &self,
         connection: &Connection,
@@ -80,6 +89,7 @@ impl Endings {
             (id, answer)
         }));
         let answers: Vec<_> = asked.buffer_unordered(8).collect().await;
+        let mut untold = HashSet::new();
         for (id, answer) in answers {
             match answer {
                 Ok(fresh) => match Ending::of(&fresh) {
@@ -87,9 +97,15 @@ impl Endings {
                     None => replace(containers, fresh),
                 },
                 Err(EngineError::NoSuchContainer(_)) => containers.retain(|one| one.id.0 != id),
-                Err(error) => return Err(error),
+                Err(error) if is_away(&error) => return Err(error),
+                Err(error) => {
+                    self.say_once(&id, &error);
+                    unknown_ending(containers, &id, &error);
+                    untold.insert(id);
+                }
             }
         }
+        *lock(&self.untold) = untold;
         for container in containers.iter_mut() {
             if let Some(ending) = known.get(&container.id.0) {
                 ending.complete(container);
@@ -99,12 +115,34 @@ impl Endings {
         Ok(())
     }
 
+    fn say_once(&self, id: &str, error: &EngineError) {
+        if !lock(&self.untold).contains(id) {
+            tracing::warn!(container = id, %error, "the engine does not tell how this container ended");
+        }
+    }
+
     fn keep(&self, known: HashMap<String, Ending>, starts: u64, listed: &[Container]) {
         let mut kept = lock(&self.kept);
         if self.starts.load(Ordering::Acquire) == starts {
             *kept = known;
         }
         lock(&self.stopped).retain(|id| listed.iter().any(|one| one.id.0 == *id));
+    }
+}
+
+/// Whether the engine itself is gone; one that is silent about a single container has just answered the list.
+fn is_away(error: &EngineError) -> bool {
+    match error {
+        EngineError::Unreachable { source, .. } => !matches!(source.downcast_ref(), Some(FindError::Silent)),
+        _ => false,
+    }
+}
+
+fn unknown_ending(containers: &mut [Container], id: &str, error: &EngineError) {
+    if let Some(container) = containers.iter_mut().find(|one| one.id.0 == id) {
+        let error = format!("how it ended is not known: {error}");
+        container.state =
+            ContainerState::Exited(Exit { code: UNKNOWN, out_of_memory: false, killed_under_limit: None, error });
     }
 }
 
@@ -121,4 +159,35 @@ fn replace(containers: &mut [Container], fresh: Container) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ContainerEngine;
+    use super::super::docker_imitation::Imitation;
+    use super::*;
+
+    #[tokio::test]
+    async fn one_container_that_cannot_be_inspected_hides_no_other() {
+        let imitation = Imitation::start(|question| {
+            let listed = r#"[{"Id":"damaged","Names":["/a"],"State":"exited"},
+                {"Id":"well","Names":["/b"],"State":"exited"},{"Id":"runs","Names":["/c"],"State":"running"}]"#;
+            let well = r#"{"Id":"well","Name":"/b","State":{"Status":"exited","ExitCode":3}}"#;
+            Some(match question {
+                list if list.starts_with("GET /containers/json") => (200, listed.to_owned()),
+                "GET /containers/damaged/json" => (500, r#"{"message":"layer does not exist"}"#.to_owned()),
+                "GET /containers/well/json" => (200, well.to_owned()),
+                other => (501, format!(r#"{{"message":"not imitated: {other}"}}"#)),
+            })
+        });
+        for round in 1..=2 {
+            let listed = imitation.engine.list().await.unwrap();
+            let states: Vec<_> = listed.into_iter().map(|container| container.state).collect();
+            let ContainerState::Exited(damaged) = &states[0] else { panic!("{states:?}") };
+            assert!(damaged.code == UNKNOWN && damaged.error.contains("layer does not exist"), "{damaged:?}");
+            assert!(matches!(&states[1], ContainerState::Exited(exit) if exit.code == 3), "{states:?}");
+            assert_eq!(states[2], ContainerState::Running);
+            assert_eq!(imitation.count("GET /containers/damaged/"), round, "it is asked again");
+        }
+    }
 }

@@ -130,6 +130,7 @@ fn state(state: &DockerState) -> ContainerState {
             code: state.exit_code.unwrap_or_default(),
             out_of_memory: state.oom_killed.unwrap_or_default(),
             error: state.error.clone().unwrap_or_default(),
+            killed_under_limit: None,
         }),
         Some(ContainerStateStatusEnum::REMOVING | ContainerStateStatusEnum::DEAD) => ContainerState::Removing,
         _ => ContainerState::Created,
@@ -264,7 +265,7 @@ mod tests {
         }))
         .unwrap();
         let container = from_inspect(inspected, "n", |_| true);
-        let exit = Exit { code: 137, out_of_memory: true, error: String::new() };
+        let exit = Exit { code: 137, out_of_memory: true, ..Exit::default() };
         assert_eq!(container.state, ContainerState::Exited(exit));
         assert_eq!(container.finished_at.unwrap().to_string(), "2026-11-22T10:00:09.25Z");
         assert_eq!(container.reach, Reach::None);

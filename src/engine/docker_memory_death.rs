@@ -2,7 +2,8 @@
 //!
 //! Engines learn of an out-of-memory kill and of the exit it causes on two ways, and on a loaded machine the exit is
 //! sometimes first (one time in twenty, measured): the flag then stays unset for ever, though the event is mostly in the
-//! engine's history. The last resort is what remains when a container with a memory limit was killed and nobody asked.
+//! engine's history. What remains is a guess, and is told as one: a container with a memory limit was killed, and nobody
+//! is known to have asked for it. Somebody may have done so past the engine, with a signal to its process.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,8 +23,8 @@ const LISTENING: Duration = Duration::from_millis(300);
 /// What else is known of a container that ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Circumstances {
-    /// It had a memory limit.
-    pub(super) limited: bool,
+    /// Its memory limit in bytes, if it had one.
+    pub(super) limit: Option<u64>,
     /// We told it to stop.
     pub(super) stopped_by_us: bool,
 }
@@ -38,17 +39,20 @@ struct Heard {
 /// Sets the out-of-memory mark of an ended container that lacks it wrongly.
 pub(super) async fn look_closer(connection: &Connection, container: &mut Container, known: Circumstances) {
     let ContainerState::Exited(exit) = &container.state else { return };
-    if exit.out_of_memory || exit.code == 0 || !known.limited {
+    if exit.out_of_memory || exit.code == 0 || known.limit.is_none() {
         return;
     }
     let heard = listen(connection, &container.id.0, container.started_at).await;
     if let ContainerState::Exited(exit) = &mut container.state {
-        exit.out_of_memory = was_memory(exit.code, known, heard);
+        exit.out_of_memory = heard.out_of_memory;
+        exit.killed_under_limit = unexplained(exit.code, known, heard);
     }
 }
 
-fn was_memory(code: i64, known: Circumstances, heard: Heard) -> bool {
-    heard.out_of_memory || (code == KILLED && known.limited && !known.stopped_by_us && !heard.kill)
+/// Returns the limit of a container whose kill nothing else explains.
+fn unexplained(code: i64, known: Circumstances, heard: Heard) -> Option<u64> {
+    let is_explained = heard.out_of_memory || heard.kill || known.stopped_by_us;
+    known.limit.filter(|_| code == KILLED && !is_explained)
 }
 
 /// Listens to what the engine remembers since the start. A history that cannot be had is an empty one.
@@ -81,19 +85,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_was_memory_when_the_engine_says_so_or_when_nobody_else_can_have_killed_it() {
-        let circumstances = |limited, stopped_by_us| Circumstances { limited, stopped_by_us };
+    fn memory_is_the_likely_cause_of_a_kill_only_where_nothing_else_explains_it() {
+        let circumstances = |limit, stopped_by_us| Circumstances { limit, stopped_by_us };
         let heard = |out_of_memory, kill| Heard { out_of_memory, kill };
+        let limit = Some(64 << 20);
         for (code, known, heard, wanted) in [
-            (1, circumstances(true, false), heard(true, false), true),
-            (1, circumstances(true, false), heard(false, false), false),
-            (137, circumstances(true, false), heard(false, false), true),
-            (137, circumstances(true, false), heard(false, true), false),
-            (137, circumstances(true, true), heard(false, false), false),
-            (137, circumstances(false, false), heard(false, false), false),
-            (137, circumstances(true, true), heard(true, true), true),
+            (137, circumstances(limit, false), heard(false, false), limit),
+            (1, circumstances(limit, false), heard(false, false), None),
+            (137, circumstances(limit, false), heard(true, false), None),
+            (137, circumstances(limit, false), heard(false, true), None),
+            (137, circumstances(limit, true), heard(false, false), None),
+            (137, circumstances(None, false), heard(false, false), None),
         ] {
-            assert_eq!(was_memory(code, known, heard), wanted, "{code} {known:?} {heard:?}");
+            assert_eq!(unexplained(code, known, heard), wanted, "{code} {known:?} {heard:?}");
         }
     }
 }

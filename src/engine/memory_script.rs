@@ -59,7 +59,7 @@ impl Behaviour {
 
     /// A program that outgrows its memory.
     pub fn runs_out_of_memory(after: Duration) -> Self {
-        Self { ends: Some((after, Exit { code: 137, out_of_memory: true, error: String::new() })), ..Self::default() }
+        Self { ends: Some((after, Exit { code: 137, out_of_memory: true, ..Exit::default() })), ..Self::default() }
     }
 }
 

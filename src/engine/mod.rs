@@ -17,6 +17,8 @@ mod docker_exec;
 mod docker_export;
 pub mod docker_find;
 mod docker_image;
+#[cfg(test)]
+mod docker_imitation;
 mod docker_list;
 mod docker_logs;
 mod docker_memory_death;
@@ -40,6 +42,8 @@ mod process_rewrite;
 mod process_start;
 pub mod process_supervise;
 mod process_table;
+#[cfg(test)]
+mod process_tests;
 mod process_usage;
 mod usage;
 
@@ -90,6 +94,9 @@ pub struct Exit {
     pub code: i64,
     /// Whether the kernel killed it, or a child of it, for memory.
     pub out_of_memory: bool,
+    /// Its memory limit in bytes, when it was killed, nobody is known to have asked for that, and the engine does not say
+    /// either that it was for memory: most likely it was.
+    pub killed_under_limit: Option<u64>,
     /// The engine's own words when it could not be started.
     pub error: String,
 }
@@ -311,7 +318,7 @@ pub struct EngineInfo {
     pub version: String,
     /// Socket or URL, and how it was found.
     pub endpoint: String,
-    /// Memory of the machine the containers run on, in bytes.
+    /// Memory of the machine the containers run on, in bytes; 0 when the engine does not tell.
     pub memory_total: u64,
     /// Logical CPUs of that machine.
     pub cpus: u32,

@@ -90,6 +90,17 @@ impl ProcessEngine {
         self.inner.environments.collect_garbage(now, UNUSED_FOR).len()
     }
 
+    /// Returns the folders a killed daemon left half made or half removed. To be asked for before anything is made, under
+    /// the home's lock. Blocking.
+    pub fn remains(&self) -> Vec<Utf8PathBuf> {
+        process_prepare::remains(&self.inner.config.root)
+    }
+
+    /// Removes what [`ProcessEngine::remains`] found. Blocking.
+    pub fn discard(&self, remains: Vec<Utf8PathBuf>) {
+        process_prepare::discard_all(remains);
+    }
+
     /// Whether this user may make the control groups that limits need. Blocking.
     pub fn enforces_limits(&self) -> bool {
         process_prepare::can_limit()
@@ -146,6 +157,17 @@ impl ProcessEngine {
         gate.lock_owned().await
     }
 
+    /// Returns a container of ours as it is behind its gate: what went before may have started or removed it.
+    async fn behind_gate(
+        &self,
+        verb: &'static str,
+        id: &ContainerId,
+    ) -> Result<(tokio::sync::OwnedMutexGuard<()>, Found), EngineError> {
+        let name = self.ours(verb, &id.0).await?.record.name;
+        let gate = self.gate(&name).await;
+        Ok((gate, self.ours(verb, &id.0).await?))
+    }
+
     pub(super) fn knows(&self, image: &str) -> Option<ProcessSpec> {
         lock(&self.inner.recipes).get(image).cloned()
     }
@@ -164,8 +186,7 @@ impl ProcessEngine {
 
     /// Sends a signal to the processes of a container that runs.
     async fn signal(&self, verb: &'static str, id: &ContainerId, signal: Signal) -> Result<(), EngineError> {
-        let found = self.ours(verb, &id.0).await?;
-        let _gate = self.gate(&found.record.name).await;
+        let (_gate, found) = self.behind_gate(verb, id).await?;
         match &found.life {
             Life::Running(Some(running)) => running.process.signal_group(signal),
             _ => return Err(refused(verb, &found.record.name, "it is not running".to_owned(), Blame::Machine)),
@@ -236,21 +257,17 @@ impl ContainerEngine for ProcessEngine {
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let name = self.ours("start", &id.0).await?.record.name;
-        let _gate = self.gate(&name).await;
-        // Looked at again behind the gate: what went before may have started or removed it.
-        let found = self.ours("start", &id.0).await?;
+        let (_gate, found) = self.behind_gate("start", id).await?;
         let started = process_start::start(self, &found).await;
         self.ring();
         started
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        let found = match self.ours("stop", &id.0).await {
+        let (_gate, found) = match self.behind_gate("stop", id).await {
             Err(EngineError::NoSuchContainer(_)) => return Ok(()),
             found => found?,
         };
-        let _gate = self.gate(&found.record.name).await;
         let stopped = self.end(&found, grace).await;
         self.ring();
         stopped
@@ -269,11 +286,10 @@ impl ContainerEngine for ProcessEngine {
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
-        let found = match self.ours("remove", &id.0).await {
+        let (_gate, found) = match self.behind_gate("remove", id).await {
             Err(EngineError::NoSuchContainer(_)) => return Ok(()),
             found => found?,
         };
-        let _gate = self.gate(&found.record.name).await;
         self.end(&found, Duration::ZERO).await?;
         let removed = tokio::task::spawn_blocking({
             let (found, root) = (found.clone(), self.inner.config.root.clone());
@@ -341,7 +357,8 @@ impl ContainerEngine for ProcessEngine {
         options: LogOptions,
     ) -> Result<BoxStream<'static, Result<LogLine, EngineError>>, EngineError> {
         let found = self.ours("read the logs of", &id.0).await?;
-        Ok(process_logs::lines(found.folder, &options))
+        let name = found.record.name;
+        blocking("read the logs of", &name, move || Ok(process_logs::lines(found.folder, &options))).await
     }
 
     fn changes(&self) -> BoxStream<'static, ()> {
@@ -359,6 +376,16 @@ fn joined_ports(all: &[Found], target: &Found) -> BTreeMap<u16, u16> {
 
 pub(super) fn refused(verb: &'static str, name: &str, message: String, blame: Blame) -> EngineError {
     EngineError::Refused { verb, name: name.to_owned(), message, blame }
+}
+
+/// Does work on files away from the threads that must not wait.
+pub(super) async fn blocking<T: Send + 'static>(
+    verb: &'static str,
+    name: &str,
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(refused(verb, name, error.to_string(), Blame::Machine)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

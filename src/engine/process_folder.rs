@@ -122,6 +122,15 @@ impl Folder {
         self.read("container.json")
     }
 
+    /// Whether the folder is there and holds no record that could be read, now or ever: what a loss of power leaves. One
+    /// that merely cannot be opened at this moment is not meant.
+    pub(super) fn is_damaged(&self) -> bool {
+        match std::fs::read(self.path.join("container.json")) {
+            Ok(bytes) => serde_json::from_slice::<Record>(&bytes).is_err(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound && self.path.exists(),
+        }
+    }
+
     pub(super) fn launch(&self) -> Option<Launch> {
         self.read("launch.json")
     }
@@ -130,8 +139,11 @@ impl Folder {
         self.path.join("home")
     }
 
+    /// Writes what the container is. On return it is on the disk: after a loss of power no folder may have its name and
+    /// say nothing.
     pub(super) fn write_record(&self, record: &Record) -> io::Result<()> {
-        self.write("container.json", record)
+        self.write("container.json", record)?;
+        File::open(self.path.join("container.json"))?.sync_all()
     }
 
     /// Orders a start; what earlier ones left says nothing from then on.
@@ -241,7 +253,12 @@ impl Found {
             Life::Running(running) => (ContainerState::Running, running.as_ref().map(|run| run.started_at), None),
             Life::Lost(running) => (ContainerState::Running, Some(running.started_at), None),
             Life::Ended(ended) => {
-                let exit = Exit { code: ended.code, out_of_memory: ended.out_of_memory, error: ended.error.clone() };
+                let exit = Exit {
+                    code: ended.code,
+                    out_of_memory: ended.out_of_memory,
+                    error: ended.error.clone(),
+                    killed_under_limit: None,
+                };
                 (ContainerState::Exited(exit), ended.started_at, Some(ended.finished_at))
             }
         };

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::process::{ProcessEngine, refused};
+use super::process::{ProcessEngine, blocking, refused};
 use super::process_folder::{Folder, Found, Record};
 use super::process_limits::Limits;
+use super::process_table;
 use super::{Bind, Blame, ContainerId, CreateContainer, EngineError, EngineInfo, Network, PullProgress};
 use crate::environments::find_on_path;
+use crate::home::restrict;
 use crate::workload::names::INSTANCE_LABEL;
 use crate::workload::{ContainerSpec, ProcessSpec, Program};
 
@@ -53,9 +55,9 @@ pub(super) async fn create(engine: &ProcessEngine, request: &Request<'_>) -> Res
     }
     let id = format!("{:032x}", rand::random::<u128>());
     let record = record(engine, &id, request, process, join);
-    let root = engine.inner.config.root.clone();
-    let made = publish(&root, &record, request).map_err(|error| refuse(error.to_string(), Blame::Machine));
-    made.map(|()| ContainerId(id))
+    let (root, name, binds) = (engine.inner.config.root.clone(), request.name.clone(), request.binds.clone());
+    let publish = move || publish(&root, &record, &binds).map_err(disk("create", &name));
+    blocking("create", &request.name, publish).await.map(|()| ContainerId(id))
 }
 
 fn record(
@@ -88,19 +90,24 @@ fn record(
 }
 
 /// Makes the folder under another name first: with its name the container is whole.
-fn publish(root: &Utf8Path, record: &Record, request: &CreateContainer) -> io::Result<()> {
+fn publish(root: &Utf8Path, record: &Record, binds: &[Bind]) -> io::Result<()> {
     let partial = root.join(format!(".{}", record.id));
     let folder = Folder::new(partial.clone());
     std::fs::create_dir_all(folder.home())?;
-    crate_only_for_us(&partial)?;
-    let paths = paths(&root.join(&record.name), &partial, &request.binds)?;
+    restrict(&partial, 0o700)?;
+    let paths = paths(&root.join(&record.name), &partial, binds)?;
     folder.write_record(&Record { paths, ..record.clone() })?;
-    std::fs::rename(&partial, root.join(&record.name))
-}
-
-fn crate_only_for_us(path: &Utf8Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+    let place = Folder::new(root.join(&record.name));
+    if place.is_damaged() {
+        // Nobody can say what it was; nothing of it may run or keep the name.
+        if let Some(launch) = place.launch() {
+            process_table::kill_marked(&launch.id);
+        }
+        if let Some(gone) = set_aside(&place, root, &record.id)? {
+            discard(&gone)?;
+        }
+    }
+    std::fs::rename(&partial, place.path())
 }
 
 /// Returns what the paths of mounts become. Memory becomes a folder; several mounts below one folder get that folder too,
@@ -165,18 +172,46 @@ fn check_user(spec: &ContainerSpec) -> Result<(), String> {
 
 /// Removes a stopped container's folder: its name is free at once.
 pub(super) fn remove(found: &Found, root: &Utf8Path) -> io::Result<()> {
-    let gone = root.join(format!(".gone-{}", found.record.id));
-    let launch = found.folder.launch();
-    match std::fs::rename(found.folder.path(), &gone) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        renamed => renamed?,
+    match set_aside(&found.folder, root, &found.record.id)? {
+        Some(gone) => discard(&gone),
+        None => Ok(()),
     }
-    if let Some(launch) = launch {
+}
+
+/// Gives a folder a name that no container has; none when it is not there.
+fn set_aside(folder: &Folder, root: &Utf8Path, id: &str) -> io::Result<Option<Folder>> {
+    let gone = root.join(format!(".gone-{id}"));
+    match std::fs::rename(folder.path(), &gone) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        renamed => renamed.map(|()| Some(Folder::new(gone))),
+    }
+}
+
+/// Removes a folder that was set aside, and what its last start had elsewhere.
+fn discard(gone: &Folder) -> io::Result<()> {
+    if let Some(launch) = gone.launch() {
         launch.groups.remove();
         // The system's folder of temporary files is cleaned by the system too.
         let _ = std::fs::remove_dir_all(&launch.temporary);
     }
-    std::fs::remove_dir_all(&gone)
+    std::fs::remove_dir_all(gone.path())
+}
+
+/// Returns the folders below a root that are no container: half made or half removed by a daemon that was killed. To be
+/// asked for before anything is made.
+pub(super) fn remains(root: &Utf8Path) -> Vec<Utf8PathBuf> {
+    let Ok(entries) = root.read_dir_utf8() else { return Vec::new() };
+    let hidden = entries.flatten().filter(|entry| entry.file_name().starts_with('.'));
+    hidden.map(camino::Utf8DirEntry::into_path).collect()
+}
+
+/// Removes such folders: they may hold secrets, and much.
+pub(super) fn discard_all(remains: Vec<Utf8PathBuf>) {
+    for path in remains {
+        if let Err(error) = discard(&Folder::new(path.clone())) {
+            warn!(%path, %error, "could not remove what is left of a process");
+        }
+    }
 }
 
 /// Makes what a recipe needs, telling progress.
@@ -241,17 +276,11 @@ pub(super) fn info(root: &Utf8Path) -> EngineInfo {
         name: "process".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         endpoint: root.to_string(),
-        memory_total: memory_total().unwrap_or(8 << 30),
+        // Processes have the machine's, which is measured without us.
+        memory_total: 0,
         cpus,
         platform: format!("{system}/{architecture}"),
     }
-}
-
-fn memory_total() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 /// An error of files in the engine's words.

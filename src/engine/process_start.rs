@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use super::process::{ProcessEngine, refused};
+use super::process::{ProcessEngine, blocking, refused};
 use super::process_folder::{Found, Launch, Life, Record, given_ports};
 use super::process_prepare::{disk, limit};
 use super::process_rewrite::{Texts, with_paths};
@@ -51,7 +51,10 @@ pub(super) async fn start(engine: &ProcessEngine, found: &Found) -> Result<(), E
     // Held until the supervisor holds it, so that nobody collects it in between.
     let _hold = environment.as_ref().map(|environment| hold_shared(&environment.lock));
     let taken = given_ports(&engine.all().await?);
-    let launch = launch(engine, found, environment.as_ref(), &taken)?;
+    let launch = {
+        let (engine, found) = (engine.clone(), found.clone());
+        blocking("start", name, move || launch(&engine, &found, environment.as_ref(), &taken)).await?
+    };
     let begun = begin(engine, found, &launch).await;
     if begun.is_err() {
         launch.groups.remove();
@@ -218,8 +221,10 @@ pub(super) async fn exec(found: &Found, command: &[String], timeout: Duration) -
     let mut child = command.spawn().map_err(disk(EXEC, name))?;
     let run = async {
         let mut output = Vec::new();
-        if let Some(stdout) = child.stdout.take() {
-            stdout.take(OUTPUT_LIMIT).read_to_end(&mut output).await?;
+        if let Some(mut stdout) = child.stdout.take() {
+            (&mut stdout).take(OUTPUT_LIMIT).read_to_end(&mut output).await?;
+            // The rest is read as well: a command nobody listens to any more would be ended by that.
+            tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await?;
         }
         let status = child.wait().await?;
         let signal = std::os::unix::process::ExitStatusExt::signal(&status).map(|signal| 128 + signal);

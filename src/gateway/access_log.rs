@@ -4,11 +4,14 @@
 //! **Invariant:** no query string, no header value but the request's id, nothing of a body.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, atomic::AtomicU64, atomic::Ordering};
 use std::time::Duration;
 
+use camino::{Utf8Path, Utf8PathBuf};
 use http::{HeaderValue, Method, Request, Version};
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +68,48 @@ impl AccessLog {
         if self.lines.try_send(line).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// A log that is appended to. One that was moved away, as programs that turn logs do, is begun anew.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: Utf8PathBuf,
+    file: File,
+}
+
+impl LogFile {
+    /// Opens a log, or makes it.
+    pub(crate) fn open(path: &Utf8Path) -> io::Result<Self> {
+        let file = File::options().create(true).append(true).open(path)?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    fn was_moved(&self) -> bool {
+        let there = self.path.metadata().map(|there| (there.dev(), there.ino()));
+        let open = self.file.metadata().map(|open| (open.dev(), open.ino()));
+        match (there, open) {
+            (Ok(there), Ok(open)) => there != open,
+            (Err(error), _) => error.kind() == io::ErrorKind::NotFound,
+            (_, Err(_)) => false,
+        }
+    }
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Lines come in batches, so this is asked once for many.
+        if self.was_moved()
+            && let Ok(fresh) = Self::open(&self.path)
+        {
+            // Where none can be made, the one that was moved is written on.
+            *self = fresh;
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
@@ -193,6 +238,20 @@ fn text_of(value: Option<&HeaderValue>) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_was_moved_away_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let (path, older) = (folder.join("access.log"), folder.join("access.log.1"));
+        let mut log = LogFile::open(&path).unwrap();
+        log.write_all(b"one\n").unwrap();
+        std::fs::rename(&path, &older).unwrap();
+        log.write_all(b"two\n").unwrap();
+        log.write_all(b"three\n").unwrap();
+        let read = |path| std::fs::read_to_string(path).unwrap();
+        assert_eq!((read(older).as_str(), read(path).as_str()), ("one\n", "two\nthree\n"));
+    }
 
     fn entry(format: AccessLogFormat) -> (Box<Entry>, Receiver<String>) {
         let (lines, written) = sync_channel(1);

@@ -38,6 +38,16 @@ pub(crate) fn place<'a>(host: Option<&'a str>, domains: &[String]) -> Place<'a> 
     }
 }
 
+/// Whether what follows the name is no port, an empty one, which RFC 9110 allows, or a number a port can have.
+pub(crate) fn has_possible_port(host: &str) -> bool {
+    let after_name = match host.split_once(']') {
+        Some((_, rest)) => rest,
+        None => host.find(':').map_or("", |colon| &host[colon..]),
+    };
+    let Some(port) = after_name.strip_prefix(':') else { return after_name.is_empty() };
+    port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+}
+
 /// Whether a host is one of those under which services know each other: below a domain of the cluster, or of no domain.
 pub(crate) fn is_internal(host: Option<&str>, domains: &[String]) -> bool {
     match place(host, domains) {
@@ -81,6 +91,17 @@ fn cut(name: Cow<'_, str>, len: usize) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_a_number_that_ports_can_have_or_nothing() {
+        for host in ["a.b", "a.b:", "a.b:80", "a.b:65535", "[::1]", "[::1]:", "[::1]:8080", "", ":80"] {
+            assert!(has_possible_port(host), "{host}");
+        }
+        for host in ["a.b:abc", "a.b:65536", "a.b:99999", "a.b:-1", "a.b:80:80", "::1", "[::1]8080", "[::1]:x", "a:8_0"]
+        {
+            assert!(!has_possible_port(host), "{host}");
+        }
+    }
 
     #[test]
     fn hosts_are_placed_whatever_their_case_port_or_trailing_dot() {

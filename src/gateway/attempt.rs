@@ -1,25 +1,26 @@
 //! One try at one backend: the request in the form its protocol wants, an answer in time, and what is said when there is
 //! none.
 
-use std::error::Error as _;
 use std::pin::pin;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use crate::plan::routes::Backend;
 use crate::workload::UpstreamProtocol;
 
+use super::backend_body::BackendBody;
 use super::balance::NoPlace;
-use super::body::{BodyError, Progress, RequestBody};
+use super::body::{BodyError, RequestBody};
 use super::forward::{Exchange, Refused, chain};
 use super::metrics::UpstreamError;
+use super::multiplex::Unanswered;
+use super::patience::Limits;
 use super::place::no_place;
 use super::refusal::Refusal;
+use super::talk::{self, AskError};
 use super::upstream::{ConnectError, Sender};
 use super::worker::RETRY_SOON;
 
@@ -35,7 +36,7 @@ pub(super) struct Endpoint {
 
 /// What came of one try.
 pub(super) enum Attempt {
-    Answered(Response<Incoming>, Sender),
+    Answered(Response<BackendBody>),
     /// Nothing was sent; the request is as it was.
     Unsent(Request<RequestBody>, Box<Refusal>),
 }
@@ -87,13 +88,12 @@ impl Exchange<'_> {
         endpoint: Endpoint,
         path: &PathAndQuery,
         mut request: Request<RequestBody>,
-        progress: Option<&Progress>,
     ) -> Refused<Attempt> {
         self.address(&mut request, endpoint, path)?;
         let mut why = None;
         for _ in 0..MAX_RESENDS {
             let Endpoint { address, protocol } = endpoint;
-            let mut sender = match self.worker.pool.ready(address, protocol) {
+            let sender = match self.worker.pool.ready(address, protocol) {
                 Some(sender) => sender,
                 None => match Box::pin(self.worker.pool.connect(address, protocol)).await {
                     Ok(sender) => sender,
@@ -101,17 +101,28 @@ impl Exchange<'_> {
                 },
             };
             let limits = self.limits();
-            match in_time(sender.send(request), limits, progress).await {
-                Some(Ok(response)) => return Ok(Attempt::Answered(response, sender)),
-                Some(Err(mut error)) => match error.take_message() {
-                    Some(unsent) => {
-                        request = unsent;
-                        why = Some(self.broken(error.error()));
+            let unsent = match sender {
+                Sender::Http1(checkout) => {
+                    let asked = pin!(talk::ask(checkout, request, limits)).await;
+                    return match asked {
+                        Ok(response) => Ok(Attempt::Answered(response.map(BackendBody::Http1))),
+                        Err(error) => Err(self.unanswered(&error, limits)),
+                    };
+                }
+                Sender::H2c(mut shared) => {
+                    let asked = pin!(shared.ask(request, limits)).await;
+                    match asked {
+                        Ok(response) => return Ok(Attempt::Answered(response.map(BackendBody::H2c))),
+                        Err(Unanswered::Asked(error)) => return Err(self.unanswered(&error, limits)),
+                        Err(Unanswered::Unsent(unsent, error)) => {
+                            self.worker.pool.forget(address, &shared);
+                            why = Some(self.cut(&error));
+                            unsent
+                        }
                     }
-                    None => return Err(self.broken(error.error())),
-                },
-                None => return Err(self.too_late(limits.answer)),
-            }
+                }
+            };
+            request = *unsent;
         }
         let why = why.unwrap_or_else(|| Box::new(no_place(NoPlace::Nobody, &self.key())));
         Ok(Attempt::Unsent(request, why))
@@ -132,18 +143,28 @@ impl Exchange<'_> {
         Box::new(Refusal::unavailable("BackendRefused", message, RETRY_SOON))
     }
 
-    fn broken(&self, error: &hyper::Error) -> Box<Refusal> {
+    /// Of what goes wrong while a request is sent, only a body that could not be read is the client's doing.
+    fn unanswered(&self, error: &AskError, limits: Limits) -> Box<Refusal> {
+        match error {
+            AskError::TooLate => self.too_late(limits.answer),
+            AskError::Body(body) => self.unreadable(body),
+            AskError::Backend(_) => self.cut(error),
+        }
+    }
+
+    fn unreadable(&self, error: &BodyError) -> Box<Refusal> {
+        self.count(UpstreamError::Broken);
+        tracing::debug!(service = %self.target.service.key, error = %chain(error), "request was not sent");
+        if let BodyError::TooSlow = error {
+            let message = "the request's body came too slowly";
+            return Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing());
+        }
+        Box::new(Refusal::bad_request("BrokenBody", "the request's body could not be read").closing())
+    }
+
+    fn cut(&self, error: &dyn std::error::Error) -> Box<Refusal> {
         self.count(UpstreamError::Broken);
         tracing::debug!(service = %self.target.service.key, error = %chain(error), "backend did not answer");
-        // Of what goes wrong while a request is sent, only a body that could not be read is the client's doing.
-        if error.is_user() {
-            let cause = error.source().and_then(|cause| cause.downcast_ref());
-            if let Some(BodyError::TooSlow) = cause {
-                let message = "the request's body came too slowly";
-                return Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing());
-            }
-            return Box::new(Refusal::bad_request("BrokenBody", "the request's body could not be read").closing());
-        }
         let message = format!("{} ended the connection before it answered", self.key());
         Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "BackendBroke", message))
     }
@@ -158,52 +179,6 @@ impl Exchange<'_> {
     fn count(&self, error: UpstreamError) {
         if let Some(flight) = self.flight.as_ref() {
             flight.metrics().upstream_error(error);
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Limits {
-    /// From the request's last byte to the answer's first.
-    answer: Option<Duration>,
-    /// Longest time in which nothing of the request's body moves.
-    stall: Duration,
-}
-
-/// Waits for an answer: as long as the body moves, and then for the limit.
-async fn in_time<F: Future>(answer: F, limits: Limits, progress: Option<&Progress>) -> Option<F::Output> {
-    let Some(limit) = limits.answer else { return Some(answer.await) };
-    let mut answer = pin!(answer);
-    let mut timer = pin!(tokio::time::sleep(limit.max(limits.stall)));
-    let mut pieces = 0;
-    let mut follow = progress.filter(|progress| progress.finished().is_none());
-    if follow.is_none() {
-        timer.as_mut().reset(Instant::now() + limit);
-    }
-    loop {
-        let finishing = async {
-            match follow {
-                Some(progress) => progress.finishing().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            // Losing the wait for the body loses nothing, it can be asked again; the timer goes on.
-            output = &mut answer => return Some(output),
-            () = finishing => {}
-            () = &mut timer => {
-                let now = follow.map_or(0, Progress::pieces);
-                if now == pieces {
-                    return None;
-                }
-                pieces = now;
-                timer.as_mut().reset(Instant::now() + limit.max(limits.stall));
-            }
-        }
-        if let Some(finished) = follow.and_then(Progress::finished) {
-            follow = None;
-            pieces = 0;
-            timer.as_mut().reset(finished + limit);
         }
     }
 }

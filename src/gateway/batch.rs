@@ -1,6 +1,10 @@
 //! Several predictions as one (§5.5): what may go together, how bodies are joined, and whose part of the answer is whose.
 //! Pure. Elements are taken and put back as they are written, so that no number is read and written again.
 
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use crate::graph::condition::elements;
@@ -36,6 +40,9 @@ pub(crate) enum NoPart {
     /// Nothing to predict; upstream's words.
     #[error("no instances in the request")]
     NoInstances,
+    /// Which of them is meant is not for us to say.
+    #[error("the request has `instances` twice")]
+    Repeated,
     /// A V2 request whose inputs are not lists of rows.
     #[error("the inputs are not lists of rows")]
     NoRows,
@@ -57,6 +64,9 @@ pub(crate) fn part(form: Form, body: &[u8]) -> Result<Part, NoPart> {
     let Ok(Value::Object(mut whole)) = serde_json::from_slice::<Value>(body) else { return Err(NoPart::NotJson) };
     match form {
         Form::V1 => {
+            if repeats("instances", body) {
+                return Err(NoPart::Repeated);
+            }
             let list = elements("instances", body).filter(|list| !list.is_empty()).ok_or(NoPart::NoInstances)?;
             whole.shift_remove("instances");
             Ok(Part { alike: sorted(whole), count: list.len(), lists: vec![list], id: None })
@@ -68,6 +78,12 @@ pub(crate) fn part(form: Form, body: &[u8]) -> Result<Part, NoPart> {
 fn v2_part(mut whole: Map<String, Value>, body: &[u8]) -> Result<Part, NoPart> {
     let id = whole.shift_remove("id");
     let Some(Value::Array(inputs)) = whole.get_mut("inputs") else { return Err(NoPart::NoRows) };
+    let written = elements("inputs", body).unwrap_or_default();
+    let repeated = |input: &String| repeats("data", input.as_bytes()) || repeats("shape", input.as_bytes());
+    // The server is to say what it makes of a member that is there twice.
+    if repeats("inputs", body) || written.iter().any(repeated) {
+        return Err(NoPart::NoRows);
+    }
     let (mut rows, mut lists) = (None, Vec::new());
     for (at, input) in inputs.iter_mut().enumerate() {
         let shape = input["shape"].as_array().and_then(|shape| shape.first()?.as_u64()).ok_or(NoPart::NoRows)?;
@@ -87,6 +103,36 @@ fn v2_part(mut whole: Map<String, Value>, body: &[u8]) -> Result<Part, NoPart> {
     }
     let count = rows.ok_or(NoPart::NoRows)?;
     Ok(Part { alike: sorted(whole), count, lists, id })
+}
+
+/// Whether a JSON object has a member of this name more than once. Readers of JSON differ in which of them they take.
+fn repeats(name: &str, object: &[u8]) -> bool {
+    serde_json::from_slice::<Keys>(object).is_ok_and(|keys| keys.0.iter().filter(|key| *key == name).count() > 1)
+}
+
+/// The names of an object's members, as they are written.
+struct Keys(Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reading;
+        impl<'de> Visitor<'de> for Reading {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Keys, A::Error> {
+                let mut keys = Vec::new();
+                while let Some((key, IgnoredAny)) = members.next_entry()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(Reading)
+    }
 }
 
 fn sorted(mut map: Map<String, Value>) -> String {
@@ -220,6 +266,8 @@ mod tests {
             ("{}", NoPart::NoInstances),
             (r#"{"instances":[]}"#, NoPart::NoInstances),
             (r#"{"instances":{}}"#, NoPart::NoInstances),
+            (r#"{"instances":[1],"instances":[2]}"#, NoPart::Repeated),
+            (r#"{"instances":[1],"in\u0073tances":[]}"#, NoPart::Repeated),
         ] {
             assert_eq!(part(Form::V1, body.as_bytes()), Err(wanted), "{body}");
         }
@@ -244,6 +292,8 @@ mod tests {
         let second: Value = serde_json::from_str(&shares[1]).unwrap();
         assert_eq!((&second["id"], &second["model_name"]), (&json!("b"), &json!("m")));
         assert_eq!(second["outputs"][0], json!({"name":"y","datatype":"INT64","shape":[2],"data":[8,9]}));
+        let twice = one.replace(r#""data":"#, r#""data":[9,9],"data":"#);
+        assert_eq!(part(Form::V2, twice.as_bytes()), Err(NoPart::NoRows), "left to the server");
         let nested = part(Form::V2, input("c", 1, "[[1,2]]").as_bytes()).unwrap();
         assert_ne!(nested.alike, both[0].alike, "flat and nested data do not go together");
         let short = br#"{"outputs":[{"name":"y","shape":[2],"data":[7,8]}]}"#;

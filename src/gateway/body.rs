@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,44 +11,19 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 use crate::traffic::Lease;
 
+use super::backend_body::BackendBody;
 use super::balance::Slot;
 use super::breaker::Verdict;
 use super::executor::{self, Standing};
 use super::flight::Flight;
 use super::metrics::{ServiceMetrics, UpstreamError};
+use super::talk::TalkError;
 use super::tap::Tap;
 use super::upload::{Pace, Upload};
-use super::upstream::Checkout;
-
-/// How far a request's body has got.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    pieces: AtomicU64,
-    finished: OnceLock<Instant>,
-    bell: Notify,
-}
-
-impl Progress {
-    /// Rings when the body has been passed on, or will not be any further.
-    pub(crate) async fn finishing(&self) {
-        self.bell.notified().await;
-    }
-
-    /// Returns how many pieces have been passed on.
-    pub(crate) fn pieces(&self) -> u64 {
-        self.pieces.load(Ordering::Relaxed)
-    }
-
-    /// Returns when the last piece was passed on.
-    pub(crate) fn finished(&self) -> Option<Instant> {
-        self.finished.get().copied()
-    }
-}
 
 /// What a client sends.
 #[derive(Debug)]
@@ -56,7 +31,6 @@ pub(crate) struct RequestBody {
     /// Pieces already read, to be sent first.
     front: VecDeque<Frame<Bytes>>,
     rest: Option<Incoming>,
-    progress: Option<Arc<Progress>>,
     metrics: Arc<ServiceMetrics>,
     clock: Option<Box<Clock>>,
     tap: Option<Box<Tap>>,
@@ -92,6 +66,9 @@ pub(crate) enum BodyError {
     /// It comes too slowly.
     #[error("the request's body came too slowly")]
     TooSlow,
+    /// It is longer or shorter than the head said.
+    #[error("the request's body is not as long as its head says")]
+    Misfit,
 }
 
 impl RequestBody {
@@ -103,28 +80,21 @@ impl RequestBody {
         pace: Option<Pace>,
     ) -> Self {
         let rest = (!rest.is_end_stream()).then_some(rest);
-        let progress = (rest.is_some() || !front.is_empty()).then(Arc::default);
         let clock = pace.filter(|_| rest.is_some());
         let clock = clock.map(|pace| Box::new(Clock { pace, upload: Upload::default(), timer: None }));
-        Self { front, rest, progress, metrics, clock, tap: None, ended: false }
+        Self { front, rest, metrics, clock, tap: None, ended: false }
     }
 
     /// Passes on what is all there.
     pub(crate) fn whole(body: Bytes, metrics: Arc<ServiceMetrics>) -> Self {
         let front: VecDeque<_> = (!body.is_empty()).then(|| Frame::data(body)).into_iter().collect();
-        let progress = (!front.is_empty()).then(Arc::default);
-        Self { front, rest: None, progress, metrics, clock: None, tap: None, ended: false }
+        Self { front, rest: None, metrics, clock: None, tap: None, ended: false }
     }
 
     /// Has a copy taken of what passes.
     pub(crate) fn tapped(mut self, tap: Option<Box<Tap>>) -> Self {
         self.tap = tap;
         self
-    }
-
-    /// Returns where to follow the body; none when there is no body.
-    pub(crate) fn progress(&self) -> Option<Arc<Progress>> {
-        self.progress.clone()
     }
 }
 
@@ -148,9 +118,6 @@ impl Body for RequestBody {
         };
         this.ended |= frame.is_none();
         if let Some(Ok(frame)) = &frame {
-            if let Some(progress) = &this.progress {
-                progress.pieces.fetch_add(1, Ordering::Relaxed);
-            }
             if let (Some(data), Some(tap)) = (frame.data_ref(), &mut this.tap) {
                 tap.see(data);
             }
@@ -184,11 +151,6 @@ impl Drop for RequestBody {
         if let Some(tap) = self.tap.take().filter(|_| self.ended || self.is_end_stream()) {
             tap.end();
         }
-        if let Some(progress) = &self.progress {
-            // Set once; a second value cannot come, there is one drop.
-            let _ = progress.finished.set(Instant::now());
-            progress.bell.notify_one();
-        }
     }
 }
 
@@ -198,8 +160,8 @@ pub(crate) enum AnswerError {
     /// The backend's connection ended or made no sense.
     #[error("the backend's answer was cut")]
     Cut {
-        /// What hyper says.
-        source: hyper::Error,
+        /// How.
+        source: TalkError,
     },
     /// Nothing came for too long.
     #[error("the backend's answer stalled for {} s", .0.as_secs())]
@@ -228,11 +190,13 @@ pub(crate) enum AnswerBody {
 /// has gone.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    body: Incoming,
+    /// Given back to the pool when it is dropped after its end.
+    body: BackendBody,
     ended: bool,
+    /// Why it ended before its end.
+    cut: Option<TalkError>,
     idle: Option<Pin<Box<Sleep>>>,
     idle_timeout: Duration,
-    connection: Option<Checkout>,
     flight: Flight,
     tap: Option<Box<Tap>>,
     // Dropped last, in this order: the replica is free only after all of the above.
@@ -263,18 +227,21 @@ impl Held {
 
 impl Relay {
     pub(crate) fn new(
-        body: Incoming,
+        body: BackendBody,
         idle_timeout: Duration,
-        connection: Option<Checkout>,
         flight: Flight,
         held: Held,
         tap: Option<Box<Tap>>,
     ) -> Self {
         let Held { slot, lease } = held;
-        Self { body, ended: false, idle: None, idle_timeout, connection, flight, tap, slot, _lease: lease }
+        Self { body, ended: false, cut: None, idle: None, idle_timeout, flight, tap, slot, _lease: lease }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        if let Some(source) = self.cut.take() {
+            self.break_off(UpstreamError::Broken);
+            return Poll::Ready(Some(Err(AnswerError::Cut { source })));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => self.poll_idle(cx),
             Poll::Ready(None) => {
@@ -293,17 +260,18 @@ impl Relay {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(source))) => {
-                self.break_off(UpstreamError::Broken);
-                Poll::Ready(Some(Err(AnswerError::Cut { source })))
+                // What has come goes out first: a reset stream forgets what it has not sent, its head included.
+                self.cut = Some(source);
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
         }
     }
 
-    /// The client must see that the answer is not whole, and the connection to the backend is not used again.
+    /// The client must see that the answer is not whole.
     fn break_off(&mut self, error: UpstreamError) {
         self.flight.metrics().upstream_error(error);
         self.flight.client().break_off();
-        self.connection = None;
         self.report(Verdict::Failed);
     }
 
@@ -331,9 +299,6 @@ impl Drop for Relay {
             tap.end();
         }
         self.report(Verdict::Worked);
-        if let Some(connection) = self.connection.take() {
-            connection.put_back();
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 /// A time limit that costs a timer only while someone waits, and re-arms it only when it fires.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Deadline {
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -15,7 +15,7 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     pub(crate) fn new() -> Self {
-        Self { since: None, timer: None }
+        Self::default()
     }
 
     pub(crate) fn start(&mut self) {

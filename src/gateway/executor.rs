@@ -16,21 +16,6 @@ use tokio::time::Sleep;
 
 use crate::tasks::Tasks;
 
-/// Spawns hyper's tasks for a backend's connection through [`Tasks`].
-#[derive(Clone, Debug)]
-pub(crate) struct TaskExecutor(pub(crate) Tasks);
-
-impl<F> Executor<F> for TaskExecutor
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        // Boxed, because it is moved several times on its way into a task.
-        self.0.spawn_short(Box::pin(future));
-    }
-}
-
 /// Spawns a client's HTTP/2 streams through [`Tasks`].
 #[derive(Clone, Debug)]
 pub(crate) struct StreamExecutor {

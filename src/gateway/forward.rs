@@ -1,5 +1,6 @@
 //! One exchange with a backend: choose it, send the request, relay the answer. Retries only what was never sent.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -62,7 +63,7 @@ impl Exchange<'_> {
             None => Box::pin(self.wait_for_place(&mut request, &mut front)).await?,
         };
         let outgoing = self.prepare(*request, front, upgrade.as_ref());
-        self.deliver(place, outgoing, &path, upgrade).await
+        pin!(self.deliver(place, outgoing, &path, upgrade)).await
     }
 
     /// Forwards a request of our own, whose body is all there.
@@ -85,7 +86,6 @@ impl Exchange<'_> {
         path: &PathAndQuery,
         upgrade: Option<Upgrade>,
     ) -> Refused<Response<AnswerBody>> {
-        let progress = outgoing.body().progress();
         let mut tried: Vec<ReplicaName> = Vec::new();
         loop {
             let (backend, slot) = place;
@@ -95,11 +95,11 @@ impl Exchange<'_> {
             if let Some(entry) = self.flight.as_mut().and_then(Flight::entry) {
                 entry.replica = Some(Arc::clone(&backend.replica));
             }
-            let attempt = self.attempt(endpoint, path, outgoing, progress.as_deref()).await;
+            let attempt = pin!(self.attempt(endpoint, path, outgoing)).await;
             match attempt.inspect_err(|refusal| held.judge(refusal.status))? {
-                Attempt::Answered(response, sender) => {
+                Attempt::Answered(response) => {
                     held.judge(response.status());
-                    return self.relay(response, sender, held, upgrade);
+                    return self.relay(response, held, upgrade);
                 }
                 Attempt::Unsent(request, why) => {
                     held.judge(why.status);

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
+use bytes::{Buf, BytesMut};
 use http::Method;
 
 use crate::api::ServiceKey;
 use crate::plan::routes::{RouteTable, ServiceRoute};
 
+use super::answer_frames::Frames;
+use super::answer_head::read_head;
 use super::framing::{Framing, HeadLimits, Scan};
 use super::peek::{Found, GrpcName, JsonModel};
 use super::route::{Head, Route, RouteIndex};
@@ -49,7 +52,8 @@ pub fn peek(input: &[u8]) {
     let mut scan = JsonModel::default();
     let pieces = body.chunks(usize::from(piece).max(1)).map(|part| scan.feed(part));
     let found = pieces.into_iter().find(|found| *found != Found::More).unwrap_or(Found::More);
-    assert_eq!(whole, found, "however it is cut");
+    // A second name is only seen when it arrives with the first.
+    assert!(whole == found || whole == Found::Twice, "however it is cut: {whole:?} and {found:?}");
     for shape in [GrpcName::Field(1), GrpcName::Field(2), GrpcName::Nested] {
         if let Found::Name(name) = shape.look(body) {
             assert!(!name.is_empty());
@@ -81,6 +85,57 @@ fn follow(bytes: &[u8], piece: usize) -> (usize, bool) {
     (passed, false)
 }
 
+/// Reads a backend's answer, whole and in pieces: it is the same answer, or the same nonsense.
+pub fn answer(input: &[u8]) {
+    let Some((&piece, bytes)) = input.split_first() else { return };
+    let (whole, cut) = (hear(bytes, bytes.len().max(1)), hear(bytes, usize::from(piece).max(1)));
+    assert_eq!(whole, cut, "however it is cut");
+}
+
+/// What came of an answer.
+#[derive(Debug, Default, PartialEq)]
+struct Heard {
+    status: Option<u16>,
+    body: Vec<u8>,
+    trailers: usize,
+    ended: bool,
+    nonsense: bool,
+    /// Bytes that do not belong to it, once it has ended.
+    more: usize,
+}
+
+fn hear(bytes: &[u8], piece: usize) -> Heard {
+    let (mut heard, mut read, mut frames) = (Heard::default(), BytesMut::new(), None);
+    for part in bytes.chunks(piece) {
+        read.extend_from_slice(part);
+        if frames.is_none() {
+            match read_head(&read, 64, false) {
+                Ok(Some(head)) => {
+                    heard.status = Some(head.response.status().as_u16());
+                    read.advance(head.len);
+                    frames = Some(Frames::new(head.ending));
+                }
+                Ok(None) => continue,
+                Err(_) => return Heard { nonsense: true, ..heard },
+            }
+        }
+        let Some(frames) = &mut frames else { continue };
+        loop {
+            match frames.next(&mut read) {
+                Ok(Some(frame)) => match frame.into_data() {
+                    Ok(data) => heard.body.extend_from_slice(&data),
+                    Err(frame) => heard.trailers += frame.into_trailers().map_or(0, |lines| lines.len()),
+                },
+                Ok(None) => break,
+                Err(_) => return Heard { nonsense: true, ..heard },
+            }
+        }
+        heard.ended = frames.ended();
+        heard.more = if heard.ended { read.len() } else { 0 };
+    }
+    heard
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -89,10 +144,11 @@ mod tests {
     #[test]
     fn the_seeds_of_every_target_keep_its_promises() {
         type Target = fn(&[u8]);
-        let targets: [(&str, Target); 3] = [
+        let targets: [(&str, Target); 4] = [
             ("route", |input| super::route(&String::from_utf8_lossy(input))),
             ("peek", super::peek),
             ("framing", super::framing),
+            ("answer", super::answer),
         ];
         for (name, target) in targets {
             let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/corpus");
@@ -122,6 +178,15 @@ mod tests {
             rest in "([0-9a-f]{1,2}\r\n|[a-z]{0,9}|\r\n|0\r\n\r\n){0,6}",
         ) {
             super::framing(&[&[piece], head.as_bytes(), rest.as_bytes(), head.as_bytes()].concat());
+        }
+
+        #[test]
+        fn answers_are_heard_the_same_however_they_are_cut(
+            piece in 0u8..20,
+            head in "HTTP/1\\.[01] [12345][0-9]{2} [a-z]{0,3}\r\n(Content-Length: [0-9]{1,2}|Transfer-Encoding: chunked|X: y)?\r\n(\r\n)?",
+            rest in "([0-9a-f]{1,2}( |;x)?\r\n|[a-z]{0,9}|\r\n|0\r\n(x: y\r\n)?\r\n){0,6}",
+        ) {
+            super::answer(&[&[piece], head.as_bytes(), rest.as_bytes()].concat());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Header maps on their way through: hop-by-hop fields stop here, forwarding fields are ours.
 
 use base64::Engine as _;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 
 use super::desk::Desk;
 
@@ -122,11 +122,20 @@ pub(crate) fn set_forwarding(headers: &mut HeaderMap, from: Origin<'_>, desk: &D
     }
     set(headers, ISVC_NAME, desk.name.as_ref());
     set(headers, ISVC_NAMESPACE, desk.namespace.as_ref());
-    if !headers.contains_key(X_REQUEST_ID)
-        && let Ok(id) = HeaderValue::from_bytes(&request_id())
-    {
-        headers.insert(X_REQUEST_ID, id);
+    match headers.entry(X_REQUEST_ID) {
+        Entry::Occupied(mut given) => given.iter_mut().for_each(said_once),
+        Entry::Vacant(none) => {
+            if let Ok(mut id) = HeaderValue::from_bytes(&request_id()) {
+                said_once(&mut id);
+                none.insert(id);
+            }
+        }
     }
+}
+
+/// Keeps a value out of the tables in which HTTP/2 remembers headers: they would fill up with what never comes again.
+fn said_once(value: &mut HeaderValue) {
+    value.set_sensitive(true);
 }
 
 /// 32 random hexadecimal digits.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::plan::routes::{RouteState, RouteTable, ServiceRoute};
 
-use super::refusal::services;
+use super::refusal::{graphs, services};
 use super::route::OwnAnswer;
 
 /// Makes the body of one of our own answers.
@@ -15,6 +15,7 @@ pub(crate) fn own_answer(which: OwnAnswer, table: &RouteTable) -> Value {
         OwnAnswer::Root => json!({
             "status": "alive",
             "services": services(table),
+            "graphs": graphs(table),
             "hint": "call a model by name: /v1/models/<model>:predict, /v2/models/<model>/infer, \
                      /openai/v1/chat/completions; or a service: /serving/<namespace>/<name>/",
         }),

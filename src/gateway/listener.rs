@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use crate::plan::routes::RouteTable;
 use crate::tasks::Tasks;
 use crate::traffic::TrafficBoard;
 
-use super::access_log::{AccessLog, AccessLogFormat};
+use super::access_log::{AccessLog, AccessLogFormat, LogFile};
 use super::balance::Balancer;
 use super::batcher::Batcher;
 use super::breaker::Policy;
@@ -41,6 +41,7 @@ use super::inside::Call;
 use super::metrics::Metrics;
 use super::outside::Outside;
 use super::payload_log::{LogPlaces, PayloadLog};
+use super::roll::Roll;
 use super::upstream::Pool;
 use super::whole::Room;
 use super::worker::Worker;
@@ -64,6 +65,9 @@ pub struct Gateway {
     batcher: Arc<Batcher>,
     mirrors: Arc<Semaphore>,
     places: LogPlaces,
+    roll: Arc<Roll>,
+    /// Places for connections of the listener that is served; none before.
+    room: Mutex<Option<Arc<Semaphore>>>,
 }
 
 /// Calls from inside replicas on their way to the workers.
@@ -81,6 +85,7 @@ impl Gateway {
         let whole = Arc::new(Room::new(config.max_whole_body, config.max_whole_bodies));
         let propagate = Arc::new(Propagate::new(&config.propagate_headers));
         let (inside, calls) = mpsc::channel(CALLS);
+        let roll = Arc::new(Roll::new(config.workers.max(1)));
         Self {
             inside,
             calls: Mutex::new(Some(calls)),
@@ -95,6 +100,8 @@ impl Gateway {
             batcher: Arc::default(),
             mirrors: Arc::new(Semaphore::new(MOST_MIRRORS)),
             places: LogPlaces::default(),
+            roll,
+            room: Mutex::default(),
         }
     }
 
@@ -118,6 +125,18 @@ impl Gateway {
     /// Returns where connections go that were made inside replicas; the first listener that is served takes them.
     pub fn inside(&self) -> mpsc::Sender<Call> {
         self.inside.clone()
+    }
+
+    /// Whether nobody new is served for no other reason than that every place is taken: returns false at once while
+    /// there is room, and true when every worker has said that it is there. One that is stuck says nothing; the caller
+    /// gives up.
+    pub async fn is_merely_full(&self) -> bool {
+        let room = self.room.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if room.is_none_or(|room| room.available_permits() > 0) {
+            return false;
+        }
+        self.roll.call().await;
+        true
     }
 
     /// Serves a listener until `cancel`; then accepts nothing more, lets requests in flight finish up to the drain
@@ -151,6 +170,7 @@ impl Gateway {
         let mut crew = Crew::start(workers)?;
         debug!(workers = self.config.workers, "data path open");
         let room = Arc::new(Semaphore::new(self.config.max_connections));
+        *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&room));
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner).take();
         accept(&listener, calls.as_mut(), &room, &mut crew, &cancel).await;
         accept_rest(&listener, &room, &mut crew).await;
@@ -168,9 +188,7 @@ impl Gateway {
 
     fn access_log_file(&self) -> io::Result<Box<dyn io::Write + Send>> {
         Ok(match &self.config.access_log_file {
-            Some(path) if self.config.access_log != AccessLogFormat::None => {
-                Box::new(std::fs::OpenOptions::new().create(true).append(true).open(path)?)
-            }
+            Some(path) if self.config.access_log != AccessLogFormat::None => Box::new(LogFile::open(path)?),
             _ => Box::new(io::stdout()),
         })
     }
@@ -205,6 +223,7 @@ impl Gateway {
             batcher: Arc::clone(&self.batcher),
             payload_log,
             mirrors: Arc::clone(&self.mirrors),
+            roll: Arc::clone(&self.roll),
         })
     }
 }
@@ -289,8 +308,9 @@ pub(crate) async fn work(worker: &Arc<Worker>, mut arrivals: mpsc::Receiver<Arri
         // Losing an arrival closes it, and everything is being closed.
         () = serve_all => {}
         () = worker.ending.cut.cancelled() => {}
-        // Holds nothing over its waits.
+        // Neither holds anything over its waits.
         () = sweep(worker) => {}
+        () = worker.roll.answer(worker.number) => {}
     }
 }
 
@@ -428,7 +448,7 @@ async fn serve_http1(
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(worker), Arc::clone(client));
         // Boxed: it is large, and hyper moves it.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(pin!(worker.answer(client, Box::new(request))).await) })
     });
     // The guard keeps the time; hyper's own timer would also end connections that are merely idle.
     let connection = http1::Builder::new()
@@ -436,7 +456,7 @@ async fn serve_http1(
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(connection);
     let told = drained(drain, LAST_REQUEST);
     until_drained(connection.as_mut(), drain, told, |connection| connection.graceful_shutdown()).await
 }
@@ -466,9 +486,9 @@ async fn serve_http2(
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(&worker), Arc::clone(&client));
         // Boxed: it is moved into a task of its own, through several hands.
-        Box::pin(async move { Ok::<_, std::convert::Infallible>(worker.answer(client, Box::new(request)).await) })
+        Box::pin(async move { Ok::<_, std::convert::Infallible>(pin!(worker.answer(client, Box::new(request))).await) })
     });
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(guard), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(guard), service));
     // HTTP/2 has words of its own for which requests still count.
     until_drained(connection.as_mut(), &drain, drain.cancelled(), |connection| connection.graceful_shutdown()).await
 }
@@ -480,7 +500,7 @@ async fn until_drained<C: Future>(
     told: impl Future<Output = ()>,
     wind_up: impl FnOnce(Pin<&mut C>),
 ) -> C::Output {
-    let mut told = std::pin::pin!(told);
+    let mut told = pin!(told);
     let (mut heard, mut wind_up) = (false, Some(wind_up));
     poll_fn(move |cx| {
         let ended = connection.as_mut().poll(cx);

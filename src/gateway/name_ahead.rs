@@ -30,6 +30,7 @@ pub(super) async fn read_name(
         front.push_back(frame);
         match found {
             Found::Name(name) => return Ok(name),
+            Found::Twice => return Err(Box::new(Refusal::bad_request("DuplicateModel", "the body has `model` twice"))),
             Found::Not(why) => return Err(Box::new(Refusal::bad_request("NoModelName", why))),
             Found::More if seen > limit => {
                 let message = format!("no model's name in the first {limit} bytes of the body; put it first");

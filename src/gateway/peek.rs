@@ -9,11 +9,14 @@ pub(crate) enum Found {
     Name(String),
     /// Not yet; more bytes are needed.
     More,
+    /// More than one is named; servers and proxies differ in which of them they take.
+    Twice,
     /// It is not there, or the body is not what it should be; a fragment for a person.
     Not(&'static str),
 }
 
-/// Looks for the string member `model` of a JSON object, at its top level. Fed piece by piece; the first one counts.
+/// Looks for the string member `model` of a JSON object, at its top level. Fed piece by piece, until the end of the piece
+/// it is found in: what has arrived with it must not name another.
 #[derive(Debug, Default)]
 pub(crate) struct JsonModel {
     depth: usize,
@@ -23,6 +26,7 @@ pub(crate) struct JsonModel {
     /// The string literal being read, with quotes, when it may matter: a key or the value of `model` at the top level.
     literal: Option<Vec<u8>>,
     key_is_model: bool,
+    name: Option<String>,
 }
 
 /// Where in the top-level object the next token stands.
@@ -45,12 +49,14 @@ impl JsonModel {
     /// Takes the next piece of the body.
     pub(crate) fn feed(&mut self, piece: &[u8]) -> Found {
         for &byte in piece {
-            let found = if self.in_string { self.string_byte(byte) } else { self.token_byte(byte) };
-            if found != Found::More {
-                return found;
+            match if self.in_string { self.string_byte(byte) } else { self.token_byte(byte) } {
+                Found::More => {}
+                // What comes after the name is the server's business.
+                Found::Not(_) if self.name.is_some() => break,
+                found => return found,
             }
         }
-        Found::More
+        self.name.take().map_or(Found::More, Found::Name)
     }
 
     fn string_byte(&mut self, byte: u8) -> Found {
@@ -85,11 +91,16 @@ impl JsonModel {
         let text = self.literal.take().and_then(|literal| serde_json::from_slice::<Value>(&literal).ok());
         let text = text.as_ref().and_then(Value::as_str);
         match self.place {
+            Place::Key if text == Some("model") && self.name.is_some() => return Found::Twice,
             Place::Key => {
                 self.key_is_model = text == Some("model");
                 self.place = Place::Colon;
             }
-            Place::Value if self.key_is_model => return text.map_or(Found::Not(NOT_A_STRING), found),
+            Place::Value if self.key_is_model => {
+                let Some(name) = text else { return Found::Not(NOT_A_STRING) };
+                self.name = Some(name.to_owned());
+                (self.key_is_model, self.place) = (false, Place::Comma);
+            }
             Place::Value => self.place = Place::Comma,
             Place::Start | Place::Colon | Place::Comma => return Found::Not(NOT_AN_OBJECT),
         }
@@ -129,10 +140,6 @@ impl JsonModel {
         self.in_string = true;
         self.literal = keep.then(|| vec![b'"']);
     }
-}
-
-fn found(name: &str) -> Found {
-    Found::Name(name.to_owned())
 }
 
 /// Which field of a method's request message names the model.
@@ -178,7 +185,7 @@ impl GrpcName {
         match name {
             Field::Whole(name) => match std::str::from_utf8(name) {
                 Ok("") | Err(_) => Found::Not("the first message names no model"),
-                Ok(name) => found(name),
+                Ok(name) => Found::Name(name.to_owned()),
             },
             Field::Cut if !whole => Found::More,
             Field::Cut | Field::Broken => Found::Not("the first message is not valid protobuf"),
@@ -275,6 +282,24 @@ mod tests {
             for piece in [1, 2, 3, 1000] {
                 assert_eq!(json_model(body, piece), wanted, "{body} in pieces of {piece}");
             }
+        }
+    }
+
+    #[test]
+    fn a_body_that_names_two_models_is_no_body_of_either() {
+        for body in [
+            r#"{"model":"aa","model":"oa"}"#,
+            r#"{"model":"aa","messages":[{"model":1}],"mo\u0064el":null}"#,
+            r#"{"model":"aa","model"#,
+        ] {
+            let wanted = if body.ends_with("model") { Found::Name("aa".to_owned()) } else { Found::Twice };
+            assert_eq!(json_model(body, 1000), wanted, "{body}");
+        }
+        let apart = json_model(r#"{"model":"aa","model":"oa"}"#, 13);
+        assert_eq!(apart, Found::Name("aa".to_owned()), "what has not arrived is not waited for");
+        for rest in [r#","x":{"model":"no"}}"#, "] nonsense", r#"} {"model":"no"}"#] {
+            let body = format!(r#"{{"model":"aa"{rest}"#);
+            assert_eq!(json_model(&body, 1000), Found::Name("aa".to_owned()), "{body}");
         }
     }
 

@@ -26,13 +26,26 @@ pub(crate) struct Refusal {
     /// When trying again makes sense.
     pub(crate) retry_after: Option<Duration>,
     /// What exists, for someone who asked for what does not.
-    pub(crate) services: Option<Value>,
+    pub(crate) exists: Option<Exists>,
     /// Where the service is that was asked for, when that is why.
     pub(crate) phase: Option<String>,
     /// Where to look how far it is, for a client that would rather not wait.
     pub(crate) location: Option<String>,
     /// Whether the connection must end after this.
     pub(crate) close: bool,
+}
+
+/// What can be asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Exists {
+    services: Value,
+    graphs: Value,
+}
+
+impl Exists {
+    fn of(table: &RouteTable) -> Self {
+        Self { services: services(table), graphs: graphs(table) }
+    }
 }
 
 impl Refusal {
@@ -42,7 +55,7 @@ impl Refusal {
             reason: reason.into(),
             message: message.into(),
             retry_after: None,
-            services: None,
+            exists: None,
             phase: None,
             location: None,
             close: false,
@@ -103,7 +116,7 @@ impl Refusal {
             MissReason::ClusterLocal => "ClusterLocal",
             MissReason::AmbiguousHost | MissReason::AmbiguousModel => "Ambiguous",
         };
-        Self { services: Some(services(table)), ..Self::new(StatusCode::NOT_FOUND, reason, message) }
+        Self { exists: Some(Exists::of(table)), ..Self::new(StatusCode::NOT_FOUND, reason, message) }
     }
 
     /// Makes the answer. A gRPC client gets a status in trailers-only form, everyone else JSON.
@@ -132,8 +145,9 @@ impl Refusal {
     fn into_json(self) -> Response<Bytes> {
         let word = if self.status.is_success() { "message" } else { "error" };
         let mut body = json!({ word: self.message, "reason": self.reason });
-        if let Some(services) = self.services {
+        if let Some(Exists { services, graphs }) = self.exists {
             body["services"] = services;
+            body["graphs"] = graphs;
         }
         let mut response = json_response(&body);
         *response.status_mut() = self.status;
@@ -183,6 +197,15 @@ pub(crate) fn services(table: &RouteTable) -> Value {
     Value::Array(listed.collect())
 }
 
+/// Lists every InferenceGraph with what is needed to address it.
+pub(crate) fn graphs(table: &RouteTable) -> Value {
+    let listed = table
+        .graphs
+        .values()
+        .map(|graph| json!({ "name": graph.key.name, "namespace": graph.key.namespace, "ready": graph.graph.is_ok() }));
+    Value::Array(listed.collect())
+}
+
 fn list(miss: &Miss) -> String {
     let names: Vec<String> = miss.candidates.iter().map(|key| format!("`{key}`")).collect();
     names.join(" or ")
@@ -216,7 +239,11 @@ fn percent_encode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::api::ServiceKey;
+    use crate::plan::routes::GraphRoute;
 
     #[test]
     fn a_refusal_is_json_with_a_reason_for_http_clients() {
@@ -225,6 +252,19 @@ mod tests {
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1", "never 0");
         assert_eq!(response.body(), "{\"error\":\"the model is being pulled\",\"reason\":\"ModelPulling\"}\n");
+    }
+
+    #[test]
+    fn who_asks_for_what_is_not_there_is_told_of_services_and_graphs() {
+        let key = ServiceKey::new("team", "both");
+        let graph = GraphRoute { key: key.clone(), graph: Err(("NotReady".to_owned(), "no service".to_owned())) };
+        let table = RouteTable { graphs: [(key, Arc::new(graph))].into(), ..RouteTable::default() };
+        let miss = Miss { reason: MissReason::UnknownHost, wanted: "x.localhost".to_owned(), candidates: Vec::new() };
+        let response = Refusal::miss(&miss, &table).into_response(false);
+        assert_eq!(response.status(), 404);
+        let body: Value = serde_json::from_slice(response.body()).unwrap();
+        assert_eq!(body["services"], json!([]));
+        assert_eq!(body["graphs"], json!([{ "name": "both", "namespace": "team", "ready": false }]));
     }
 
     #[test]

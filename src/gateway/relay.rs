@@ -6,13 +6,13 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
+use super::backend_body::BackendBody;
 use super::body::{AnswerBody, Held, Relay};
 use super::forward::{Exchange, Refused};
 use super::headers;
 use super::hold::PHASE_HEADER;
 use super::refusal::Refusal;
 use super::tunnel::Tunnel;
-use super::upstream::Sender;
 
 /// What the client wants to change to, and its end of the connection.
 pub(super) struct Upgrade {
@@ -38,8 +38,7 @@ pub(super) fn wanted_upgrade(request: &mut Request<Incoming>) -> Option<Upgrade>
 impl Exchange<'_> {
     pub(super) fn relay(
         &mut self,
-        response: Response<Incoming>,
-        sender: Sender,
+        response: Response<BackendBody>,
         held: Held,
         upgrade: Option<Upgrade>,
     ) -> Refused<Response<AnswerBody>> {
@@ -64,31 +63,34 @@ impl Exchange<'_> {
         }
         let tap = self.taps.as_mut().and_then(|taps| taps.of_answer(parts.status, &parts.headers));
         let idle_timeout = self.worker.config.body_idle_timeout;
-        let relay = Relay::new(body, idle_timeout, sender.into_checkout(), flight, held, tap);
+        let relay = Relay::new(body, idle_timeout, flight, held, tap);
         Ok(Response::from_parts(parts, AnswerBody::Relayed(relay)))
     }
 
     /// The backend has agreed to an upgrade: from here on bytes, until one side ends.
     fn change_protocol(
         &mut self,
-        mut response: Response<Incoming>,
+        response: Response<BackendBody>,
         held: Held,
         upgrade: Option<Upgrade>,
     ) -> Refused<Response<AnswerBody>> {
         let upgrade = upgrade.ok_or_else(|| self.unasked())?;
+        let (mut parts, body) = response.into_parts();
+        let BackendBody::Http1(hearing) = body else { return Err(self.unasked()) };
+        let (backend, said) = hearing.into_tunnel().ok_or_else(|| self.unasked())?;
         let mut flight = self.flight.take().ok_or_else(|| self.unasked())?;
-        flight.answered(response.status());
-        let agreed = response.headers().get(header::UPGRADE).cloned().unwrap_or(upgrade.protocol);
+        flight.answered(parts.status);
+        let agreed = parts.headers.get(header::UPGRADE).cloned().unwrap_or(upgrade.protocol);
         let tunnel = Tunnel {
             client: upgrade.client,
-            backend: hyper::upgrade::on(&mut response),
+            backend,
+            said,
             idle_timeout: self.worker.config.tunnel_idle_timeout,
             cancel: self.worker.ending.cut.clone(),
             flight,
             held,
         };
         drop(self.worker.tasks.spawn("tunnel", tunnel.run()));
-        let (mut parts, _) = response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         parts.extensions.clear();
         if upgrade.extended {

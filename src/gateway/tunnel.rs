@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Held;
@@ -18,7 +20,9 @@ use super::flight::Flight;
 /// Both ends of an upgrade that the backend has agreed to, and what it holds.
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
-    pub(crate) backend: OnUpgrade,
+    pub(crate) backend: TcpStream,
+    /// What the backend has said already.
+    pub(crate) said: Bytes,
     pub(crate) idle_timeout: Duration,
     pub(crate) cancel: CancellationToken,
     pub(crate) flight: Flight,
@@ -28,12 +32,13 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// Copies until the end. The lease is held until then.
     pub(crate) async fn run(self) {
-        let Self { client, backend, idle_timeout, cancel, flight, held } = self;
+        let Self { client, backend, said, idle_timeout, cancel, flight, held } = self;
         let copy = async {
-            let (client, backend) = tokio::try_join!(client, backend).map_err(io::Error::other)?;
+            let client = client.await.map_err(io::Error::other)?;
             let moved = Arc::new(AtomicU64::new(0));
             let mut client = Watched { io: TokioIo::new(client), moved: Arc::clone(&moved) };
-            let mut backend = Watched { io: TokioIo::new(backend), moved: Arc::clone(&moved) };
+            let mut backend = Watched { io: backend, moved: Arc::clone(&moved) };
+            client.write_all(&said).await?;
             tokio::select! {
                 // Losing the copy drops both connections, which is what the other arm wants.
                 copied = tokio::io::copy_bidirectional(&mut client, &mut backend) => copied.map(drop),

@@ -1,5 +1,6 @@
 //! The way of one request: what it is, where it goes, and who answers it.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use hyper::ext::Protocol;
 use crate::api::ServiceKey;
 
 use super::access_log::Entry;
+use super::address;
 use super::body::AnswerBody;
 use super::desk::Desks;
 use super::early;
@@ -39,7 +41,8 @@ impl Walk<'_> {
             flight.write_down(Entry::new(log, &request));
         }
         self.flight = Some(flight);
-        match self.steps(request).await {
+        let answered = pin!(self.steps(request)).await;
+        match answered {
             Ok(response) => response,
             Err(refusal) => {
                 // The flight is gone only if it ended with an answer that then broke; count the refusal anew.
@@ -114,7 +117,7 @@ impl Walk<'_> {
                     taps: None,
                 };
                 match exchange.target.extras().filter(|extras| !extras.is_plain() && !grpc && !check).cloned() {
-                    None => exchange.run(request, front).await,
+                    None => pin!(exchange.run(request, front)).await,
                     Some(extras) => {
                         let client = exchange.flight.as_ref().map(Flight::shared_client).ok_or_else(no_flight)?;
                         Box::pin(service_extras::run(exchange, extras, client, request, front)).await
@@ -223,6 +226,9 @@ fn valid_host(host: Option<HeaderValue>) -> Result<Option<HeaderValue>, Box<Refu
     match host {
         Some(host) if !host.as_bytes().iter().all(valid) => {
             Err(Box::new(Refusal::bad_request("BadHost", "the host name has characters that no host name has")))
+        }
+        Some(host) if !address::has_possible_port(as_str(&host)) => {
+            Err(Box::new(Refusal::bad_request("BadHost", "what follows the host name is no port")))
         }
         host => Ok(host),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use super::metrics::{Metrics, ServiceMetrics};
 use super::outside::Outside;
 use super::payload_log::PayloadLog;
 use super::refusal::{Refusal, is_grpc};
+use super::roll::Roll;
 use super::upstream::Pool;
 use super::walk::Walk;
 use super::whole::Room;
@@ -67,6 +69,8 @@ pub(crate) struct Worker {
     pub(crate) payload_log: PayloadLog,
     /// Copies of requests under way.
     pub(crate) mirrors: Arc<Semaphore>,
+    /// Where it says that it turns.
+    pub(crate) roll: Arc<Roll>,
 }
 
 impl Worker {
@@ -81,7 +85,9 @@ impl Worker {
         let version = request.version();
         let last = ends_connection(&request);
         let walk = Walk { worker: &self, flight: None, grpc };
-        let mut response = match AssertUnwindSafe(walk.run(Arc::clone(&client), request)).catch_unwind().await {
+        // Pinned where it is made, here and below: it is large, and would be moved at every step into the next.
+        let walk = pin!(walk.run(Arc::clone(&client), request));
+        let mut response = match AssertUnwindSafe(walk).catch_unwind().await {
             Ok(response) => response,
             Err(_) => self.after_panic(client, grpc),
         };

@@ -106,11 +106,20 @@ pub async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
             port_forward::answer(&api, &namespace, &name, request).await
         }
         Some(target) => match read(request).await {
-            Ok(call) => dispatch(&api, target, call).await,
+            Ok(call) if matches!(call.method, Method::GET | Method::HEAD) => dispatch(&api, target, call).await,
+            Ok(call) => to_the_end(api, target, call).await,
             Err(failure) => Err(failure),
         },
     };
     outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+/// Answers a write, which ends even when its client leaves: half of it goes on regardless on a thread of its own, and the
+/// next write must not have its turn before.
+async fn to_the_end(api: Arc<Api>, target: Target, call: Call) -> Result<Response, Failure> {
+    let tasks = api.tasks.clone();
+    let write = tasks.spawn("api-write", async move { dispatch(&api, target, call).await });
+    write.await.unwrap_or_else(|error| Err(Failure::internal(format!("the write did not end: {error}"))))
 }
 
 fn percent_decoded(path: &str) -> String {
@@ -311,7 +320,105 @@ pub fn written(code: StatusCode, object: &Value, warnings: &[String]) -> Respons
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Condvar, Mutex};
+
+    use camino::Utf8Path;
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::home::Home;
+    use crate::kubeapi::ApiState;
+    use crate::plan::Now;
+    use crate::source::Loader;
+    use crate::store::{Ledger, Store};
+    use crate::tasks::Tasks;
+    use crate::telemetry::EventLog;
+
+    /// Stops whoever reads the folder while it is shut.
+    #[derive(Default)]
+    struct Turnstile {
+        shut: Mutex<bool>,
+        opened: Condvar,
+        came: AtomicUsize,
+    }
+
+    impl Turnstile {
+        fn set(&self, shut: bool) {
+            *self.shut.lock().unwrap() = shut;
+            self.opened.notify_all();
+        }
+
+        fn pass(&self) {
+            self.came.fetch_add(1, Ordering::AcqRel);
+            drop(self.opened.wait_while(self.shut.lock().unwrap(), |shut| *shut).unwrap());
+        }
+    }
+
+    async fn api(home: &Home, turnstile: &Arc<Turnstile>) -> Arc<Api> {
+        home.create().unwrap();
+        let (store, events) = (Store::new(Ledger::default()), EventLog::default());
+        let loader = Loader::new(home.clone(), store.clone(), events.clone(), {
+            let turnstile = Arc::clone(turnstile);
+            move || {
+                turnstile.pass();
+                Now { tick: Duration::ZERO, wall: Timestamp::UNIX_EPOCH }
+            }
+        });
+        loader.load().await;
+        let state = ApiState {
+            store,
+            events,
+            loader,
+            pods: tokio::sync::watch::channel(Arc::default()).1,
+            room: tokio::sync::watch::channel(Arc::default()).1,
+            engine: Arc::new(crate::engine::memory::MemoryEngine::new("t")),
+            token: "".into(),
+            home: home.clone(),
+            tls: None,
+            metrics: Arc::new(|| Box::pin(async { String::new() })),
+            ready: Arc::new(|| Ok(())),
+            clock: Arc::new(|| Timestamp::UNIX_EPOCH),
+            gateway_address: "127.0.0.1:1".parse().unwrap(),
+            version: "0.0.0",
+        };
+        Api::new(state, Tasks::new(), tokio_util::sync::CancellationToken::new())
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_client_leaves_keeps_its_turn_to_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::new(Utf8Path::from_path(folder.path()).unwrap());
+        let turnstile = Arc::<Turnstile>::default();
+        let api = api(&home, &turnstile).await;
+        let path = "/api/v1/namespaces/default/configmaps";
+        let write = |method: Method, path: String, version: &str, word: &str| {
+            let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"word": word},
+                "metadata": {"name": "c", "resourceVersion": version}});
+            let request = Request::builder().method(method).uri(path).body(Body::from(body.to_string()));
+            answer(State(Arc::clone(&api)), request.unwrap())
+        };
+        let made = write(Method::POST, path.to_owned(), "", "first").await;
+        assert_eq!(made.status(), StatusCode::CREATED);
+        let made: Value = serde_json::from_slice(&made.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        let version = made["metadata"]["resourceVersion"].as_str().unwrap();
+
+        turnstile.set(true);
+        let before = turnstile.came.load(Ordering::Acquire);
+        let mut left = Box::pin(write(Method::PUT, format!("{path}/c"), version, "second"));
+        while turnstile.came.load(Ordering::Acquire) == before {
+            assert!(futures::poll!(&mut left).is_pending());
+            tokio::task::yield_now().await;
+        }
+        drop(left);
+        let mut next = Box::pin(write(Method::PUT, format!("{path}/c"), version, "third"));
+        for _ in 0..100 {
+            assert!(futures::poll!(&mut next).is_pending());
+            tokio::task::yield_now().await;
+        }
+        turnstile.set(false);
+        assert_eq!(next.await.status(), StatusCode::CONFLICT, "it was made from what is no longer there");
+    }
 
     #[test]
     fn paths_are_percent_decoded() {

@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_websockets::{Limits, Message, ServerBuilder};
 use tracing::debug;
 
@@ -176,8 +177,18 @@ async fn session(upgrade: OnUpgrade, carrier: Carrier, target: Arc<Target>, task
 struct Open {
     /// `error` streams whose `data` stream has not come, by request id.
     errors: HashMap<String, u32>,
-    /// Bytes on their way to connections, by `data` stream.
-    connections: HashMap<u32, mpsc::Sender<Bytes>>,
+    /// Connections, by `data` stream.
+    connections: HashMap<u32, Line>,
+}
+
+/// What the client's side holds of one connection.
+struct Line {
+    /// Takes bytes for the replica, until the client has said its last.
+    bytes: Option<mpsc::Sender<Bytes>>,
+    /// Ends the connection when the client gives it up: dropped with this, at a reset or when the client is gone.
+    _gone: DropGuard,
+    /// Cancelled when the connection has ended.
+    ended: CancellationToken,
 }
 
 async fn streams<R, W>(mut reader: R, mut writer: W, target: Arc<Target>, tasks: &Tasks) -> io::Result<()>
@@ -218,6 +229,7 @@ async fn take(frame: Frame, open: &mut Open, frames: &mpsc::Sender<Frame>, targe
     };
     match frame {
         Frame::Open { stream, headers, .. } => {
+            open.connections.retain(|_, line| !line.ended.is_cancelled());
             if open.errors.len() + open.connections.len() >= STREAM_LIMIT {
                 return send(Frame::Reset { stream, status: REFUSED }).await;
             }
@@ -225,13 +237,14 @@ async fn take(frame: Frame, open: &mut Open, frames: &mpsc::Sender<Frame>, targe
             open_stream(stream, &headers, open, frames, target, tasks).await;
         }
         Frame::Data { stream, bytes, last } => {
-            if let Some(connection) = open.connections.get(&stream) {
-                if !bytes.is_empty() {
+            if let Some(line) = open.connections.get_mut(&stream) {
+                if let Some(sender) = line.bytes.as_ref().filter(|_| !bytes.is_empty()) {
                     // A connection that has ended takes nothing more.
-                    drop(connection.send(bytes).await);
+                    drop(sender.send(bytes).await);
                 }
                 if last {
-                    open.connections.remove(&stream);
+                    // It still listens.
+                    line.bytes = None;
                 }
             }
         }
@@ -256,10 +269,14 @@ async fn open_stream(
         ("data", Ok(port)) if open.errors.contains_key(&request) => {
             let Some(errors) = open.errors.remove(&request) else { return };
             let (sender, bytes) = mpsc::channel(QUEUE);
-            open.connections.insert(stream, sender);
-            let connection = Connection { data: stream, errors, frames: frames.clone() };
-            let target = Arc::clone(target);
-            tasks.spawn_short(connection.run(port, target, bytes));
+            let (gone, ended) = (CancellationToken::new(), CancellationToken::new());
+            let connection = Connection { data: stream, errors, frames: frames.clone(), gone: gone.clone() };
+            let (target, end) = (Arc::clone(target), ended.clone().drop_guard());
+            open.connections.insert(stream, Line { bytes: Some(sender), _gone: gone.drop_guard(), ended });
+            tasks.spawn_short(async move {
+                connection.run(port, target, bytes).await;
+                drop(end);
+            });
         }
         _ => drop(frames.send(Frame::Reset { stream, status: REFUSED }).await),
     }
@@ -270,14 +287,27 @@ struct Connection {
     data: u32,
     errors: u32,
     frames: mpsc::Sender<Frame>,
+    /// Cancelled when the client has given it up.
+    gone: CancellationToken,
 }
 
 impl Connection {
     async fn run(self, port: u16, target: Arc<Target>, bytes: mpsc::Receiver<Bytes>) {
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, target.connect(port)).await;
-        let outcome = match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => self.carry(stream, bytes).await,
-            Err(error) => Err(error),
+        let exchange = async {
+            let connected = tokio::time::timeout(CONNECT_TIMEOUT, target.connect(port)).await;
+            match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => self.carry(stream, bytes).await,
+                Err(error) => Err(error),
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = exchange => outcome,
+            // What the replica still says is for nobody: its connection is closed, so that it stops. Nothing more is said
+            // on a stream that was reset.
+            () = self.gone.cancelled() => {
+                self.say(self.errors, Bytes::new(), true).await;
+                return;
+            }
         };
         let sentence = outcome.err().map(|error| target.refusal(port, &error)).unwrap_or_default();
         self.say(self.data, Bytes::new(), true).await;
@@ -315,5 +345,41 @@ impl Connection {
     /// Sends bytes on a stream; says whether the client is still there.
     async fn say(&self, stream: u32, bytes: Bytes, last: bool) -> bool {
         self.frames.send(Frame::Data { stream, bytes, last }).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_the_client_resets_ends_at_the_replica_too() {
+        let tasks = Tasks::new();
+        let replica = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::gateway("iris", replica.local_addr().unwrap());
+        let (client, server) = tokio::io::duplex(1 << 20);
+        let (reader, writer) = tokio::io::split(server);
+        let mine = tasks.clone();
+        tasks.spawn("session", async move { streams(reader, writer, Arc::new(target), &mine).await });
+        let (mut from, mut to) = tokio::io::split(client);
+        let mut codec = Codec::new().unwrap();
+        let mut buffer = BytesMut::new();
+        for (stream, kind) in [(1, "error"), (3, "data")] {
+            let headers = [("streamtype", kind), ("port", "8080"), ("requestid", "0")];
+            let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            codec.encode(&Frame::Open { stream, headers, last: false }, &mut buffer).unwrap();
+        }
+        to.write_all(&buffer.split()).await.unwrap();
+        let (mut model, _) = replica.accept().await.unwrap();
+        // The client takes everything it is sent.
+        tasks.spawn("client", async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
+        model.write_all(b"token ").await.unwrap();
+        codec.encode(&Frame::Reset { stream: 3, status: 5 }, &mut buffer).unwrap();
+        to.write_all(&buffer).await.unwrap();
+        // A model that generates on until nobody takes it.
+        let generating = async { while model.write_all(&[0; 1024]).await.is_ok() {} };
+        assert!(tokio::time::timeout(Duration::from_secs(10), generating).await.is_ok(), "it generates for nobody");
     }
 }

@@ -111,7 +111,7 @@ pub(super) enum Ownership {
 pub(super) async fn put(api: &Arc<Api>, admitted: Admitted, write: Write<'_>) -> Result<Response, Failure> {
     let Write { call, current, code, managers } = write;
     let key = admitted.object.key.clone();
-    let before = current.as_ref().map_or(Value::Null, |current| current.object.raw.clone());
+    let before = current.as_ref().map(|current| Arc::clone(&current.object.raw)).unwrap_or_default();
     let managed = settle(managers, call, &before, &admitted, (api.state.clock)());
     let effect = call.query.effect()?;
     let stored = match effect {
@@ -123,9 +123,7 @@ pub(super) async fn put(api: &Arc<Api>, admitted: Admitted, write: Write<'_>) ->
         },
     };
     if effect == Effect::Real {
-        let snapshot = api.state.store.snapshot();
-        let lives = |uid: &str| snapshot.objects.values().any(|stored| stored.object.meta.uid == uid);
-        api.managers.set(&stored.object.meta.uid, managed.clone(), lives);
+        remember(api, &stored.object.meta.uid, managed.clone()).await?;
     }
     let mut shown = to_value(&stored);
     if let Some(metadata) = shown["metadata"].as_object_mut() {
@@ -137,6 +135,17 @@ pub(super) async fn put(api: &Arc<Api>, admitted: Admitted, write: Write<'_>) ->
         metadata.insert("managedFields".to_owned(), managed);
     }
     Ok(written(code, &shown, &admitted.warnings))
+}
+
+/// Keeps who wrote what, on the disk too; not on a thread that must not wait for it.
+async fn remember(api: &Arc<Api>, uid: &str, managed: Value) -> Result<(), Failure> {
+    let (api, uid) = (Arc::clone(api), uid.to_owned());
+    let keep = tokio::task::spawn_blocking(move || {
+        let snapshot = api.state.store.snapshot();
+        let lives = |uid: &str| snapshot.objects.values().any(|stored| stored.object.meta.uid == uid);
+        api.managers.set(&uid, managed, lives);
+    });
+    keep.await.map_err(|error| Failure::internal(format!("the fields' owners were not kept: {error}")))
 }
 
 /// Returns `managedFields` after a write.

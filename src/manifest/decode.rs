@@ -1,6 +1,7 @@
 //! Documents to objects.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -261,60 +262,60 @@ fn read_object(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<Obj
     }
     defaults::apply(&mut metadata, &mut typed);
     let key = ObjectKey { kind, namespace: metadata.namespace.clone(), name: metadata.name.clone() };
-    Some(Object { key, meta: metadata, typed, raw: value.clone() })
+    Some(Object { key, meta: metadata, typed, raw: Arc::new(value.clone()) })
 }
 
 fn read_typed(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<(ObjectMeta, Typed)> {
     Some(match kind {
         Kind::InferenceService => {
             let manifest: InferenceServiceManifest = read(value, report)?;
-            (manifest.metadata, Typed::InferenceService(Box::new(manifest.spec)))
+            (manifest.metadata, Typed::InferenceService(Arc::new(manifest.spec)))
         }
         Kind::ServingRuntime | Kind::ClusterServingRuntime => {
             let manifest: ServingRuntimeManifest = read(value, report)?;
-            (manifest.metadata, Typed::ServingRuntime(Box::new(manifest.spec)))
+            (manifest.metadata, Typed::ServingRuntime(Arc::new(manifest.spec)))
         }
         Kind::Secret => {
             let secret: core::Secret = read(value, report)?;
-            (secret.metadata.clone(), Typed::Secret(Box::new(secret)))
+            (secret.metadata.clone(), Typed::Secret(Arc::new(secret)))
         }
         Kind::ServiceAccount => {
             let account: core::ServiceAccount = read(value, report)?;
-            (account.metadata.clone(), Typed::ServiceAccount(Box::new(account)))
+            (account.metadata.clone(), Typed::ServiceAccount(Arc::new(account)))
         }
         Kind::ConfigMap => {
             let map: core::ConfigMap = read(value, report)?;
-            (map.metadata.clone(), Typed::ConfigMap(Box::new(map)))
+            (map.metadata.clone(), Typed::ConfigMap(Arc::new(map)))
         }
         Kind::Namespace => (read::<core::Namespace>(value, report)?.metadata, Typed::Namespace),
         Kind::InferenceGraph => {
             let manifest: InferenceGraphManifest = read(value, report)?;
-            (manifest.metadata, Typed::InferenceGraph(Box::new(manifest.spec)))
+            (manifest.metadata, Typed::InferenceGraph(Arc::new(manifest.spec)))
         }
         Kind::TrainedModel => {
             let manifest: TrainedModelManifest = read(value, report)?;
-            (manifest.metadata, Typed::TrainedModel(Box::new(manifest.spec)))
+            (manifest.metadata, Typed::TrainedModel(Arc::new(manifest.spec)))
         }
         Kind::ClusterStorageContainer => {
             let manifest: StorageContainerManifest = read(value, report)?;
             let container = StorageContainer { disabled: manifest.disabled.unwrap_or(false), spec: manifest.spec };
-            (manifest.metadata, Typed::StorageContainer(Box::new(container)))
+            (manifest.metadata, Typed::StorageContainer(Arc::new(container)))
         }
         Kind::LocalModelCache | Kind::LocalModelNamespaceCache => {
             let manifest: LocalModelCacheManifest = read(value, report)?;
-            (manifest.metadata, Typed::LocalModelCache(Box::new(manifest.spec)))
+            (manifest.metadata, Typed::LocalModelCache(Arc::new(manifest.spec)))
         }
         Kind::LocalModelNodeGroup => {
             let manifest: LocalModelNodeGroupManifest = read(value, report)?;
-            (manifest.metadata, Typed::LocalModelNodeGroup(Box::new(manifest.spec)))
+            (manifest.metadata, Typed::LocalModelNodeGroup(Arc::new(manifest.spec)))
         }
         Kind::LlmInferenceService | Kind::LlmInferenceServiceConfig => {
             let manifest: LlmInferenceServiceManifest = read(value, report)?;
-            (manifest.metadata, Typed::LlmInferenceService(Box::new(manifest.spec)))
+            (manifest.metadata, Typed::LlmInferenceService(Arc::new(manifest.spec)))
         }
         Kind::PersistentVolumeClaim => {
             let claim: core::PersistentVolumeClaim = read(value, report)?;
-            (claim.metadata.clone(), Typed::PersistentVolumeClaim(Box::new(claim)))
+            (claim.metadata.clone(), Typed::PersistentVolumeClaim(Arc::new(claim)))
         }
     })
 }

@@ -4,6 +4,8 @@
 //! where the workload is resolved. Upstream's default resources of custom containers are not applied: a limit nobody
 //! wrote is not ours to invent.
 
+use std::sync::Arc;
+
 use k8s_openapi::ByteString;
 
 use crate::api::component::ComponentSpec;
@@ -28,8 +30,9 @@ pub(super) fn normalise_mode(metadata: &mut Metadata) {
 /// Applies the defaults to an object that has passed validation.
 pub(super) fn apply(metadata: &mut Metadata, typed: &mut Typed) {
     match typed {
-        Typed::InferenceService(spec) => apply_to_service(metadata, spec),
+        Typed::InferenceService(spec) => apply_to_service(metadata, Arc::make_mut(spec)),
         Typed::Secret(secret) => {
+            let secret = Arc::make_mut(secret);
             let text = secret.string_data.take().unwrap_or_default();
             let bytes = text.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes())));
             secret.data.get_or_insert_default().extend(bytes);
@@ -198,7 +201,7 @@ mod tests {
         let object =
             object("apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {a: YQ==, b: Yg==}\nstringData: {b: B}\n");
         let Typed::Secret(secret) = object.typed else { panic!("a secret") };
-        let data = secret.data.unwrap();
+        let data = secret.data.clone().unwrap();
         assert_eq!((data["a"].0.as_slice(), data["b"].0.as_slice()), (&b"a"[..], &b"B"[..]));
         assert_eq!(secret.string_data, None);
     }

@@ -35,7 +35,7 @@ use super::world::World;
 use crate::api::ServiceKey;
 use crate::workload::ComponentKey;
 
-pub use super::room_words::{Explanation, HeldLine, Verdict};
+pub use super::room_words::{Explanation, HeldByOthers, HeldLine, NAMED, Verdict};
 
 /// Memory given to a replica.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,7 +94,7 @@ pub(super) struct Room {
     /// GPUs, when they are known.
     pub(super) seats: Option<BTreeMap<String, Seat>>,
     /// Who could be put to sleep, and from when on.
-    pub(super) idle: Vec<Idle>,
+    pub(super) idle: BTreeMap<ServiceKey, Idle>,
     /// Who may sleep, now or later.
     pub(super) sleepers: BTreeSet<ServiceKey>,
     /// Components whose older revision must go before the new one can start.
@@ -265,7 +265,7 @@ fn grant(draft: &mut Draft<'_>, want: Want, gpus: Vec<String>) -> Vec<String> {
 fn evict(draft: &mut Draft<'_>, want: &Want, ahead: u64) -> Option<Phase> {
     let idle: Vec<Idle> = {
         let own = |one: &&Idle| one.candidate.service != want.component.service;
-        draft.room.idle.iter().filter(own).cloned().collect()
+        draft.room.idle.values().filter(own).cloned().collect()
     };
     let room = &draft.room;
     let choose = |idle: &[Idle]| {
@@ -343,7 +343,7 @@ pub(super) fn relieve(draft: &mut Draft<'_>) {
     if held <= limit || room.idle.is_empty() {
         return;
     }
-    let candidates: Vec<Candidate> = room.idle.iter().map(|one| one.candidate.clone()).collect();
+    let candidates: Vec<Candidate> = room.idle.values().map(|one| one.candidate.clone()).collect();
     let all: Vec<usize> = (0..candidates.len()).collect();
     let freed = |set: &[usize]| set.iter().map(|at| candidates[*at].memory).sum::<u64>();
     let chosen = eviction::cheapest(&candidates, |set| held.saturating_sub(freed(set)) <= limit).unwrap_or(all);
@@ -394,6 +394,6 @@ impl Room {
         for holder in self.holders.values_mut() {
             holder.leaving |= services.iter().any(|service| holder.may_go_with(service));
         }
-        self.idle.retain(|one| !services.contains(&one.candidate.service));
+        self.idle.retain(|service, _| !services.contains(service));
     }
 }

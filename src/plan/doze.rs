@@ -7,13 +7,14 @@
 //! Which containers doze is remembered with the revisions and survives the daemon. One that somebody else paused is not
 //! ours to wake: it is reported as before. A hook that fails ends the replica: it sleeps by being stopped then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::action::Action;
+use super::facts::Facts;
 use super::memory::{Memory, Unhealthy};
-use super::planner::{Draft, Facts};
+use super::planner::Draft;
 use super::pods;
 use super::replica::{Phase, Replica};
 use super::retire::{self, owner_reach};
@@ -134,7 +135,7 @@ pub(super) fn keeps_memory(world: &World, service: &ServiceKey, facts: &Facts<'_
         let known = world.memory.dozing(&fact.component, &fact.name);
         known.is_some_and(|dozing| dozing.id == fact.id)
     };
-    !world.memory.evicted.contains(service) && facts.of_service(service).any(dozes)
+    !world.memory.evicted.contains(service) && facts.of_service(service).iter().any(|fact| dozes(fact))
 }
 
 /// Wakes a container that dozes. None when it does not.
@@ -207,6 +208,7 @@ impl Memory {
         for revisions in self.revisions.values_mut().filter(|revisions| !revisions.dozing.is_empty()) {
             revisions.dozing.retain(|name, dozing| containers.get(name).is_some_and(|fact| fact.id == dozing.id));
         }
-        self.sleepless.retain(|id| containers.values().any(|fact| fact.id == *id));
+        let ids: HashSet<&str> = containers.values().map(|fact| fact.id.as_str()).collect();
+        self.sleepless.retain(|id| ids.contains(id.as_str()));
     }
 }

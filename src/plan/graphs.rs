@@ -51,7 +51,7 @@ fn stand(plan: &Plan, world: &World, desired: &DesiredGraph) -> Stand {
     };
     for name in graph.services() {
         let key = crate::api::ServiceKey::new(desired.key.namespace.clone(), name);
-        let Some((_, status)) = plan.statuses.iter().find(|(other, _)| *other == key) else {
+        let Some(status) = plan.status(&key) else {
             let message = format!("Failed to find graph service {name}: there is no InferenceService `{key}`");
             return Stand::Waiting(graph, ConditionStatus::False, "ServiceNotFound".to_owned(), message);
         };

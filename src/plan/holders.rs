@@ -1,15 +1,16 @@
 //! Who holds memory now: replicas that run, that are being made, and that are on their way out until they are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::action::ActionKey;
 use super::admission::{Grant, Idle, Room, Want};
 use super::doze;
 use super::eviction::Candidate;
+use super::facts::Facts;
 use super::gpus::{GpuNeed, Seat};
 use super::ledger::{self, Basis, Footprint, Learned};
-use super::planner::{Draft, Facts};
+use super::planner::Draft;
 use super::replica::Replica;
 use super::rollout::replace::Strategy;
 use super::routes::ReplicaName;
@@ -92,13 +93,15 @@ pub(super) fn room(world: &World, now: Now, facts: &Facts<'_>, rests: &BTreeMap<
         holder.leaving |= is_asleep && !doze::keeps_memory(world, service, facts);
     }
     room.seats = seats(world);
+    let memory = memory_of_sleepers(&room.holders);
     for (service, rest) in rests {
         if rest.is_some() {
             room.sleepers.insert((*service).clone());
         }
         let Some(service) = world.services.get(*service) else { continue };
-        let idle = idle(world, now, facts, (service, *rest), &room.holders);
-        room.idle.extend(idle);
+        let held = memory.get(&service.key).copied().unwrap_or_default();
+        let idle = idle(world, now, facts, (service, *rest), held);
+        room.idle.extend(idle.map(|idle| (service.key.clone(), idle)));
     }
     room
 }
@@ -119,9 +122,6 @@ fn holders(world: &World) -> BTreeMap<ReplicaName, Holder> {
         replicas.entry(&fact.replica).or_default().push(fact);
     }
     let mut holders = BTreeMap::new();
-    for (name, grant) in &world.memory.granted {
-        holders.insert(name.clone(), Holder { sleeps: sleeps(world, &grant.component), ..Holder::granted(grant) });
-    }
     for (name, facts) in replicas {
         let busy = |fact: &&ContainerFact| world.in_flight.contains(&ActionKey::Container(fact.name.clone()));
         let runs = |fact: &&ContainerFact| matches!(fact.state, FactState::Running { .. } | FactState::Paused);
@@ -131,6 +131,11 @@ fn holders(world: &World) -> BTreeMap<ReplicaName, Holder> {
         if facts.iter().any(|fact| runs(fact) || starts(fact) || busy(fact)) {
             holders.insert(name.clone(), holder(world, &facts));
         }
+    }
+    // Of what no container shows yet, or any more, the grant is known.
+    for (name, grant) in &world.memory.granted {
+        let granted = || Holder { sleeps: sleeps(world, &grant.component), ..Holder::granted(grant) };
+        holders.entry(name.clone()).or_insert_with(granted);
     }
     holders
 }
@@ -230,23 +235,30 @@ fn siblings(draft: &Draft<'_>, component: &ComponentKey) -> u64 {
     missing.sum()
 }
 
-/// A service nobody asks, that may sleep and holds something.
+/// Memory that comes free when each service goes to sleep.
+fn memory_of_sleepers(holders: &BTreeMap<ReplicaName, Holder>) -> HashMap<ServiceKey, u64> {
+    let mut memory: HashMap<ServiceKey, u64> = HashMap::new();
+    for holder in holders.values().filter(|holder| holder.sleeps) {
+        *memory.entry(holder.component.service.clone()).or_default() += holder.memory;
+    }
+    memory
+}
+
+/// A service nobody asks, that may sleep and holds `memory`.
 fn idle(
     world: &World,
     now: Now,
     facts: &Facts<'_>,
     (service, rest): (&DesiredService, Option<Rest>),
-    holders: &BTreeMap<ReplicaName, Holder>,
+    memory: u64,
 ) -> Option<Idle> {
     if !sleep::may_be_put_to_sleep(world, service, facts, rest?) {
         return None;
     }
-    let own = holders.values().filter(|holder| holder.may_go_with(&service.key));
-    let memory = own.map(|holder| holder.memory).sum();
     let load = load_time(world, &service.key);
     let started = |fact: &ContainerFact| world.memory.containers.get(&fact.name).and_then(|memory| memory.started);
     let dozes = || doze::keeps_memory(world, &service.key, facts).then_some(Duration::ZERO);
-    let started = facts.of_service(&service.key).filter_map(started).max().or_else(dozes)?;
+    let started = facts.of_service(&service.key).iter().filter_map(|fact| started(fact)).max().or_else(dozes)?;
     let last = world.memory.activity.get(&service.key).and_then(|activity| activity.last);
     let candidate = Candidate {
         service: service.key.clone(),
@@ -286,16 +298,51 @@ fn priority(world: &World, service: &DesiredService) -> i64 {
     }
 }
 
-/// Whether what was granted may still be on its way: somebody works on it, or no list has shown since that it is not there.
-pub(super) fn is_pending(world: &World, replica: &str, grant: &Grant) -> bool {
-    if world.containers.values().any(|fact| fact.replica.as_ref() == replica && !fact.is_sandbox()) {
-        return true;
+/// Which replicas there are, and which are worked on.
+pub(super) struct Presence<'w> {
+    world: &'w World,
+    /// Replicas with containers, and whether one of those is no sandbox.
+    there: HashMap<&'w str, bool>,
+    /// Names of containers somebody works on.
+    worked_on: BTreeSet<&'w str>,
+}
+
+impl<'w> Presence<'w> {
+    pub(super) fn of(world: &'w World) -> Self {
+        let mut there: HashMap<&str, bool> = HashMap::new();
+        for fact in world.containers.values() {
+            *there.entry(fact.replica.as_ref()).or_default() |= !fact.is_sandbox();
+        }
+        let name = |key: &'w ActionKey| match key {
+            ActionKey::Container(name) => Some(name.as_str()),
+            _ => None,
+        };
+        Self { world, there, worked_on: world.in_flight.iter().filter_map(name).collect() }
     }
-    let own = |key: &ActionKey| matches!(key, ActionKey::Container(name) if is_of(&world.instance, replica, name));
-    world.in_flight.iter().any(own) || world.listed_at.is_none_or(|listed| listed <= grant.at)
+
+    /// Whether a replica has any container.
+    pub(super) fn is_there(&self, replica: &str) -> bool {
+        self.there.contains_key(replica)
+    }
+
+    /// Whether what was granted may still be on its way: somebody works on it, or no list has shown since that it is not
+    /// there.
+    pub(super) fn is_pending(&self, replica: &str, grant: &Grant) -> bool {
+        if self.there.get(replica).copied().unwrap_or_default() {
+            return true;
+        }
+        let own = prefix(&self.world.instance, replica);
+        let is_worked_on = self.worked_on.range(own.as_str()..).next().is_some_and(|name| name.starts_with(&own));
+        is_worked_on || self.world.listed_at.is_none_or(|listed| listed <= grant.at)
+    }
 }
 
 /// Whether a container's name says that it is one of a replica's.
 pub(super) fn is_of(instance: &str, replica: &str, container: &str) -> bool {
-    container.starts_with(&names::container_name(instance, replica, meta::KSERVE_CONTAINER))
+    container.starts_with(&prefix(instance, replica))
+}
+
+/// What the names of a replica's containers begin with.
+fn prefix(instance: &str, replica: &str) -> String {
+    names::container_name(instance, replica, meta::KSERVE_CONTAINER)
 }

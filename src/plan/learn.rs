@@ -10,8 +10,8 @@ use super::routes::ReplicaName;
 use super::world::{ContainerFact, World};
 
 impl World {
-    /// Takes over what replicas that answer were measured to use.
-    pub fn learn_footprints(&mut self) {
+    /// Takes over what replicas that answer were measured to use. Returns true when that is news.
+    pub fn learn_footprints(&mut self) -> bool {
         let mut replicas: BTreeMap<&ReplicaName, Vec<&ContainerFact>> = BTreeMap::new();
         for fact in self.containers.values().filter(|fact| fact.is_running() && !fact.is_sandbox()) {
             replicas.entry(&fact.replica).or_default().push(fact);
@@ -31,12 +31,14 @@ impl World {
                 ));
             }
         }
+        let mut news = false;
         for (component, revision, memory, gpu) in lessons {
             let revisions = self.memory.revisions.get_mut(&component);
             if let Some(note) = revisions.and_then(|revisions| revisions.known.get_mut(&revision)) {
-                note.learn(memory, gpu);
+                news |= note.learn(memory, gpu);
             }
         }
+        news
     }
 }
 

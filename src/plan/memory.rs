@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::action::{Action, ActionKey, ProbeKind, ProbeOrder};
 use super::admission::{Explanation, Grant, Queued};
 use super::backoff;
@@ -31,7 +33,7 @@ pub struct Memory {
     /// Revisions kept per component; 10 when none.
     pub history_limit: Option<usize>,
     /// The InferenceService as it was written for each revision, to make it again from.
-    pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
+    pub sources: BTreeMap<ComponentKey, BTreeMap<u32, Arc<serde_json::Value>>>,
     /// What is loaded in servers that load models while they run, per container name.
     pub repositories: HashMap<String, Loaded>,
     /// Attempts to make or start a container that failed, per container name.
@@ -58,9 +60,8 @@ pub struct Memory {
     pub vanished: HashMap<String, Vanished>,
     /// Since when the engine says it is removing a container, by name.
     pub removing: HashMap<String, Duration>,
-    /// The last decision about the room of each service. Each names everybody who held memory then, and all are shown after
-    /// every pass: they are shared.
-    pub explanations: BTreeMap<ServiceKey, Arc<Explanation>>,
+    /// The last decision about the room of each service. They are shown after every pass, and so shared.
+    pub explanations: Arc<BTreeMap<ServiceKey, Arc<Explanation>>>,
     /// Of revisions whose replicas follow their load.
     pub scales: Scales,
     /// Which stage of its start a component is in, and since when.
@@ -96,6 +97,8 @@ pub struct ContainerMemory {
     pub restarts: u32,
     /// The last end.
     pub last_exit: Option<ExitFact>,
+    /// Whether that end looked like one for memory and was none: it used far less than its limit.
+    pub not_for_memory: bool,
     /// Last lines of output before the last end.
     pub last_words: Vec<String>,
     /// When the last end was noticed.
@@ -210,12 +213,34 @@ impl Memory {
             if memory.lived(now) >= backoff::RESTART_RESET { 1 } else { memory.failures.saturating_add(1) };
         memory.last_exit = Some(exit.clone());
         memory.last_words.clear();
+        memory.not_for_memory = false;
         memory.ended = Some(now.tick);
         let stopped_for = memory.unhealthy.take().map(|unhealthy| unhealthy.why);
         memory.begin();
         memory.stopped_for = stopped_for;
         self.stuck.remove(name);
         true
+    }
+
+    /// Notes how much a container that ended used at most, if that was measured. Returns whether it was killed for memory.
+    pub fn weigh_end(&mut self, name: &str, exit: &ExitFact, peak: Option<u64>) -> bool {
+        let memory = self.containers.entry(name.to_owned()).or_default();
+        memory.not_for_memory = exit.is_refuted_by(peak);
+        memory.explained(exit).is_memory_death()
+    }
+
+    /// Returns when a container last ended, as the engine told it.
+    pub fn last_end(&self, name: &str) -> Option<Timestamp> {
+        self.containers.get(name)?.last_exit.as_ref()?.finished_at
+    }
+
+    /// Notes the last lines of the run that ended so; those of an earlier run come too late and are dropped.
+    pub fn note_last_words(&mut self, name: &str, exit: &ExitFact, lines: Vec<String>) {
+        if let Some(memory) = self.containers.get_mut(name)
+            && memory.last_exit.as_ref() == Some(exit)
+        {
+            memory.last_words = lines;
+        }
     }
 
     /// Notes that a container is about to be stopped in order. One that is stopped because it is unhealthy has failed.
@@ -432,7 +457,7 @@ impl Memory {
         for (service, explanation) in &plan.explanations {
             let known = self.explanations.get(service);
             if known.is_none_or(|known| !known.says_the_same(explanation)) {
-                self.explanations.insert(service.clone(), Arc::new(explanation.clone()));
+                Arc::make_mut(&mut self.explanations).insert(service.clone(), Arc::new(explanation.clone()));
             }
         }
     }
@@ -490,6 +515,12 @@ impl Memory {
 }
 
 impl ContainerMemory {
+    /// Returns an end of it without a guess that was refuted.
+    pub fn explained(&self, exit: &ExitFact) -> ExitFact {
+        let killed_under_limit = exit.killed_under_limit.filter(|_| !self.not_for_memory);
+        ExitFact { killed_under_limit, ..exit.clone() }
+    }
+
     /// How long it has run since it was last started.
     pub fn lived(&self, now: Now) -> Duration {
         self.started.map_or(Duration::ZERO, |started| now.tick.saturating_sub(started) + self.ran_before)

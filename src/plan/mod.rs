@@ -17,6 +17,7 @@ pub mod backoff;
 mod checks;
 pub mod doze;
 pub mod eviction;
+mod facts;
 pub mod gpus;
 mod graphs;
 mod holders;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::action::{Action, ActionKey};
 use super::admission::{Eviction, Explanation, Grant, Queued, Room};
 use super::doze;
+use super::facts::Facts;
 use super::holders;
 use super::memory::{GivenUp, LoadClock};
 use super::pods::PodView;
@@ -28,7 +29,7 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What the proxy may do from now on.
     pub routes: RouteTable,
-    /// Statuses of every InferenceService.
+    /// Statuses of every InferenceService, in order of their keys.
     pub statuses: Vec<(ServiceKey, InferenceServiceStatus)>,
     /// Statuses of other objects.
     pub other_statuses: Vec<(ObjectKey, InferenceServiceStatus)>,
@@ -80,28 +81,11 @@ pub struct Plan {
     pub wake_at: Option<Duration>,
 }
 
-/// Containers by component.
-#[derive(Debug, Default)]
-pub(super) struct Facts<'w>(BTreeMap<&'w ComponentKey, Vec<&'w ContainerFact>>);
-
-impl<'w> Facts<'w> {
-    fn new(world: &'w World) -> Self {
-        let mut facts = Self::default();
-        for fact in world.containers.values().filter(|fact| !fact.is_sandbox()) {
-            facts.0.entry(&fact.component).or_default().push(fact);
-        }
-        facts
-    }
-
-    /// Returns the containers of a component.
-    pub(super) fn of(&self, component: &ComponentKey) -> &[&'w ContainerFact] {
-        self.0.get(component).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    /// Returns the containers of a service.
-    pub(super) fn of_service(&self, service: &ServiceKey) -> impl Iterator<Item = &'w ContainerFact> {
-        let key = |component| ComponentKey { service: service.clone(), component };
-        ComponentKind::ALL.into_iter().flat_map(move |kind| self.of(&key(kind)).to_vec())
+impl Plan {
+    /// Returns the status of an InferenceService.
+    pub(super) fn status(&self, key: &ServiceKey) -> Option<&InferenceServiceStatus> {
+        let place = self.statuses.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
+        Some(&self.statuses[place].1)
     }
 }
 
@@ -181,10 +165,10 @@ pub fn plan(world: &World, now: Now) -> Plan {
     }
     trained::fetch(&mut draft);
     llm::add_shadowed(&mut draft.plan, world);
-    trained::show(&mut draft.plan, world);
+    trained::show(&mut draft.plan, world, &facts);
     graphs::add(&mut draft.plan, world);
-    for (component, facts) in &facts.0 {
-        if !world.services.contains_key(&component.service) {
+    for facts in facts.by_component() {
+        if !world.services.contains_key(&facts[0].component.service) {
             retire_all(&mut draft, facts, "its InferenceService was deleted");
         }
     }
@@ -218,32 +202,29 @@ fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts: &Facts<'w
 fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, rest: Option<Rest>, facts: &Facts<'w>) {
     let stopped = is_stopped(service);
     let mut reports = Vec::new();
+    let there = facts.of_service(&service.key);
+    let parts = service.resolution.as_deref().unwrap_or_default();
     for kind in ComponentKind::ALL {
-        let key = ComponentKey { service: service.key.clone(), component: kind };
-        let facts = facts.of(&key);
-        let wanted = service.resolution.as_ref().ok().and_then(|all| all.iter().find(|r| r.workload.component == key));
+        let wanted = parts.iter().find(|part| part.workload.component.component == kind);
+        let facts = there.iter().skip_while(|fact| fact.component.component != kind);
+        let facts: Vec<&'w ContainerFact> =
+            facts.take_while(|fact| fact.component.component == kind).copied().collect();
+        let Some(key) = wanted.map(|part| &part.workload.component).or(facts.first().map(|fact| &fact.component))
+        else {
+            continue;
+        };
         if stopped {
-            retire_all(draft, facts, "the service is stopped");
+            retire_all(draft, &facts, "the service is stopped");
         } else if let Some(wanted) = wanted.filter(|part| rest == Some(Rest::Asleep) && part.workload.scaling.sleeps())
         {
-            reports.push(rollout::sleep(draft, &key, wanted, facts));
-        } else if wanted.is_some() || (service.resolution.is_err() && !facts.is_empty()) {
-            reports.push(rollout::advance(draft, &key, wanted, facts));
+            reports.push(rollout::sleep(draft, key, wanted, &facts));
+        } else if wanted.is_some() || service.resolution.is_err() {
+            reports.push(rollout::advance(draft, key, wanted, &facts));
         } else {
-            retire_all(draft, facts, "the component was removed");
+            retire_all(draft, &facts, "the component was removed");
         }
     }
     preload::note(draft, service, &reports);
-    let route = ServiceRoute {
-        key: service.key.clone(),
-        components: reports.iter().map(|report| (report.key.component, report.route.clone())).collect(),
-        model_names: rollout::model_names(service, &reports),
-        trained: BTreeMap::new(),
-        by_path: service.kind == Kind::LlmInferenceService,
-        cluster_local: service.meta.is_cluster_local(),
-    };
-    let route = status::close_when_empty(route, service, stopped);
-    draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));
     let status = status::of_service(draft.world, service, &reports, stopped);
     match service.kind {
         Kind::LlmInferenceService => {
@@ -252,8 +233,21 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         }
         _ => draft.plan.statuses.push((service.key.clone(), status)),
     }
-    draft.plan.routes.scrapes.extend(reports.iter().flat_map(|report| report.scrapes.iter().cloned()));
-    draft.plan.pods.extend(reports.into_iter().flat_map(|report| report.pods));
+    let mut route = ServiceRoute {
+        key: service.key.clone(),
+        components: BTreeMap::new(),
+        model_names: rollout::model_names(service, &reports),
+        trained: BTreeMap::new(),
+        by_path: service.kind == Kind::LlmInferenceService,
+        cluster_local: service.meta.is_cluster_local(),
+    };
+    for report in reports {
+        route.components.insert(report.key.component, report.route);
+        draft.plan.routes.scrapes.extend(report.scrapes);
+        draft.plan.pods.extend(report.pods);
+    }
+    let route = status::close_when_empty(route, service, stopped);
+    draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));
 }
 
 fn retire_all<'w>(draft: &mut Draft<'w>, facts: &[&'w ContainerFact], why: &str) {

@@ -95,7 +95,7 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
     let running = containers.iter().any(|container| matches!(container.state, ContainerViewState::Running { .. }));
     let first = unit.record.containers.first().and_then(|owner| unit.containers.get(owner.name.as_str()));
     PodView {
-        name: unit.name.strip_suffix(&format!(".{}", key.service.namespace)).unwrap_or(&unit.name).to_owned(),
+        name: without_namespace(&unit.name, &key.service.namespace).to_owned(),
         component: key.clone(),
         service_name: service_name.to_owned(),
         revision: unit.revision,
@@ -110,6 +110,11 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
         address: first.and_then(|_| address(unit.reach())),
         created_at: first.and_then(|fact| fact.created_at),
     }
+}
+
+/// The name of a replica within its namespace.
+fn without_namespace<'n>(name: &'n str, namespace: &str) -> &'n str {
+    name.strip_suffix(namespace).and_then(|name| name.strip_suffix('.')).unwrap_or(name)
 }
 
 /// Names and images of what there is of a replica that is only known by its containers, serving one first.
@@ -147,7 +152,7 @@ fn container_view(
         Some(FactState::Running { started_at }) => ContainerViewState::Running { started_at: *started_at },
         Some(FactState::Exited(exit)) => match phase {
             Phase::Crashed(crash) if crash.container == name => waiting(),
-            _ => terminated(exit),
+            _ => terminated(&memory.map_or_else(|| exit.clone(), |memory| memory.explained(exit))),
         },
         // It did its work and was tidied away.
         None if init && unit.is_initialized() => terminated(&ExitFact::default()),
@@ -166,7 +171,7 @@ fn container_view(
 
 fn terminated(exit: &ExitFact) -> ContainerViewState {
     let reason = match exit {
-        exit if exit.out_of_memory => "OOMKilled",
+        exit if exit.is_memory_death() => "OOMKilled",
         exit if exit.code == 0 => "Completed",
         _ => "Error",
     };

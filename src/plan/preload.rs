@@ -7,26 +7,26 @@ use super::planner::Draft;
 use super::replica::Phase;
 use super::rollout::ComponentReport;
 use super::world::{DesiredService, World};
+use crate::api::ServiceKey;
 
 /// Between two turns.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// The place of a service in the order, if it has one.
-fn place(service: &DesiredService) -> Option<(i32, &crate::api::ServiceKey)> {
+fn place(service: &DesiredService) -> Option<(i32, &ServiceKey)> {
     let parts = service.resolution.as_deref().unwrap_or_default();
     let number = parts.iter().filter(|part| part.workload.scaling.sleeps());
     Some((number.filter_map(|part| part.workload.scaling.resting.preload).min()?, &service.key))
 }
 
-/// Whether it is a service's turn.
-pub(super) fn is_due(world: &World, service: &DesiredService) -> bool {
-    let Some(own) = place(service).filter(|_| !world.memory.preloaded.contains(&service.key)) else { return false };
-    let mut others = world.services.values().filter_map(|other| place(other));
-    !others.any(|other| other < own && !world.memory.preloaded.contains(other.1))
+/// Whose turn it is.
+pub(super) fn next(world: &World) -> Option<&ServiceKey> {
+    let waiting = world.services.values().filter_map(|service| place(service));
+    waiting.filter(|(_, key)| !world.memory.preloaded.contains(*key)).min().map(|(_, key)| key)
 }
 
 /// Notes that a service had its turn: it answers, or it fails, or it is of those that have none.
-pub(super) fn note(draft: &mut Draft<'_>, service: &DesiredService, reports: &[ComponentReport]) {
+pub(super) fn note(draft: &mut Draft<'_>, service: &DesiredService, reports: &[ComponentReport<'_>]) {
     if place(service).is_none() || draft.world.memory.preloaded.contains(&service.key) {
         return;
     }

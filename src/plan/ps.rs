@@ -1,11 +1,11 @@
 //! Who holds what, how long, and why: the view behind `ps`, `explain` and `history`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::admission::Explanation;
 use super::memory::Revisions;
@@ -25,9 +25,9 @@ pub struct RoomView {
     /// One line for each replica, and for each service that sleeps.
     pub rows: Vec<Row>,
     /// The last decision about the room of each service.
-    pub explanations: BTreeMap<ServiceKey, Arc<Explanation>>,
+    pub explanations: Arc<BTreeMap<ServiceKey, Arc<Explanation>>>,
     /// Revisions of each service, newest first.
-    pub histories: BTreeMap<ServiceKey, Vec<HistoryLine>>,
+    pub histories: Arc<BTreeMap<ServiceKey, Vec<HistoryLine>>>,
 }
 
 /// What there is, in bytes.
@@ -126,8 +126,13 @@ pub struct HistoryLine {
     /// The most a replica of it used, in bytes; 0 when nothing was measured.
     pub peak: u64,
     /// The service as it was written, when that is kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<serde_json::Value>,
+    #[serde(serialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub source: Option<Arc<serde_json::Value>>,
+}
+
+#[expect(clippy::ref_option, reason = "serde hands over a reference to the field")]
+fn written<S: Serializer>(source: &Option<Arc<serde_json::Value>>, serializer: S) -> Result<S::Ok, S::Error> {
+    source.as_deref().serialize(serializer)
 }
 
 /// Puts the lines of a pass together.
@@ -157,29 +162,42 @@ pub(super) fn view(draft: &Draft<'_>, rests: &BTreeMap<&ServiceKey, Option<Rest>
 }
 
 fn rows(draft: &Draft<'_>, rests: &BTreeMap<&ServiceKey, Option<Rest>>) -> Vec<Row> {
-    let mut rows: Vec<Row> = draft.plan.pods.iter().map(|pod| row(draft, pod, rests)).collect();
+    let used = used(draft.world);
+    let pods = &draft.plan.pods;
+    let mut rows: Vec<Row> = pods.iter().map(|pod| row(draft, pod, rests, &used)).collect();
+    let there: HashSet<&ComponentKey> = pods.iter().map(|pod| &pod.component).collect();
     for (service, _) in rests.iter().filter(|(_, rest)| **rest == Some(Rest::Asleep)) {
-        rows.extend(sleepers(draft, service, &rows));
+        rows.extend(sleepers(draft, service, &there));
     }
-    rows.sort_by(|a, b| {
-        let key = |row: &Row| (row.namespace.clone(), row.service.clone(), row.component, row.replica.clone());
-        key(a).cmp(&key(b))
-    });
+    rows.sort_by(|one, other| place(one).cmp(&place(other)));
     rows
 }
 
-fn row(draft: &Draft<'_>, pod: &super::pods::PodView, rests: &BTreeMap<&ServiceKey, Option<Rest>>) -> Row {
+fn place(row: &Row) -> (&str, &str, ComponentKind, &str) {
+    (&row.namespace, &row.service, row.component, &row.replica)
+}
+
+/// Bytes that each replica uses, where that was measured.
+fn used(world: &World) -> HashMap<&str, u64> {
+    let mut used = HashMap::new();
+    for fact in world.containers.values() {
+        if let Some(measured) = world.used.get(&fact.name) {
+            *used.entry(fact.replica.as_ref()).or_default() += measured.memory;
+        }
+    }
+    used
+}
+
+fn row(
+    draft: &Draft<'_>,
+    pod: &super::pods::PodView,
+    rests: &BTreeMap<&ServiceKey, Option<Rest>>,
+    used: &HashMap<&str, u64>,
+) -> Row {
     let world = draft.world;
     let service = &pod.component.service;
-    let replica = format!("{}.{}", pod.name, service.namespace);
+    let replica = [pod.name.as_str(), ".", &service.namespace].concat();
     let holder = draft.room.holders.get(replica.as_str());
-    let used: Vec<u64> = world
-        .containers
-        .values()
-        .filter(|fact| fact.replica.as_ref() == replica)
-        .filter_map(|fact| world.used.get(&fact.name))
-        .map(|used| used.memory)
-        .collect();
     let idle = rests.get(service) == Some(&Some(Rest::Idle));
     let due = sleep::sleeps_at(world, service).filter(|_| idle && holder.is_some_and(|holder| holder.sleeps));
     let stage = world.memory.stages.get(&pod.component).map(|(stage, _)| *stage).filter(|_| !pod.ready);
@@ -195,7 +213,7 @@ fn row(draft: &Draft<'_>, pod: &super::pods::PodView, rests: &BTreeMap<&ServiceK
         phase: if pod.ready || pod.status != "Running" { pod.status.clone() } else { "Loading".to_owned() },
         memory: holder.map_or(0, |holder| holder.memory),
         basis: holder.map(|holder| holder.basis.to_string()).unwrap_or_default(),
-        used: (!used.is_empty()).then(|| used.iter().sum()),
+        used: used.get(replica.as_str()).copied(),
         gpus: holder.map(|holder| holder.gpus.clone()).unwrap_or_default(),
         standing: holder.map_or("waits", |holder| standing(&draft.room, holder)).to_owned(),
         until: due.map(|due| wall(draft.now, due)),
@@ -204,13 +222,9 @@ fn row(draft: &Draft<'_>, pod: &super::pods::PodView, rests: &BTreeMap<&ServiceK
 }
 
 /// The components of a service that sleeps and of which nothing is left.
-fn sleepers(draft: &Draft<'_>, service: &ServiceKey, rows: &[Row]) -> Vec<Row> {
+fn sleepers(draft: &Draft<'_>, service: &ServiceKey, there: &HashSet<&ComponentKey>) -> Vec<Row> {
     let parts = draft.world.services.get(service).and_then(|service| service.resolution.as_deref().ok());
-    let there = |component: ComponentKind| {
-        let same = |row: &&Row| row.namespace == service.namespace && row.service == service.name;
-        rows.iter().filter(same).any(|row| row.component == component)
-    };
-    let gone = parts.unwrap_or_default().iter().filter(|part| !there(part.workload.component.component));
+    let gone = parts.unwrap_or_default().iter().filter(|part| !there.contains(&part.workload.component));
     gone.map(|part| {
         let history = draft.world.memory.revisions.get(&part.workload.component);
         Row {

@@ -499,7 +499,7 @@ fn crashed(draft: &mut Draft<'_>, fact: &ContainerFact, exit: &ExitFact) -> (Pha
     let is_due = draft.due(memory.ended.unwrap_or(draft.now.tick) + delay);
     let crash = Crash {
         container: fact.container.clone(),
-        exit: memory.last_exit.unwrap_or_else(|| exit.clone()),
+        exit: memory.explained(memory.last_exit.as_ref().unwrap_or(exit)),
         last_words: memory.last_words,
         restarts: memory.restarts,
         delay,

@@ -4,7 +4,7 @@
 //! old one drain. A revision that never answers gets no request and the old one keeps serving.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::checks::{self, Answered};
 use super::doze;
@@ -38,11 +38,14 @@ pub(super) use report::model_names;
 type Units<'w> = BTreeMap<(u32, u32), Vec<&'w ContainerFact>>;
 type Phases<'w> = BTreeMap<(u32, u32), (Replica<'w>, Phase)>;
 
+/// What is remembered of a component that is new.
+static NONE: LazyLock<Revisions> = LazyLock::new(Revisions::default);
+
 /// One component in the making.
 struct Rollout<'w, 'k> {
     key: &'k ComponentKey,
     wanted: Option<&'w ResolvedWorkload>,
-    history: Revisions,
+    history: &'w Revisions,
     target: Option<u32>,
     /// Replicas of the target.
     replicas: Count,
@@ -69,7 +72,7 @@ pub(super) fn advance<'w>(
     key: &ComponentKey,
     wanted: Option<&'w ResolvedWorkload>,
     facts: &[&'w ContainerFact],
-) -> ComponentReport {
+) -> ComponentReport<'w> {
     let mut rollout = Rollout::new(draft, key, wanted, facts);
     if let Some(back) = rollout.came_back(draft) {
         return rollout.go_back(draft, back, facts);
@@ -103,7 +106,7 @@ pub(super) fn sleep<'w>(
     key: &ComponentKey,
     wanted: &'w ResolvedWorkload,
     facts: &[&'w ContainerFact],
-) -> ComponentReport {
+) -> ComponentReport<'w> {
     let mut rollout = Rollout::new(draft, key, Some(wanted), facts);
     rollout.replicas = Count { wanted: 0, needed: 0 };
     let target = rollout.history.current();
@@ -131,13 +134,13 @@ impl<'w, 'k> Rollout<'w, 'k> {
         wanted: Option<&'w ResolvedWorkload>,
         facts: &[&'w ContainerFact],
     ) -> Self {
-        let history = draft.world.memory.revisions.get(key).cloned().unwrap_or_default();
+        let history = draft.world.memory.revisions.get(key).unwrap_or(&NONE);
         let mut units: Units<'w> = BTreeMap::new();
         for fact in facts {
             units.entry((fact.revision, fact.ordinal)).or_default().push(*fact);
         }
         let target = wanted.map(|_| history.target);
-        let (named, dropped) = canaries::set_aside(draft.world, key, &history, &mut units);
+        let (named, dropped) = canaries::set_aside(draft.world, key, history, &mut units);
         let policy = wanted.map(|resolved| canaries::relieved(draft, &named, &resolved.workload.scaling));
         let replicas = policy.as_ref().map_or(Count { wanted: 0, needed: 0 }, |policy| {
             scale::count(draft.world, key, history.target, policy, there(&units, history.target))
@@ -165,7 +168,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
 
     fn split(&self) -> Option<(Split, &'w Workload)> {
         let workload = self.workload()?;
-        Some((split::split(&self.history, workload)?, workload))
+        Some((split::split(self.history, workload)?, workload))
     }
 
     /// Leaves word of what was found out about the wanted revision.
@@ -187,7 +190,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
         split: Split,
         workload: &Workload,
         facts: &[&'w ContainerFact],
-    ) -> ComponentReport {
+    ) -> ComponentReport<'w> {
         if split.takes_back {
             draft.plan.taken_back.push(self.key.clone());
         }

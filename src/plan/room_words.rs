@@ -1,5 +1,6 @@
 //! Decisions about room in words and numbers: what a person reads in the status, and what `explain` shows.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use jiff::Timestamp;
@@ -9,6 +10,7 @@ use super::admission::{Room, Want};
 use super::holders::Holder;
 use super::ledger::Footprint;
 use super::planner::Draft;
+use super::routes::ReplicaName;
 use super::said::bytes;
 use crate::api::ServiceKey;
 
@@ -54,14 +56,36 @@ pub struct Explanation {
     /// Most that models may hold together after all that; none when nobody can tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,
-    /// Who held what when it was decided.
+    /// Who held what when it was decided: at most [`NAMED`], those with most.
     pub held: Vec<HeldLine>,
+    /// What all others held.
+    #[serde(default, skip_serializing_if = "HeldByOthers::is_nothing")]
+    pub held_by_others: HeldByOthers,
     /// Services that are put to sleep for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicts: Vec<String>,
     /// GPUs it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<String>,
+}
+
+/// So many holders are named in a decision. Each service keeps its last decision: with all named, what is kept would grow
+/// with the square of how much runs.
+pub const NAMED: usize = 25;
+
+/// Replicas that held memory and are not named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldByOthers {
+    /// How many.
+    pub replicas: u64,
+    /// Bytes, together.
+    pub memory: u64,
+}
+
+impl HeldByOthers {
+    fn is_nothing(&self) -> bool {
+        self.replicas == 0
+    }
 }
 
 /// One replica that held memory.
@@ -124,13 +148,7 @@ pub(super) fn relieved(draft: &Draft<'_>, service: &ServiceKey, held: u64, limit
 /// Who holds what, and what there is.
 fn surroundings(draft: &Draft<'_>, summary: String, without: &str) -> Explanation {
     let room = &draft.room;
-    let held = room.holders.iter().filter(|(name, _)| name.as_ref() != without).map(|(name, holder)| HeldLine {
-        replica: name.to_string(),
-        service: holder.component.service.to_string(),
-        memory: holder.memory,
-        basis: holder.basis.to_string(),
-        standing: standing(room, holder).to_owned(),
-    });
+    let (held, held_by_others) = held(room, without);
     Explanation {
         at: draft.now.wall,
         verdict: Verdict::Evicted,
@@ -143,10 +161,33 @@ fn surroundings(draft: &Draft<'_>, summary: String, without: &str) -> Explanatio
         budget: room.budget,
         others: room.others,
         limit: room.limit(),
-        held: held.collect(),
+        held,
+        held_by_others,
         evicts: Vec::new(),
         gpus: Vec::new(),
     }
+}
+
+/// Names those who hold most, in order of their names, and sums up the others.
+fn held(room: &Room, without: &str) -> (Vec<HeldLine>, HeldByOthers) {
+    let mut all: Vec<_> = room.holders.iter().filter(|(name, _)| name.as_ref() != without).collect();
+    let mut others = HeldByOthers::default();
+    if all.len() > NAMED {
+        all.select_nth_unstable_by_key(NAMED, |(name, holder)| (Reverse(holder.memory), *name));
+        for (_, holder) in all.drain(NAMED..) {
+            others =
+                HeldByOthers { replicas: others.replicas + 1, memory: others.memory.saturating_add(holder.memory) };
+        }
+        all.sort_unstable_by_key(|(name, _)| *name);
+    }
+    let line = |(name, holder): (&ReplicaName, &Holder)| HeldLine {
+        replica: name.to_string(),
+        service: holder.component.service.to_string(),
+        memory: holder.memory,
+        basis: holder.basis.to_string(),
+        standing: standing(room, holder).to_owned(),
+    };
+    (all.into_iter().map(line).collect(), others)
 }
 
 /// Why a holder is or is not put to sleep.
@@ -155,7 +196,7 @@ pub(super) fn standing(room: &Room, holder: &Holder) -> &'static str {
     match holder {
         holder if holder.leaving => "leaving",
         holder if !holder.sleeps => "stays",
-        _ if room.idle.iter().any(|one| one.candidate.service == *service) => "idle",
+        _ if room.idle.contains_key(service) => "idle",
         _ => "busy",
     }
 }

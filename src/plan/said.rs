@@ -108,7 +108,7 @@ pub fn bytes(count: u64) -> String {
 
 fn crash_reason(exit: &ExitFact) -> &'static str {
     match exit {
-        exit if exit.out_of_memory => "OOMKilled",
+        exit if exit.is_memory_death() => "OOMKilled",
         exit if !exit.error.is_empty() => "ContainerCannotRun",
         _ => "CrashLoopBackOff",
     }
@@ -120,6 +120,12 @@ fn crash_message(crash: &Crash) -> String {
         exit if exit.out_of_memory => {
             format!("container `{container}` was killed because it ran out of memory (exit code {})", exit.code)
         }
+        exit if let Some(limit) = exit.killed_under_limit => format!(
+            "container `{container}` was killed (exit code {}), most likely for memory: it has a limit of {}, and nobody \
+             else is known to have done it",
+            exit.code,
+            bytes(limit)
+        ),
         exit if !exit.error.is_empty() => format!("container `{container}` could not run: {}", exit.error),
         exit if let Some(why) = &crash.stopped_for => {
             format!("container `{container}` was ended because its {why} (exit code {})", exit.code)

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::checks::{self, Answered};
 use super::doze;
-use super::planner::{Draft, Facts};
-use super::preload;
+use super::facts::Facts;
+use super::planner::Draft;
 use super::split;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload, World};
 use crate::api::{ComponentKind, ServiceKey};
@@ -35,7 +35,7 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
     if is_asked_for(draft.world, &service.key, facts) {
         return Some(Rest::Busy);
     }
-    if is_warm(draft, &sleepers) || preload::is_due(draft.world, service) {
+    if is_warm(draft, &sleepers) || facts.is_preloaded_next(&service.key) {
         return Some(Rest::Busy);
     }
     let memory = &draft.world.memory;
@@ -49,8 +49,8 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
     }
     let activity = memory.activity.get(&service.key).copied().unwrap_or_default();
     // Whoever it waits for room for has gone: nobody is put to sleep for that.
-    let runs = || facts.of_service(&service.key).any(ContainerFact::is_running);
-    if activity.asleep || (memory.queue.values().any(|queued| queued.service == service.key) && !runs()) {
+    let runs = || facts.of_service(&service.key).iter().any(|fact| fact.is_running());
+    if activity.asleep || (facts.is_queued(&service.key) && !runs()) {
         return Some(Rest::Asleep);
     }
     let Some(last) = activity.last else {
@@ -95,7 +95,7 @@ pub(super) fn may_be_put_to_sleep(world: &World, service: &DesiredService, facts
                     .is_some_and(|history| history.is_proven(history.current()))
             };
             let has_hours = parts.iter().any(|part| part.workload.scaling.resting.warm.is_some());
-            let is_wanted = has_hours || preload::is_due(world, service);
+            let is_wanted = has_hours || facts.is_preloaded_next(&service.key);
             unseen && !is_wanted && !is_asked_for(world, &service.key, facts) && parts.iter().all(is_known)
         }
     }
@@ -117,8 +117,7 @@ pub(super) fn sleeps_at(world: &World, service: &ServiceKey) -> Option<Duration>
 
 /// Whether a request waits for it or is being answered.
 fn is_asked_for(world: &World, service: &ServiceKey, facts: &Facts<'_>) -> bool {
-    let waits = world.waiting.iter().any(|(component, count)| component.service == *service && *count > 0);
-    waits || facts.of_service(service).any(|fact| world.wanted.contains(&fact.replica))
+    facts.is_waited_for(service) || facts.of_service(service).iter().any(|fact| world.wanted.contains(&fact.replica))
 }
 
 /// Whether a named canary that has not answered yet is loading. One that fails or has no room keeps nobody awake, and one

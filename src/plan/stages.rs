@@ -4,7 +4,7 @@
 //! A component's clock runs through the stages in order; what went wrong or began before anybody looked teaches nothing.
 //! Averages forget: each new time counts for half. They are kept with the component's revisions and survive the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -110,7 +110,8 @@ impl Memory {
     /// Moves the clocks of stages on. Returns true when something was learned.
     pub(super) fn note_stages(&mut self, notes: &[(ComponentKey, StageNote)], now: Now) -> bool {
         let mut news = false;
-        self.stages.retain(|component, _| notes.iter().any(|(noted, _)| noted == component));
+        let noted: HashSet<&ComponentKey> = notes.iter().map(|(component, _)| component).collect();
+        self.stages.retain(|component, _| noted.contains(component));
         for (component, note) in notes {
             let known = self.stages.get(component).copied();
             let stays = matches!((known, note), (Some((stage, _)), StageNote::In(now)) if stage == *now);

@@ -81,7 +81,7 @@ fn failure_reason(error: &ResolveError) -> &'static str {
 pub(super) fn of_service(
     world: &World,
     service: &DesiredService,
-    reports: &[ComponentReport],
+    reports: &[ComponentReport<'_>],
     stopped: bool,
 ) -> InferenceServiceStatus {
     let mut status = InferenceServiceStatus {
@@ -115,7 +115,7 @@ pub(super) fn of_service(
         }
     }
     // The addresses stay once given, as KServe's do: while nothing answers, the proxy says there what is wrong.
-    if reports.iter().any(|report| report.serving.is_some() || report.history.rolled_out.is_some()) {
+    if reports.iter().any(has_route) {
         let internal = internal_url(&service.key, reports, knative);
         // What has no public address shows the one it has, as Knative does; a name that nothing routes helps nobody (§4.1).
         let public = (!service.meta.is_cluster_local()).then(|| public_url(world, &host(world, &service.key, knative)));
@@ -123,6 +123,11 @@ pub(super) fn of_service(
         status.address = Some(Address { url: internal });
     }
     status
+}
+
+/// Whether a component was ever given a route; a later failure does not take it away.
+fn has_route(report: &ComponentReport) -> bool {
+    report.serving.is_some() || report.history.rolled_out.is_some()
 }
 
 /// Deployment mode whose revisions and split of traffic are shown.
@@ -133,14 +138,14 @@ fn host(world: &World, service: &ServiceKey, knative: bool) -> String {
     if knative { names::knative_host(service, domain) } else { names::standard_host(service, domain) }
 }
 
-fn internal_url(service: &ServiceKey, reports: &[ComponentReport], knative: bool) -> String {
+fn internal_url(service: &ServiceKey, reports: &[ComponentReport<'_>], knative: bool) -> String {
     let entry = [ComponentKind::Transformer, ComponentKind::Predictor];
     let entry = entry.iter().find_map(|kind| reports.iter().find(|report| report.key.component == *kind));
     let name = match entry {
         Some(report) if !knative => &report.service_name,
         _ => &service.name,
     };
-    format!("http://{name}.{}.svc.cluster.local", service.namespace)
+    ["http://", name, ".", &service.namespace, ".svc.cluster.local"].concat()
 }
 
 /// Returns the address of an object from outside.
@@ -157,7 +162,7 @@ pub(super) fn deployment_mode(world: &World, meta: &Metadata) -> String {
     }
 }
 
-fn name_runtime(status: &mut InferenceServiceStatus, predictor: &ComponentReport) {
+fn name_runtime(status: &mut InferenceServiceStatus, predictor: &ComponentReport<'_>) {
     match &predictor.runtime {
         Some(runtime) if runtime.cluster => status.cluster_serving_runtime_name.clone_from(&runtime.name),
         Some(runtime) => status.serving_runtime_name.clone_from(&runtime.name),
@@ -194,10 +199,10 @@ fn condition_name(kind: ComponentKind, suffix: &str) -> String {
         ComponentKind::Transformer => "Transformer",
         ComponentKind::Explainer => "Explainer",
     };
-    format!("{component}{suffix}")
+    [component, suffix].concat()
 }
 
-fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, reports: &[ComponentReport]) {
+fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, reports: &[ComponentReport<'_>]) {
     let knative = status.deployment_mode == KNATIVE;
     let mut all = vec![info(Condition::new("Stopped", ConditionStatus::False, "", ""))];
     let mut ready = Condition::new("Ready", ConditionStatus::True, "", "");
@@ -205,22 +210,23 @@ fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, rep
     let mut routes = Condition::new("RoutesReady", ConditionStatus::True, "", "");
     let mut latest = Condition::new("LatestDeploymentReady", ConditionStatus::True, "", "");
     for Stand { kind, own, open } in stands(service, reports) {
-        let not_created = condition_name(kind, " ingress not created");
-        worsen(&mut ingress, open, &not_created, &format!("the {kind} does not answer"));
+        worsen(&mut ingress, open, || {
+            (condition_name(kind, " ingress not created"), format!("the {kind} does not answer"))
+        });
         // The predictor is what everyone thinks of; another component is named.
-        let named = match kind {
+        let named = || match kind {
             ComponentKind::Predictor => own.message.clone(),
             kind => format!("{kind}: {}", own.message),
         };
-        worsen(&mut ready, own.status, &own.reason, &named);
+        worsen(&mut ready, own.status, || (own.reason.clone(), named()));
         let route = match kind {
             ComponentKind::Explainer => "ExplainerRoutesReady".to_owned(),
             _ => condition_name(kind, "RouteReady"),
         };
         let configuration = condition_name(kind, "ConfigurationReady");
         if knative {
-            worsen(&mut routes, open, &format!("{route} not ready"), "");
-            worsen(&mut latest, own.status, &format!("{configuration} not ready"), "");
+            worsen(&mut routes, open, || (format!("{route} not ready"), String::new()));
+            worsen(&mut latest, own.status, || (format!("{configuration} not ready"), String::new()));
             all.push(info(Condition::new(&route, open, "", "")));
             all.push(info(Condition { kind: configuration, ..own.clone() }));
         }
@@ -240,11 +246,11 @@ fn conditions(status: &mut InferenceServiceStatus, service: &DesiredService, rep
 struct Stand {
     kind: ComponentKind,
     own: Condition,
-    /// Whether requests reach it, in whatever revision.
+    /// Whether it has a route: made when it answers for the first time, and kept from then on.
     open: ConditionStatus,
 }
 
-fn stands(service: &DesiredService, reports: &[ComponentReport]) -> Vec<Stand> {
+fn stands(service: &DesiredService, reports: &[ComponentReport<'_>]) -> Vec<Stand> {
     let mut all = Vec::new();
     if !reports.iter().any(|report| report.key.component == ComponentKind::Predictor) {
         let own = unresolved_condition(service);
@@ -252,7 +258,7 @@ fn stands(service: &DesiredService, reports: &[ComponentReport]) -> Vec<Stand> {
     }
     all.extend(reports.iter().map(|report| {
         let own = component_condition(service, report);
-        let open = if report.serving.is_some() { ConditionStatus::True } else { own.status.min_known() };
+        let open = if has_route(report) { ConditionStatus::True } else { own.status.min_known() };
         Stand { kind: report.key.component, own, open }
     }));
     all
@@ -263,14 +269,15 @@ fn info(condition: Condition) -> Condition {
 }
 
 /// Makes a condition that sums up others as bad as the worst of them, and gives the reason of the first that is that bad.
-fn worsen(sum: &mut Condition, status: ConditionStatus, reason: &str, message: &str) {
+fn worsen(sum: &mut Condition, status: ConditionStatus, words: impl FnOnce() -> (String, String)) {
     let rank = |status| match status {
         ConditionStatus::False => 0,
         ConditionStatus::Unknown => 1,
         ConditionStatus::True => 2,
     };
     if rank(status) < rank(sum.status) {
-        *sum = Condition::new(&sum.kind, status, reason, message);
+        let (reason, message) = words();
+        *sum = Condition::new(&sum.kind, status, &reason, message);
     }
 }
 
@@ -295,7 +302,7 @@ fn explain(error: &ResolveError) -> String {
     }
 }
 
-fn component_condition(service: &DesiredService, report: &ComponentReport) -> Condition {
+fn component_condition(service: &DesiredService, report: &ComponentReport<'_>) -> Condition {
     let name = condition_name(report.key.component, "Ready");
     let kept = match report.serving {
         Some(revision) if Some(revision) != report.target => {
@@ -342,17 +349,17 @@ fn beside(message: String, remark: &str) -> String {
 
 pub(super) fn public_url(world: &World, host: &str) -> String {
     match world.config.data_port {
-        80 => format!("http://{host}"),
-        port => format!("http://{host}:{port}"),
+        80 => ["http://", host].concat(),
+        port => ["http://", host, ":", &port.to_string()].concat(),
     }
 }
 
 /// Standard mode shows nothing but the address, and that once it was ready (§8.1).
-fn component_status(world: &World, report: &ComponentReport, knative: bool) -> Option<ComponentStatus> {
+fn component_status(world: &World, report: &ComponentReport<'_>, knative: bool) -> Option<ComponentStatus> {
     let history = &report.history;
     let answered = report.serving.is_some() || history.rolled_out.is_some();
     let ServiceKey { namespace, name: service } = &report.key.service;
-    let part = ServiceKey::new(namespace.clone(), format!("{service}-{}", report.key.component));
+    let part = ServiceKey::new(namespace.clone(), [service.as_str(), "-", report.key.component.as_str()].concat());
     let url = answered.then(|| public_url(world, &host(world, &part, knative)));
     if !knative {
         return url.map(|url| ComponentStatus { url: Some(url), ..ComponentStatus::default() });
@@ -384,11 +391,11 @@ fn component_status(world: &World, report: &ComponentReport, knative: bool) -> O
     })
 }
 
-fn component_address(report: &ComponentReport) -> String {
-    format!("http://{}.{}.svc.cluster.local", report.service_name, report.key.service.namespace)
+fn component_address(report: &ComponentReport<'_>) -> String {
+    ["http://", &report.service_name, ".", &report.key.service.namespace, ".svc.cluster.local"].concat()
 }
 
-fn model_status(service: &DesiredService, report: &ComponentReport) -> ModelStatus {
+fn model_status(service: &DesiredService, report: &ComponentReport<'_>) -> ModelStatus {
     if report.target.is_none() {
         return invalid_spec(service, report.serving);
     }

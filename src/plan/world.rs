@@ -99,17 +99,20 @@ impl World {
             return false;
         }
         let mut granted = std::mem::take(&mut self.memory.granted);
-        for (replica, grant) in &mut granted {
+        let presence = holders::Presence::of(self);
+        granted.retain(|replica, grant| {
             // What was ordered before a restart has landed: from now on its container tells the rest.
-            if self.containers.values().any(|fact| fact.replica == *replica) {
+            if presence.is_there(replica) {
                 grant.at = grant.at.min(now.tick);
             }
-        }
-        granted.retain(|replica, grant| holders::is_pending(self, replica, grant));
+            presence.is_pending(replica, grant)
+        });
         self.memory.granted = granted;
         let Self { containers, services, in_flight, memory, used, .. } = self;
         used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::holds_memory));
-        memory.explanations.retain(|key, _| services.contains_key(key));
+        if memory.explanations.keys().any(|key| !services.contains_key(key)) {
+            Arc::make_mut(&mut memory.explanations).retain(|key, _| services.contains_key(key));
+        }
         let exists = |name: &String| containers.contains_key(name);
         memory.containers.retain(|name, _| exists(name) || in_flight.contains(&ActionKey::Container(name.clone())));
         memory.stuck.retain(|name, _| exists(name));
@@ -354,10 +357,25 @@ pub struct ExitFact {
     pub code: i64,
     /// Whether it, or a child of it, was killed for memory.
     pub out_of_memory: bool,
+    /// Its memory limit in bytes, when it was killed and memory is the most likely cause, though nobody says so.
+    pub killed_under_limit: Option<u64>,
     /// The engine's words when it could not be started.
     pub error: String,
     /// When.
     pub finished_at: Option<Timestamp>,
+}
+
+impl ExitFact {
+    /// Whether it was killed for memory, for certain or most likely.
+    pub fn is_memory_death(&self) -> bool {
+        self.out_of_memory || self.killed_under_limit.is_some()
+    }
+
+    /// Whether what it used at most speaks against memory as the cause of a kill that nobody explains.
+    pub fn is_refuted_by(&self, peak: Option<u64>) -> bool {
+        let far_below = |limit| peak.is_some_and(|peak| peak > 0 && peak < limit / 2);
+        !self.out_of_memory && self.killed_under_limit.is_some_and(far_below)
+    }
 }
 
 /// How a container's ports are reached from here.

@@ -21,9 +21,10 @@ pub struct Resolver {
     config: WorkloadConfig,
     companions: Vec<Arc<Stored>>,
     services: BTreeMap<ServiceKey, Arc<DesiredService>>,
-    sources: BTreeMap<ServiceKey, serde_json::Value>,
+    /// What each was resolved from.
+    sources: BTreeMap<ServiceKey, Arc<serde_json::Value>>,
     /// What services of which a model has a version are made from.
-    written: BTreeMap<ServiceKey, serde_json::Value>,
+    written: BTreeMap<ServiceKey, Arc<serde_json::Value>>,
     /// Versions of models in use.
     versions: Versions,
     /// Earlier revisions, as long as what they refer to is the same.
@@ -55,7 +56,7 @@ impl Resolver {
     }
 
     /// Returns what a service was made from, when that is not what the user wrote alone.
-    pub(super) fn written(&self, key: &ServiceKey) -> Option<&serde_json::Value> {
+    pub(super) fn written(&self, key: &ServiceKey) -> Option<&Arc<serde_json::Value>> {
         self.written.get(key)
     }
 
@@ -109,7 +110,7 @@ impl Resolver {
             self.written.remove(&key);
             if let Some(versioned) = &versioned {
                 resolved = resolve(versioned, &catalog, &references, &self.config);
-                self.written.insert(key.clone(), versioned.raw.clone());
+                self.written.insert(key.clone(), Arc::clone(&versioned.raw));
             }
             let resolution = resolved.map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
             let canaries = resolve_canaries(versioned.as_ref().unwrap_or(object), &catalog, &references, &self.config);
@@ -121,7 +122,7 @@ impl Resolver {
             let canaries = canaries.collect();
             let (kind, meta) = (object.key.kind, object.meta.clone());
             let service = DesiredService { key: key.clone(), kind, meta, resolution, canaries };
-            self.sources.insert(key.clone(), object.raw.clone());
+            self.sources.insert(key.clone(), Arc::clone(&object.raw));
             anew.push(key.clone());
             services.insert(key, Arc::new(service));
         }

@@ -285,6 +285,9 @@ fn told(run: &ContainerRun, exit: &Exit, words: &[String]) -> String {
     let name = &run.downloader.name;
     let how = match exit {
         Exit { out_of_memory: true, .. } => "ran out of memory; raise resources.limits.memory of it".to_owned(),
+        Exit { killed_under_limit: Some(_), code, .. } => {
+            format!("was killed (exit code {code}), most likely for memory; raise resources.limits.memory of it")
+        }
         Exit { error, .. } if !error.is_empty() => format!("could not be started: {error}"),
         Exit { code, .. } => format!("ended with exit code {code}"),
     };

@@ -19,9 +19,10 @@ use super::pulls::Pulls;
 use super::refresh::Versions;
 use super::resources::ResourceMeter;
 use super::revisions::Ledger;
-use crate::api::StorageUri;
+use crate::api::{ServiceKey, StorageUri};
 use crate::plan::ledger::Machine;
 use crate::plan::memory::{Memory, Revisions};
+use crate::plan::ps::HistoryLine;
 use crate::plan::world::EngineState;
 use crate::plan::{World, plan};
 use crate::tasks::caught;
@@ -89,6 +90,10 @@ pub struct Driver {
     looks: Arc<Semaphore>,
     /// Whether what revisions are made from is to be saved.
     sources_changed: bool,
+    /// Whether what is wanted changed since revisions were listed.
+    names_changed: bool,
+    /// Revisions of every service, as last shown.
+    histories: Arc<BTreeMap<ServiceKey, Vec<HistoryLine>>>,
 }
 
 /// How soon a pass must follow.
@@ -146,6 +151,8 @@ impl Driver {
             claimed,
             looks: Arc::new(Semaphore::new(look_up::LOOKS_AT_ONCE)),
             sources_changed: false,
+            names_changed: true,
+            histories: Arc::default(),
         }
     }
 
@@ -261,11 +268,11 @@ impl Driver {
         notice::read(&self.parts.board, &mut self.world, now.tick);
         self.pulls.note(&mut self.world, now.tick);
         let began = self.parts.clock.now().tick;
-        let plan = plan(&self.world, now);
+        let mut plan = plan(&self.world, now);
         let planned = self.parts.clock.now().tick;
-        self.publish(&plan, now);
+        self.publish(&mut plan, now);
         let wake = plan.wake_at;
-        self.remember(&plan, now);
+        self.remember(&mut plan, now);
         for action in plan.actions {
             debug!(%action, "doing");
             self.dispatch(action);

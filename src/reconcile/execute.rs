@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use futures::StreamExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,19 +16,17 @@ use super::mounts::{MountError, Mounts};
 use super::observe;
 use crate::api::StorageUri;
 use crate::engine::{
-    Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, LogOptions, Network, PullProgress,
+    Blame, Container, ContainerEngine, ContainerId, CreateContainer, EngineError, Network, PullProgress,
 };
 use crate::plan::Action;
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeOrder, ProbeWhat};
 use crate::plan::world::FactReach;
 use crate::probe::{self, ProbeCheck, RunInside};
 use crate::storage::{CachedModel, Checked, Progress, PullError, Puller};
-use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol};
+use crate::workload::{Access, EntryPoint, Hook, UpstreamProtocol, names};
 
 /// However long a pre-stop hook took, the container has this long after it, as in Kubernetes.
 const AFTER_HOOK: Duration = Duration::from_secs(2);
-/// Lines of output kept when a container ends.
-const LAST_WORDS: usize = 20;
 
 /// What effects need. Cheap to clone.
 #[derive(Clone)]
@@ -219,11 +216,13 @@ impl Executor {
 
     async fn request(&self, order: &CreateOrder) -> Result<CreateContainer, Failure> {
         let workload = Arc::clone(&order.workload);
-        let mut spec = match order.position {
+        let pod = names::pod_name(&workload.service_name, order.revision, order.ordinal);
+        let spec = match order.position {
             ContainerPosition::Init(index) => workload.init_containers[index].clone(),
             ContainerPosition::Main(index) => workload.containers[index].clone(),
             ContainerPosition::Sandbox => door::sandbox(&workload),
         };
+        let mut spec = spec.in_pod(&pod);
         if order.lift_cpu && matches!(order.position, ContainerPosition::Main(_)) {
             spec.resources.cpu_limit_milli = None;
         }
@@ -382,25 +381,10 @@ impl Executor {
             })
         })
     }
-
-    /// Returns the last lines a container wrote.
-    pub async fn last_words(&self, id: &str) -> Vec<String> {
-        let id = ContainerId(id.to_owned());
-        let read = async {
-            // A container that is started again writes on into the same log: only its last run is wanted.
-            let since = self.engine.inspect(&id).await.ok().and_then(|container| container.started_at);
-            let options = LogOptions { tail: Some(LAST_WORDS), since, follow: false };
-            let lines = self.engine.logs(&id, options).await.ok()?;
-            let lines = lines.filter_map(|line| async { line.ok() });
-            Some(lines.map(|line| line.text.trim_end().to_owned()).collect::<Vec<_>>().await)
-        };
-        let lines = tokio::time::timeout(Duration::from_secs(5), read).await;
-        lines.ok().flatten().unwrap_or_default()
-    }
 }
 
 fn names_host(service_name: &str, revision: u32) -> String {
-    let name = crate::workload::names::revision_name(service_name, revision);
+    let name = names::revision_name(service_name, revision);
     // Host names end at 63 characters; the last ones tell revisions apart.
     let start = name.len().saturating_sub(60);
     name.get(start..).unwrap_or(&name).trim_start_matches('-').to_owned()

@@ -45,21 +45,18 @@ struct Line {
 /// Writes what is granted, when that is not what the file says.
 #[derive(Debug, Default)]
 pub(super) struct Grants {
-    written: Vec<u8>,
+    written: BTreeMap<ReplicaName, Grant>,
 }
 
 impl Grants {
     /// Brings the file up to date.
     pub(super) fn save(&mut self, desk: &Desk, home: &Home, granted: &BTreeMap<ReplicaName, Grant>) {
-        if granted.is_empty() && self.written.is_empty() {
+        if says_the_same(granted, &self.written) {
             return;
         }
         let lines: Vec<Line> = granted.iter().map(|(replica, grant)| line(replica, grant)).collect();
         let bytes = serde_json::to_vec(&lines).unwrap_or_default();
-        if bytes == self.written {
-            return;
-        }
-        self.written.clone_from(&bytes);
+        self.written.clone_from(granted);
         let path = home.grants();
         desk.order("grants", move || {
             if let Err(error) = write_unsynced(&path, &bytes, 0o600) {
@@ -67,6 +64,17 @@ impl Grants {
             }
         });
     }
+}
+
+/// Whether a file of one would be a file of the other: when something was granted is not written.
+fn says_the_same(granted: &BTreeMap<ReplicaName, Grant>, written: &BTreeMap<ReplicaName, Grant>) -> bool {
+    let same = |one: &Grant, other: &Grant| {
+        let Grant { component, revision, memory, basis, gpus, need, at: _ } = one;
+        (component, revision, memory, basis) == (&other.component, &other.revision, &other.memory, &other.basis)
+            && (gpus, need) == (&other.gpus, &other.need)
+    };
+    let both = || granted.iter().zip(written);
+    granted.len() == written.len() && both().all(|(one, other)| one.0 == other.0 && same(one.1, other.1))
 }
 
 fn line(replica: &ReplicaName, grant: &Grant) -> Line {

@@ -162,25 +162,25 @@ impl Rounds {
         let Measured { machine, used, kills } = measured;
         let is_news = world.machine != machine;
         world.machine = machine;
-        let before = world.memory.revisions.clone();
         for (name, used) in used {
             world.used.insert(name, used);
         }
-        world.learn_footprints();
+        let mut has_learned = world.learn_footprints();
         for (id, count) in kills.into_iter().filter(|(_, count)| *count > 0) {
-            tell_of_kills(world, &id, count, events, now);
+            has_learned |= tell_of_kills(world, &id, count, events, now);
         }
-        is_news || world.memory.revisions != before
+        is_news || has_learned
     }
 }
 
-fn tell_of_kills(world: &mut World, id: &ContainerId, count: u64, events: &EventLog, now: Now) {
+/// Tells of processes of a container that were killed. Returns true when they were not known of.
+fn tell_of_kills(world: &mut World, id: &ContainerId, count: u64, events: &EventLog, now: Now) -> bool {
     let Some(fact) = world.containers.values().find(|fact| fact.id == id.0 && fact.is_running()).cloned() else {
-        return;
+        return false;
     };
     let peak = world.used.get(&fact.name).map_or(0, |used| used.peak);
     if !world.memory.note_memory_kills(&fact, count, peak) {
-        return;
+        return false;
     }
     let used = if peak > 0 { format!(" when it used {}", bytes(peak)) } else { String::new() };
     let message = format!(
@@ -189,6 +189,7 @@ fn tell_of_kills(world: &mut World, id: &ContainerId, count: u64, events: &Event
     );
     warn!(container = fact.name, "{message}");
     events.record(&fact.component.service.to_object_key(), EventType::Warning, "OOMKilling", &message, now.wall);
+    true
 }
 
 fn pause(world: &World) -> Duration {

@@ -15,6 +15,7 @@ pub mod execute;
 pub mod grants;
 mod graphs;
 pub mod images;
+mod last_words;
 mod layers;
 mod load;
 pub mod measure;

@@ -103,6 +103,7 @@ fn state(container: &Container) -> FactState {
         ContainerState::Exited(exit) => FactState::Exited(ExitFact {
             code: exit.code,
             out_of_memory: exit.out_of_memory,
+            killed_under_limit: exit.killed_under_limit,
             error: exit.error.clone(),
             finished_at: container.finished_at,
         }),

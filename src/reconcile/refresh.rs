@@ -5,6 +5,7 @@
 //! have, which is what was fetched first, or what they had when the annotation was taken away.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -88,7 +89,7 @@ impl Versions {
         }
         let text = serde_json::to_string(&versions).unwrap_or_default();
         let mut object = object.clone();
-        let metadata = object.raw.as_object_mut()?.entry("metadata").or_insert_with(|| json!({}));
+        let metadata = Arc::make_mut(&mut object.raw).as_object_mut()?.entry("metadata").or_insert_with(|| json!({}));
         let annotations = metadata.as_object_mut()?.entry("annotations").or_insert_with(|| json!({}));
         annotations.as_object_mut()?.insert(meta::MODEL_VERSIONS.to_owned(), Value::String(text.clone()));
         object.meta.annotations.insert(meta::MODEL_VERSIONS.to_owned(), text);

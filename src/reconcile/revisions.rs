@@ -1,6 +1,7 @@
 //! The file of revisions: what a restart of the daemon must not forget.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,14 +13,26 @@ use crate::plan::routes::ReplicaName;
 use crate::reconcile::grants;
 use crate::workload::ComponentKey;
 
-#[derive(Serialize, Deserialize)]
+/// Revisions of one component, as they are read.
+#[derive(Deserialize)]
 struct Line {
     namespace: String,
     name: String,
     component: ComponentKind,
     revisions: Revisions,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default)]
     sources: BTreeMap<u32, serde_json::Value>,
+}
+
+/// The same as it is written.
+#[derive(Serialize)]
+struct Known<'m> {
+    namespace: &'m str,
+    name: &'m str,
+    component: ComponentKind,
+    revisions: &'m Revisions,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    sources: BTreeMap<u32, &'m serde_json::Value>,
 }
 
 /// What of the planner's memory survives the daemon.
@@ -28,22 +41,28 @@ pub struct Ledger {
     /// Revisions by component.
     pub revisions: BTreeMap<ComponentKey, Revisions>,
     /// What they were written as.
-    pub sources: BTreeMap<ComponentKey, BTreeMap<u32, serde_json::Value>>,
+    pub sources: BTreeMap<ComponentKey, BTreeMap<u32, Arc<serde_json::Value>>>,
     /// Room granted to what was being started.
     pub granted: BTreeMap<ReplicaName, Grant>,
 }
 
 /// Writes the revisions as JSON.
 pub(super) fn to_bytes(memory: &Memory) -> Vec<u8> {
-    let lines: Vec<Line> = memory
+    let lines: Vec<Known<'_>> = memory
         .revisions
         .iter()
-        .map(|(key, revisions)| Line {
-            namespace: key.service.namespace.clone(),
-            name: key.service.name.clone(),
+        .map(|(key, revisions)| Known {
+            namespace: &key.service.namespace,
+            name: &key.service.name,
             component: key.component,
-            revisions: revisions.clone(),
-            sources: memory.sources.get(key).cloned().unwrap_or_default(),
+            revisions,
+            sources: memory
+                .sources
+                .get(key)
+                .into_iter()
+                .flatten()
+                .map(|(revision, source)| (*revision, &**source))
+                .collect(),
         })
         .collect();
     serde_json::to_vec(&lines).unwrap_or_default()
@@ -61,7 +80,8 @@ pub fn load(home: &Home) -> Ledger {
     for line in lines {
         let service = ServiceKey::new(line.namespace, line.name);
         let key = ComponentKey { service, component: line.component };
-        ledger.sources.insert(key.clone(), line.sources);
+        let sources = line.sources.into_iter().map(|(revision, source)| (revision, Arc::new(source)));
+        ledger.sources.insert(key.clone(), sources.collect());
         ledger.revisions.insert(key, line.revisions);
     }
     ledger

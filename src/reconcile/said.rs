@@ -1,7 +1,5 @@
 //! Status transitions to log lines and events: one per change a person would care about.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 use tracing::{info, warn};
 
@@ -11,18 +9,16 @@ use crate::plan::said::ENGINE_NOT_ASKED;
 use crate::store::Store;
 use crate::telemetry::{EventLog, EventType};
 
-/// Sets the statuses of a plan, and says what changed.
-pub fn publish(store: &Store, events: &EventLog, plan: &Plan, now: Timestamp) {
-    let services = plan.statuses.iter().map(|(key, status)| (key.to_object_key(), status));
-    let all: Vec<_> = services.chain(plan.other_statuses.iter().map(|(key, status)| (key.clone(), status))).collect();
-    let changed = store.set_statuses(all.iter().map(|(key, status)| (key.clone(), (*status).clone())), now);
-    store.set_kept(&plan.kept);
-    let mut before: HashMap<_, _> = changed.into_iter().collect();
-    for (key, status) in all {
-        if let Some(before) = before.remove(&key) {
-            say(events, &key, before.as_ref(), status, now);
+/// Sets the statuses of a plan, which are taken out of it, and says what changed.
+pub fn publish(store: &Store, events: &EventLog, plan: &mut Plan, now: Timestamp) {
+    let services = std::mem::take(&mut plan.statuses).into_iter().map(|(key, status)| (key.to_object_key(), status));
+    let all = services.chain(std::mem::take(&mut plan.other_statuses));
+    for (before, after) in store.set_statuses(all, now) {
+        if let Some(status) = &after.status {
+            say(events, &after.object.key, before.status.as_ref(), status, now);
         }
     }
+    store.set_kept(&plan.kept);
 }
 
 /// Says what changed between two statuses of an object.

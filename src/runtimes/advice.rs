@@ -9,7 +9,6 @@ use crate::api::ModelSpec;
 
 /// Advises when automatic selection found nothing: by the obstacle that is easiest to remove.
 pub(super) fn when_none_found(model: &ModelSpec, namespace: &str, nodes: Nodes, catalog: &Catalog) -> String {
-    let name = &model.model_format.name;
     let mut by_protocol: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     let (mut by_name, mut disabled, mut versions) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut similar = BTreeSet::new();
@@ -40,7 +39,7 @@ pub(super) fn when_none_found(model: &ModelSpec, namespace: &str, nodes: Nodes, 
     }
     advice.extend(disabled.iter().map(|runtime| format!("enable `{runtime}`, which is disabled")));
     advice.extend(similar.iter().map(|found| format!("format names are case-sensitive: write `{found}`")));
-    if advice.is_empty() { unknown_format(name, namespace, catalog) } else { advice.join("; or ") }
+    if advice.is_empty() { unknown_format(model, namespace, catalog) } else { advice.join("; or ") }
 }
 
 /// Advises when the named runtime does not exist.
@@ -100,19 +99,51 @@ fn serving(model: &ModelSpec, namespace: &str, catalog: &Catalog) -> String {
     let able = catalog.visible_in(namespace).filter(|runtime| eligibility::explicit(runtime, model).is_ok());
     let able: BTreeSet<&str> = able.map(|runtime| runtime.name.as_str()).collect();
     if able.is_empty() {
-        return unknown_format(&model.model_format.name, namespace, catalog);
+        return unknown_format(model, namespace, catalog);
     }
     let able: Vec<&str> = able.into_iter().collect();
     format!("runtimes that serve `{}`: {}", model.model_format, able.join(", "))
 }
 
-fn unknown_format(name: &str, namespace: &str, catalog: &Catalog) -> String {
+fn unknown_format(model: &ModelSpec, namespace: &str, catalog: &Catalog) -> String {
+    let name = model.model_format.name.as_str();
     let rows = catalog.visible_in(namespace).flat_map(|runtime| &runtime.spec.supported_model_formats);
     let known: BTreeSet<&str> = rows.map(|row| row.name.as_str()).collect();
+    if known.contains(name) {
+        return known_format(model, namespace, catalog);
+    }
     let meant =
         closest(name, known.iter().copied()).map(|close| format!("did you mean `{close}`? ")).unwrap_or_default();
     let known: Vec<&str> = known.into_iter().collect();
     format!("{meant}formats that are served: {}; or add a ServingRuntime that lists `{name}`", known.join(", "))
+}
+
+/// Advises when the format is listed, and no runtime that lists it can be had for the model.
+fn known_format(model: &ModelSpec, namespace: &str, catalog: &Catalog) -> String {
+    let name = &model.model_format.name;
+    let listing = catalog.visible_in(namespace).filter(|runtime| lists(runtime, model));
+    let (disabled, enabled): (Vec<_>, Vec<_>) = listing.partition(|runtime| runtime.spec.is_disabled());
+    let names = |runtimes: &[&Runtime]| {
+        let names: BTreeSet<&str> = runtimes.iter().map(|runtime| runtime.name.as_str()).collect();
+        quoted(&names.into_iter().collect::<Vec<_>>())
+    };
+    if enabled.is_empty() {
+        return format!("what lists `{name}` is disabled: {}; enable it, or add a ServingRuntime", names(&disabled));
+    }
+    if model.model_format.version.is_none() {
+        return format!(
+            "what lists `{name}` cannot be used for it: {}; add a ServingRuntime that can",
+            names(&enabled)
+        );
+    }
+    let rows = enabled.iter().flat_map(|runtime| &runtime.spec.supported_model_formats);
+    let versions: BTreeSet<&str> =
+        rows.filter(|row| row.name == *name).filter_map(|row| row.version.as_deref()).collect();
+    let listed = match versions.is_empty() {
+        true => String::new(),
+        false => format!(", or write one that is listed: {}", quoted(&versions.into_iter().collect::<Vec<_>>())),
+    };
+    format!("leave `version` out{listed}; or add a ServingRuntime that lists `{}`", model.model_format)
 }
 
 fn closest<'a>(text: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {

@@ -96,8 +96,8 @@ mod tests {
         Object {
             key: ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() },
             meta: Metadata { name: name.to_owned(), namespace: namespace.to_owned(), ..Metadata::default() },
-            typed: Typed::ServingRuntime(Box::new(serde_json::from_value(spec).unwrap())),
-            raw: Value::Null,
+            typed: Typed::ServingRuntime(Arc::new(serde_json::from_value(spec).unwrap())),
+            raw: Arc::default(),
         }
     }
 

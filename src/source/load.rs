@@ -1,6 +1,6 @@
 //! Scan, decode, validate, swap into the store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -86,10 +86,10 @@ struct ReadFile {
 
 /// One line of `state/last-good.json`.
 #[derive(Serialize, Deserialize)]
-struct GoodObject {
-    path: Utf8PathBuf,
+struct GoodObject<P, R> {
+    path: P,
     line: usize,
-    raw: Value,
+    raw: R,
 }
 
 impl std::fmt::Debug for Loader {
@@ -205,48 +205,49 @@ impl Inner {
         let there: BTreeSet<&Utf8Path> = files.iter().map(|file| file.path.as_path()).collect();
         state.read.retain(|path, _| there.contains(path.as_path()));
         let mut pass = Pass::default();
-        for file in files {
-            pass.take(&mut state, &file);
+        for file in &files {
+            pass.take(&mut state, file);
         }
+        let found: HashSet<&Utf8Path> = files.iter().map(|file| file.path.as_path()).collect();
+        state.read.retain(|path, _| found.contains(path.as_path()));
         pass.keep_what_is_missing(&mut state, gone, now);
-        let changes = self.publish(&mut state, &pass, now);
+        let changes = self.publish(&mut state, pass.objects, now);
         self.tell(pass.problems, now);
         LoadReport { changes, again_in: pass.again_in, error: None }
     }
 
     fn keep_everything(&self, state: &mut State, error: ScanError, now: Now) -> LoadReport {
-        let mut pass = Pass::default();
         if !state.began {
             // The first look: what was good last time stays desired.
-            pass.objects = state.good.clone();
-            let changes = self.publish(state, &pass, now);
+            let good = std::mem::take(&mut state.good);
+            let changes = self.publish(state, good, now);
             return LoadReport { changes, error: Some(error), again_in: Some(Duration::from_secs(2)) };
         }
         LoadReport { error: Some(error), again_in: Some(Duration::from_secs(2)), ..LoadReport::default() }
     }
 
-    fn publish(&self, state: &mut State, pass: &Pass, now: Now) -> Vec<Change> {
+    fn publish(&self, state: &mut State, good: BTreeMap<ObjectKey, (Object, Origin)>, now: Now) -> Vec<Change> {
         state.began = true;
-        let mut desired: BTreeMap<ObjectKey, (Object, Origin)> = implied(pass.objects.keys(), &state.published);
+        let mut desired: BTreeMap<ObjectKey, (Object, Origin)> = implied(good.keys(), &state.published);
         for object in BUILT_IN.iter() {
             desired.insert(object.key.clone(), (object.clone(), Origin::BuiltIn));
         }
-        desired.extend(pass.objects.clone());
+        desired.extend(good.iter().map(|(key, found)| (key.clone(), found.clone())));
         let changes = self.store.replace(desired.into_values().collect(), now.wall);
-        if !changes.is_empty() || state.good.len() != pass.objects.len() {
-            self.remember(&pass.objects);
+        if !changes.is_empty() || state.good.len() != good.len() {
+            self.remember(&good);
         }
-        state.good.clone_from(&pass.objects);
+        state.good = good;
         changes
     }
 
     /// Saves the last good objects and the identities. A failure costs only what a restart would have known.
     fn remember(&self, objects: &BTreeMap<ObjectKey, (Object, Origin)>) {
-        let good: Vec<GoodObject> = objects
+        let good: Vec<GoodObject<&Utf8Path, &Value>> = objects
             .values()
             .filter_map(|(object, origin)| match origin {
                 Origin::File { path, line } => {
-                    Some(GoodObject { path: path.clone(), line: *line, raw: object.raw.clone() })
+                    Some(GoodObject { path: path.as_path(), line: *line, raw: &*object.raw })
                 }
                 _ => None,
             })
@@ -266,8 +267,9 @@ impl Inner {
     /// Publishes the problems and says each new one once.
     fn tell(&self, problems: Vec<FileProblems>, now: Now) {
         let before = self.problems.load_full();
+        let before: HashMap<&Utf8Path, &FileProblems> = before.iter().map(|old| (old.path.as_path(), old)).collect();
         for file in &problems {
-            let known = before.iter().find(|old| old.path == file.path);
+            let known = before.get(file.path.as_path());
             for diagnostic in &file.diagnostics {
                 if known.is_some_and(|old| old.diagnostics.contains(diagnostic)) {
                     continue;
@@ -453,11 +455,11 @@ fn implied<'k>(
 /// Reads the last good objects of an earlier daemon. A file that cannot be read is as none.
 fn remembered(home: &Home) -> BTreeMap<ObjectKey, (Object, Origin)> {
     let Ok(bytes) = std::fs::read(home.last_good()) else { return BTreeMap::new() };
-    let good: Vec<GoodObject> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+    let good: Vec<GoodObject<Utf8PathBuf, Value>> = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
         tracing::warn!(path = %home.last_good(), %error, "the record of last good objects is damaged and not used");
         Vec::new()
     });
-    let decode = |saved: GoodObject| {
+    let decode = |saved: GoodObject<Utf8PathBuf, Value>| {
         let found = manifest::decode_value(&saved.raw).objects.into_iter().next()?;
         let origin = Origin::File { path: saved.path, line: saved.line };
         Some((found.object.key.clone(), (found.object, origin)))

@@ -11,7 +11,7 @@
 //! and time). A model is present when `models/<id>/model.json` is there and names the same key: the folder arrives under that name by one
 //! rename, whole. When it was fetched is the marker's own modification time. Markers hold no passwords or signatures.
 //!
-//! **Invariant:** nothing here reads model bytes except [`Cache::writable_copy`].
+//! **Invariant:** nothing here reads model bytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -150,15 +150,6 @@ impl Cache {
         Ok(entries)
     }
 
-    /// Copies a model to the new folder `target` with files its owner may write, for services that ask for a writable
-    /// model (`storage.kserve.io/readonly: "false"`). Blocking; shares blocks where the file system can.
-    ///
-    /// # Errors
-    /// Something cannot be read or written; `target` is then left incomplete.
-    pub fn writable_copy(&self, model: &CachedModel, target: &Utf8Path) -> io::Result<()> {
-        copy_writable(&model.path, target)
-    }
-
     /// Returns where the model of a key is, or will be.
     pub(super) fn model_folder(&self, key: &ModelKey) -> Utf8PathBuf {
         self.folder_of(key.id())
@@ -220,25 +211,6 @@ impl Cache {
 
 fn model_of(folder: &Utf8Path, record: &Record) -> CachedModel {
     CachedModel { path: folder.join(FILES), size: record.size, files: record.files.len() as u64 }
-}
-
-fn copy_writable(from: &Utf8Path, to: &Utf8Path) -> io::Result<()> {
-    fs::create_dir(to)?;
-    for entry in from.read_dir_utf8()? {
-        let entry = entry?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            copy_writable(source, &target)?;
-        } else if kind.is_symlink() {
-            std::os::unix::fs::symlink(fs::read_link(source)?, &target)?;
-        } else {
-            fs::copy(source, &target)?;
-            let mode = fs::metadata(&target)?.permissions().mode();
-            fs::set_permissions(&target, fs::Permissions::from_mode(mode | 0o200))?;
-        }
-    }
-    Ok(())
 }
 
 /// Removes a tree whose folders may be read-only. A tree that is not there is removed already.
@@ -313,16 +285,5 @@ mod tests {
         assert_eq!(cache.lookup(&uri), None, "another model with the same first digits is not this one");
         assert_eq!(published(&cache, &uri), model, "a broken model is replaced");
         assert_eq!(cache.lookup(&uri), Some(model));
-    }
-
-    #[test]
-    fn a_writable_copy_leaves_the_cached_model_alone() {
-        let (folder, cache) = cache();
-        let model = published(&cache, &StorageUri::parse("gs://bucket/m").unwrap());
-        let target = Utf8PathBuf::from_path_buf(folder.path().join("copy")).unwrap();
-        cache.writable_copy(&model, &target).unwrap();
-        fs::write(target.join("1/weights"), "changed").unwrap();
-        fs::write(target.join("1/new"), "new").unwrap();
-        assert_eq!(fs::read_to_string(model.path.join("1/weights")).unwrap(), "12345");
     }
 }

@@ -174,6 +174,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_folder_for_credentials_is_new_and_goes_with_the_trial() {
+        let (one, other) = (Scratch::temporary().unwrap(), Scratch::temporary().unwrap());
+        assert_ne!(one.path(), other.path());
+        let path = one.path().to_owned();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777, 0o700);
+        drop(one);
+        assert!(!path.exists());
+    }
+
+    #[test]
     fn it_is_said_as_whom_and_nothing_that_could_be_used() {
         let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()

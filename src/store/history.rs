@@ -41,24 +41,26 @@ pub struct TooOld {
 #[derive(Clone, Debug)]
 pub struct History {
     changes: VecDeque<Change>,
-    limit: usize,
     /// Version just before the first change still known.
     floor: u64,
 }
 
 impl History {
-    /// Makes an empty log of at most `limit` changes that begins at version `floor`.
-    pub fn new(limit: usize, floor: u64) -> Self {
-        Self { changes: VecDeque::new(), limit, floor }
+    /// Makes an empty log that begins at version `floor`.
+    pub fn new(floor: u64) -> Self {
+        Self { changes: VecDeque::new(), floor }
     }
 
     /// Appends a change.
     pub fn push(&mut self, change: Change) {
         self.changes.push_back(change);
-        while self.changes.len() > self.limit {
-            if let Some(dropped) = self.changes.pop_front() {
-                self.floor = dropped.version;
-            }
+    }
+
+    /// Forgets all but the newest changes, at most so many.
+    pub fn keep(&mut self, limit: usize) {
+        let surplus = self.changes.len().saturating_sub(limit);
+        if let Some(last) = self.changes.drain(..surplus).next_back() {
+            self.floor = last.version;
         }
     }
 

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use super::{Change, ChangeKind, History, Identity, Ledger, TooOld};
 use crate::api::{InferenceServiceStatus, Kind, LocalModelCacheStatus, Object, ObjectKey, condition};
 
-/// Changes kept for watchers.
-const HISTORY_LIMIT: usize = 10_000;
+/// Changes kept for watchers, besides two of each object. Each carries the status as it was then.
+const HISTORY: usize = 500;
 
 /// Where an object came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +47,18 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// The same without what was found out about it.
+    fn without_status(&self) -> Self {
+        let Self { object, origin, resource_version, status: _, kept } = self;
+        Self {
+            object: Arc::clone(object),
+            origin: origin.clone(),
+            resource_version: *resource_version,
+            status: None,
+            kept: kept.clone(),
+        }
+    }
+
     /// Returns the object as the API shows it: as written, plus what the store gives it, plus status.
     pub fn to_value(&self) -> Value {
         let mut root = self.object.raw.as_object().cloned().unwrap_or_default();
@@ -128,7 +140,7 @@ impl Store {
     /// Makes an empty store that continues the identities of `ledger`.
     pub fn new(ledger: Ledger) -> Self {
         let snapshot = Snapshot { version: ledger.version, ..Snapshot::default() };
-        let history = History::new(HISTORY_LIMIT, ledger.version);
+        let history = History::new(ledger.version);
         let latest = watch::Sender::new(Arc::new(snapshot.clone()));
         Self { state: Arc::new(Mutex::new(State { snapshot, history, ledger })), latest }
     }
@@ -167,7 +179,7 @@ impl Store {
             let previous = state.snapshot.objects.get(&key).cloned();
             let (mut stored, kind) = state.admit(object, origin, previous, now);
             if let Some(kind) = kind {
-                let change = state.record(kind, &stored);
+                let change = state.record(kind, Arc::unwrap_or_clone(stored));
                 stored = Arc::clone(&change.stored);
                 changes.push(change);
             }
@@ -182,7 +194,7 @@ impl Store {
             .collect();
         for stored in gone {
             state.ledger.objects.remove(&stored.object.key.to_string());
-            changes.push(state.record(ChangeKind::Deleted, &stored));
+            changes.push(state.record(ChangeKind::Deleted, Arc::unwrap_or_clone(stored)));
         }
         let moved = next.len() != state.snapshot.objects.len()
             || next
@@ -191,7 +203,7 @@ impl Store {
         if moved {
             state.snapshot.objects = next;
             state.snapshot.desired_version += 1;
-            self.publish(&state);
+            self.publish(&mut state);
         }
         changes
     }
@@ -201,21 +213,19 @@ impl Store {
         !self.set_statuses([(key.clone(), status)], now).is_empty()
     }
 
-    /// Sets several statuses as one change of the store. Returns those that changed, with what they were before.
+    /// Sets several statuses as one change of the store. Returns the objects that changed, as they were and as they are.
     pub fn set_statuses(
         &self,
         statuses: impl IntoIterator<Item = (ObjectKey, InferenceServiceStatus)>,
         now: Timestamp,
-    ) -> Vec<(ObjectKey, Option<InferenceServiceStatus>)> {
+    ) -> Vec<(Arc<Stored>, Arc<Stored>)> {
         let mut state = self.lock();
         let mut changed = Vec::new();
         for (key, status) in statuses {
-            if let Some(before) = state.set_status(&key, status, now) {
-                changed.push((key, before));
-            }
+            changed.extend(state.set_status(&key, status, now));
         }
         if !changed.is_empty() {
-            self.publish(&state);
+            self.publish(&mut state);
         }
         changed
     }
@@ -228,11 +238,12 @@ impl Store {
             changed |= state.set_kept(key, status);
         }
         if changed {
-            self.publish(&state);
+            self.publish(&mut state);
         }
     }
 
-    fn publish(&self, state: &State) {
+    fn publish(&self, state: &mut State) {
+        state.history.keep(HISTORY + 2 * state.snapshot.objects.len());
         self.latest.send_replace(Arc::new(state.snapshot.clone()));
     }
 
@@ -250,6 +261,11 @@ impl State {
         previous: Option<Arc<Stored>>,
         now: Timestamp,
     ) -> (Arc<Stored>, Option<ChangeKind>) {
+        if let Some(old) = previous.as_ref().filter(|old| Arc::ptr_eq(&old.object.raw, &object.raw)) {
+            // The very document that was read before means what it meant.
+            let moved = || Arc::new(Stored { origin: origin.clone(), ..(**old).clone() });
+            return (if old.origin == origin { Arc::clone(old) } else { moved() }, None);
+        }
         let digest = digest(&object.raw);
         let identity = self.ledger.objects.entry(object.key.to_string()).or_insert_with(|| Identity {
             uid: random_uid(),
@@ -281,24 +297,24 @@ impl State {
         }
     }
 
-    /// Sets one status. Returns what it was before when it changed.
+    /// Sets one status. Returns the object as it was and as it is when that changed.
     fn set_status(
         &mut self,
         key: &ObjectKey,
         mut status: InferenceServiceStatus,
         now: Timestamp,
-    ) -> Option<Option<InferenceServiceStatus>> {
-        let current = self.snapshot.objects.get(key).cloned()?;
+    ) -> Option<(Arc<Stored>, Arc<Stored>)> {
+        let current = self.snapshot.objects.get(key)?;
         let previous = current.status.as_ref().map(|old| old.conditions.as_slice()).unwrap_or_default();
         condition::stamp(previous, &mut status.conditions, now);
         if current.status.as_ref() == Some(&status) {
             return None;
         }
-        let before = current.status.clone();
-        let next = Arc::new(Stored { status: Some(status), ..(*current).clone() });
-        let change = self.record(ChangeKind::Modified, &next);
-        self.snapshot.objects.insert(key.clone(), change.stored);
-        Some(before)
+        let before = Arc::clone(current);
+        let next = Stored { status: Some(status), ..before.without_status() };
+        let change = self.record(ChangeKind::Modified, next);
+        self.snapshot.objects.insert(key.clone(), Arc::clone(&change.stored));
+        Some((before, change.stored))
     }
 
     /// Sets the status of an object that keeps a model. Says whether it changed.
@@ -307,17 +323,17 @@ impl State {
         if current.kept.as_ref() == Some(status) {
             return false;
         }
-        let next = Arc::new(Stored { kept: Some(status.clone()), ..(*current).clone() });
-        let change = self.record(ChangeKind::Modified, &next);
+        let next = Stored { kept: Some(status.clone()), ..(*current).clone() };
+        let change = self.record(ChangeKind::Modified, next);
         self.snapshot.objects.insert(key.clone(), change.stored);
         true
     }
 
     /// Stamps a change with the next version and logs it.
-    fn record(&mut self, kind: ChangeKind, stored: &Arc<Stored>) -> Change {
+    fn record(&mut self, kind: ChangeKind, stored: Stored) -> Change {
         self.snapshot.version += 1;
         let version = self.snapshot.version;
-        let stored = Arc::new(Stored { resource_version: version, ..(**stored).clone() });
+        let stored = Arc::new(Stored { resource_version: version, ..stored });
         let change = Change { version, kind, stored };
         self.history.push(change.clone());
         change
@@ -353,7 +369,7 @@ mod tests {
             key: ObjectKey { kind: Kind::Namespace, namespace: String::new(), name: name.to_owned() },
             meta: Metadata { name: name.to_owned(), ..Metadata::default() },
             typed: Typed::Namespace,
-            raw: json!({"metadata": {"name": name}, "spec": {"replicas": replicas}}),
+            raw: Arc::new(json!({"metadata": {"name": name}, "spec": {"replicas": replicas}})),
         }
     }
 
@@ -396,7 +412,7 @@ mod tests {
 
     #[test]
     fn history_answers_too_old_instead_of_guessing() {
-        let mut history = History::new(2, 0);
+        let mut history = History::new(0);
         let stored = Arc::new(Stored {
             object: Arc::new(object("a", 1)),
             origin: Origin::Implied,
@@ -406,7 +422,11 @@ mod tests {
         });
         for version in 1..=3 {
             history.push(Change { version, kind: ChangeKind::Modified, stored: Arc::clone(&stored) });
+            history.keep(2);
         }
+        history.keep(3);
+        assert_eq!(history.since(0).map(|changes| changes.len()), Ok(3));
+        history.keep(2);
         assert!(history.since(0).is_err());
         assert_eq!(history.since(1).map(|c| c.len()), Ok(2));
         assert_eq!(history.since(3).map(|c| c.len()), Ok(0));

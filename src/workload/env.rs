@@ -19,7 +19,7 @@ use crate::api::quantity;
 pub(super) struct PodFacts<'a> {
     /// Namespace; also that of the Secrets and ConfigMaps.
     pub(super) namespace: &'a str,
-    /// `metadata.name`: the component's service name, the same for every replica.
+    /// `metadata.name`, or what stands for it until the replica is known.
     pub(super) name: &'a str,
     /// Pod labels.
     pub(super) labels: &'a BTreeMap<String, String>,

@@ -23,6 +23,7 @@ pub mod names;
 mod origin;
 pub mod patterns;
 mod pod;
+mod pod_name;
 mod predictor;
 mod probes;
 mod process;

@@ -7,7 +7,7 @@ use super::env;
 use super::expand::expand;
 use super::origin::Origin;
 use super::volumes::{Volumes, stays_inside};
-use super::{Mount, MountSource, ResolveError};
+use super::{Mount, MountSource, ResolveError, pod_name};
 
 /// Resolves the mounts a container declares.
 pub(super) fn mounts(
@@ -40,7 +40,7 @@ pub(super) fn mounts(
             (_, Some(text)) if !text.is_empty() => Some(expand(text, |name| env::get(env, name))),
             _ => None,
         };
-        if sub_path.as_deref().is_some_and(|path| !stays_inside(path)) {
+        if sub_path.as_deref().is_some_and(|path| !stays_inside(&pod_name::filled(path, "pod"))) {
             return Err(ResolveError::invalid(format!("{field}.subPath"), "must be a relative path without `..`"));
         }
         let read_only = volume.read_only || mount.read_only.unwrap_or(false);

@@ -100,14 +100,29 @@ pub fn callees(service: &ServiceKey, predictor_name: Option<&str>) -> Vec<String
     bases.into_iter().flat_map(forms).collect()
 }
 
-/// Returns a revision's name, as Knative names it.
+/// Returns a revision's name, as Knative names it: `{service_name}-{revision:05}`. It is asked for many times in every pass,
+/// and so put together without the machinery of formats.
 pub fn revision_name(service_name: &str, revision: u32) -> String {
-    format!("{service_name}-{revision:05}")
+    let digit = |unit: u32| char::from_digit(revision / unit % 10, 10).unwrap_or('0');
+    let digits = [10_000, 1_000, 100, 10, 1].map(digit);
+    if revision > 99_999 {
+        return [service_name, "-", &revision.to_string()].concat();
+    }
+    let mut name = String::with_capacity(service_name.len() + 1 + digits.len());
+    name.push_str(service_name);
+    name.push('-');
+    name.extend(digits);
+    name
+}
+
+/// Returns the name of a replica's pod, unique within its namespace.
+pub fn pod_name(service_name: &str, revision: u32, ordinal: u32) -> String {
+    format!("{}-{ordinal}", revision_name(service_name, revision))
 }
 
 /// Returns the name of a replica's pod-like unit.
 pub fn replica_name(namespace: &str, service_name: &str, revision: u32, ordinal: u32) -> String {
-    format!("{service_name}-{revision:05}-{ordinal}.{namespace}")
+    format!("{}.{namespace}", pod_name(service_name, revision, ordinal))
 }
 
 /// Returns the engine's name of one container of a replica: unique per instance, readable in `docker ps`.
@@ -133,12 +148,12 @@ pub fn is_container_of(name: &str, instance: &str, namespace: &str, service_name
 
 /// Returns the public host of a service in Standard mode: `{isvc}-{ns}.{domain}`.
 pub fn standard_host(service: &ServiceKey, domain: &str) -> String {
-    format!("{}-{}.{domain}", service.name, service.namespace)
+    [service.name.as_str(), "-", &service.namespace, ".", domain].concat()
 }
 
 /// Returns the public host of a service in Knative mode: `{isvc}.{ns}.{domain}`.
 pub fn knative_host(service: &ServiceKey, domain: &str) -> String {
-    format!("{}.{}.{domain}", service.name, service.namespace)
+    [service.name.as_str(), ".", &service.namespace, ".", domain].concat()
 }
 
 #[cfg(test)]

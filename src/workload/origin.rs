@@ -35,6 +35,14 @@ impl Origin {
         format!("{owner}.{}", steps.join("."))
     }
 
+    /// Returns where a text is written, as the layer's path and the field's within it; `merged` is its path in the merged
+    /// container, for a text no layer has.
+    pub(super) fn text(&self, wanted: &str, merged: &str) -> (&str, String) {
+        let found =
+            self.layers.iter().rev().find_map(|(path, value)| Some((path.as_str(), holder(value, "", wanted)?)));
+        found.unwrap_or_else(|| (self.root(), merged.to_owned()))
+    }
+
     /// Returns the path of the item of a list whose `key` has this value, for example `env` by `name`.
     pub(super) fn item(&self, list: &str, key: &str, wanted: &Value) -> String {
         let position =
@@ -44,6 +52,21 @@ impl Origin {
             Some((path, index)) => format!("{path}.{list}[{index}]"),
             None => format!("{}.{list}", self.root()),
         }
+    }
+}
+
+/// Finds the first text within a value that holds another, as a path: `args[0]`, `env[2].value`.
+fn holder(value: &Value, path: &str, wanted: &str) -> Option<String> {
+    match value {
+        Value::String(text) => text.contains(wanted).then(|| path.to_owned()),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, item)| holder(item, &format!("{path}[{index}]"), wanted))
+        }
+        Value::Object(fields) => fields.iter().find_map(|(key, item)| {
+            let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            holder(item, &inner, wanted)
+        }),
+        _ => None,
     }
 }
 
@@ -70,5 +93,19 @@ mod tests {
         assert_eq!(origin.item("env", "name", &json!("A")), "runtime.env[0]");
         assert_eq!(origin.item("env", "name", &json!("B")), "spec.predictor.model.env[0]");
         assert_eq!(origin.item("env", "name", &json!("C")), "spec.predictor.model.env");
+    }
+
+    #[test]
+    fn a_text_is_where_it_was_written_and_not_where_it_is_merged_to() {
+        let container = |value: Value| -> Container { serde_json::from_value(value).unwrap() };
+        let runtime = container(json!({ "name": "a", "args": ["{{.Oops}}", "x"] }));
+        let manifest =
+            container(json!({ "name": "a", "args": ["--n={{.No}}"], "env": [{ "name": "A", "value": "{{.E}}" }] }));
+        let origin = Origin::new("runtime", &runtime).over("spec.predictor.model", &manifest);
+        let text = |wanted| origin.text(wanted, "args[2]");
+        assert_eq!(text("{{.No}}"), ("spec.predictor.model", "args[0]".to_owned()));
+        assert_eq!(text("{{.E}}"), ("spec.predictor.model", "env[0].value".to_owned()));
+        assert_eq!(text("{{.Oops}}"), ("runtime", "args[0]".to_owned()));
+        assert_eq!(text("{{.Other}}"), ("spec.predictor.model", "args[2]".to_owned()));
     }
 }

@@ -20,8 +20,8 @@ use super::resolve::Scope;
 use super::volumes::{self, Volumes};
 use super::{
     Access, ComponentKey, ContainerSpec, EntryPoint, Layout, ModelServer, Mount, Port, PullPolicy, Refresh, Repository,
-    ResolveError, Resources, RunAs, RuntimeRef, UpstreamProtocol, Workload, mounts, names, probes, process, refresh,
-    resources, security,
+    ResolveError, Resources, RunAs, RuntimeRef, UpstreamProtocol, Workload, mounts, names, pod_name, probes, process,
+    refresh, resources, security,
 };
 use crate::api::{ComponentKind, ComponentSpec, ServiceKey, meta};
 use crate::scale;
@@ -122,7 +122,7 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     let service_name = names::component_service_name(&scope.key.name, pod.kind, scope.spec.predictor.name.as_deref());
     let facts = PodFacts {
         namespace: &scope.key.namespace,
-        name: &service_name,
+        name: pod_name::MARK,
         labels: &pod.labels,
         annotations: &pod.annotations,
         service_account: component.service_account(),
@@ -141,7 +141,8 @@ pub(super) fn to_workload(pod: Pod, component: &ComponentSpec, scope: &Scope<'_>
     let image_pull_secrets = credentials::pull_secrets(&pod.pull_secrets, component, scope);
     let written: Vec<Container> = pod.containers.iter().map(|placed| placed.container.clone()).collect();
     let entry = readiness::entry(&written);
-    let model_name = readiness::model_name(&containers, &scope.key.name);
+    // A model's name is the same in every replica.
+    let model_name = pod_name::filled(&readiness::model_name(&containers, &scope.key.name), &service_name);
     let extras = extras(&pod, component, &scope.key, &model_name, &mut warnings);
     let known = Known {
         containers: &written,

@@ -198,12 +198,14 @@ fn merged(base: &Placed, path: &str, overlay: &Container) -> Result<Placed, Reso
 }
 
 fn rendered(placed: Placed, runtime: &Runtime, meta: &Metadata) -> Result<Placed, ResolveError> {
-    let container = template::render_container(&placed.container, meta).map_err(|error| {
+    let container = template::render_container(&placed.container, meta).map_err(|mut error| {
+        let (layer, field) = placed.origin.text(&error.placeholder, &error.field);
+        error.field = field;
         let message = format!(
             "failed to replace placeholders in serving runtime {} Container {}: {error}",
             runtime.name, placed.container.name
         );
-        ResolveError::invalid(format!("{}.{}", placed.origin.root(), error.field), message)
+        ResolveError::invalid(format!("{layer}.{}", error.field), message)
     })?;
     Ok(Placed { container, origin: placed.origin })
 }

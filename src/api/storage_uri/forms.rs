@@ -74,7 +74,7 @@ pub(super) fn local(path: &str) -> Result<StorageUri, String> {
 }
 
 /// Takes out `.`, doubled and trailing slashes; `..` stays, because only the file system knows what it means.
-pub(super) fn normalized(path: &Utf8Path) -> Utf8PathBuf {
+fn normalized(path: &Utf8Path) -> Utf8PathBuf {
     let plain: Utf8PathBuf = path.components().filter(|part| *part != Utf8Component::CurDir).collect();
     if plain.as_str().is_empty() { Utf8PathBuf::from(".") } else { plain }
 }

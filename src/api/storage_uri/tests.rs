@@ -150,21 +150,6 @@ fn every_malformed_storage_uri_says_what_is_wrong() {
 }
 
 #[test]
-fn a_relative_path_is_joined_to_the_folder_of_its_manifest() {
-    let table = [
-        ("models/iris", "file:///srv/services/models/iris"),
-        ("./m", "file:///srv/services/m"),
-        ("../m", "file:///srv/services/../m"),
-        ("/abs/m", "file:///abs/m"),
-        (".", "file:///srv/services"),
-    ];
-    for (text, absolute) in table {
-        let uri = StorageUri::parse(text).unwrap().with_base(Utf8Path::new("/srv/services"));
-        assert_eq!(uri.to_string(), absolute, "{text}");
-    }
-}
-
-#[test]
 fn what_is_printed_parses_to_the_same_again() {
     for text in [
         "s3://b/a b/c",

@@ -1,6 +1,7 @@
 //! Revisions of components: which is wanted, which had all traffic, what each was made from, and which are canaries.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -203,12 +204,12 @@ impl Memory {
     }
 
     /// Notes what the wanted revision of a component is made from. Returns true when that is news.
-    pub fn note_source(&mut self, component: &ComponentKey, source: &serde_json::Value) -> bool {
+    pub fn note_source(&mut self, component: &ComponentKey, source: &Arc<serde_json::Value>) -> bool {
         let Some(revisions) = self.revisions.get(component) else { return false };
         let sources = self.sources.entry(component.clone()).or_default();
         sources.retain(|revision, _| revisions.known.contains_key(revision));
         let is_news = !sources.contains_key(&revisions.target);
-        sources.entry(revisions.target).or_insert_with(|| source.clone());
+        sources.entry(revisions.target).or_insert_with(|| Arc::clone(source));
         is_news
     }
 }

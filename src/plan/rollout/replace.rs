@@ -93,7 +93,7 @@ impl<'w> Rollout<'w, '_> {
         let phase = self.worst(self.target);
         let words = |phase: &Phase| said(phase).message.lines().next().unwrap_or_default().to_owned();
         let is_over = match &phase {
-            Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.out_of_memory,
+            Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.is_memory_death(),
             // It is still on its way out, and has to be waited for.
             Phase::NoRoom { .. } => !self.units.keys().any(|(revision, _)| Some(*revision) == self.history.rolled_out),
             Phase::ModelFailed { transient, .. } | Phase::ImageFailed { transient, .. } => !transient,
@@ -120,7 +120,7 @@ impl<'w> Rollout<'w, '_> {
         draft: &mut Draft<'w>,
         (revision, resolved): (u32, &'w ResolvedWorkload),
         facts: &[&'w ContainerFact],
-    ) -> ComponentReport {
+    ) -> ComponentReport<'w> {
         self.bring_back(draft, revision, resolved);
         self.advance_canaries(draft);
         self.retire_others(draft);
@@ -145,7 +145,7 @@ impl<'w> Rollout<'w, '_> {
         }
         let Some((revision, resolved)) = self.older(draft) else { return };
         let fails = match self.worst(self.target) {
-            Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.out_of_memory,
+            Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.is_memory_death(),
             phase => phase.is_failure(),
         };
         let runs = self.units.keys().any(|(number, _)| *number == revision);

@@ -17,7 +17,7 @@ use crate::workload::{ComponentKey, RuntimeRef, names};
 
 /// What a pass found out about one component.
 #[derive(Clone, Debug)]
-pub struct ComponentReport {
+pub struct ComponentReport<'w> {
     /// The component.
     pub key: ComponentKey,
     /// KServe's name of its service.
@@ -27,7 +27,7 @@ pub struct ComponentReport {
     /// The revision with the traffic.
     pub serving: Option<u32>,
     /// The last revision that had all traffic, and the one before, as remembered before this pass.
-    pub history: Revisions,
+    pub history: &'w Revisions,
     /// Where the wanted revision is: the worst of its replicas.
     pub phase: Phase,
     /// Whether every replica of the wanted revision answers and has the traffic.
@@ -90,7 +90,7 @@ impl<'w> Rollout<'w, '_> {
         }
     }
 
-    pub(super) fn report(self, shares: Vec<Share>, settled: bool, facts: &[&'w ContainerFact]) -> ComponentReport {
+    pub(super) fn report(self, shares: Vec<Share>, settled: bool, facts: &[&'w ContainerFact]) -> ComponentReport<'w> {
         let revisions: BTreeSet<u32> = shares.iter().map(|share| share.revision).collect();
         let ready = revisions.iter().flat_map(|one| self.backends(*one).into_iter().map(|backend| (*one, backend)));
         let ready: Vec<(u32, Backend)> = ready.collect();
@@ -171,7 +171,7 @@ fn scrape(key: &ComponentKey, unit: &Replica<'_>, annotations: &BTreeMap<String,
 }
 
 /// Returns the names under which a service's models are called on the bare address.
-pub(in super::super) fn model_names(service: &DesiredService, reports: &[ComponentReport]) -> Vec<String> {
+pub(in super::super) fn model_names(service: &DesiredService, reports: &[ComponentReport<'_>]) -> Vec<String> {
     let mut names = vec![service.key.name.clone()];
     let parts = service.resolution.as_deref().unwrap_or_default();
     let aliases = parts.iter().flat_map(|part| part.workload.aliases.iter().cloned());

@@ -15,7 +15,7 @@ const READY: &str = "CanaryPredictorReady";
 /// Returns the condition of all canaries together; none when there are none.
 pub(super) fn condition(
     service: &DesiredService,
-    predictor: Option<&ComponentReport>,
+    predictor: Option<&ComponentReport<'_>>,
     stopped: bool,
 ) -> Option<Condition> {
     if service.canaries.is_empty() {
@@ -33,7 +33,7 @@ pub(super) fn condition(
 }
 
 /// Returns a line for each canary, in the order they are written.
-pub(super) fn lines(service: &DesiredService, predictor: Option<&ComponentReport>) -> Vec<CanaryStatus> {
+pub(super) fn lines(service: &DesiredService, predictor: Option<&ComponentReport<'_>>) -> Vec<CanaryStatus> {
     let line = |canary: &DesiredCanary| {
         let report = report(predictor, canary);
         CanaryStatus {
@@ -46,7 +46,7 @@ pub(super) fn lines(service: &DesiredService, predictor: Option<&ComponentReport
     service.canaries.iter().map(line).collect()
 }
 
-fn report<'r>(predictor: Option<&'r ComponentReport>, canary: &DesiredCanary) -> Option<&'r CanaryReport> {
+fn report<'r>(predictor: Option<&'r ComponentReport<'_>>, canary: &DesiredCanary) -> Option<&'r CanaryReport> {
     predictor?.canaries.iter().find(|report| report.name == canary.name)
 }
 

@@ -6,6 +6,7 @@ use super::sample::{container, key, model, predicting, probe, service};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::ConditionStatus;
 use crate::plan::action::ProbeKind;
+use crate::plan::ledger::Used;
 use crate::plan::world::{EngineState, ExitFact, FactState};
 use crate::plan::{Now, Plan, World, plan};
 
@@ -230,6 +231,30 @@ fn running_out_of_memory_is_named() {
         message.starts_with("container `kserve-container` was killed because it ran out of memory (exit code 137)"),
         "{message}"
     );
+}
+
+#[test]
+fn a_kill_that_nobody_explains_is_told_as_a_guess_unless_little_memory_was_used() {
+    let told = |peak: Option<u64>| {
+        let mut sim = Sim::new();
+        sim.apply(service("iris", vec![predicting("iris", "server:killed")]));
+        for _ in 0..150 {
+            sim.run(0.1);
+            let used = peak.map(|peak| (IRIS.to_owned(), Used { peak, ..Used::default() }));
+            sim.world.used.extend(used);
+        }
+        let (_, reason, message) = sim.condition("iris", "PredictorReady");
+        (reason, message)
+    };
+    for peak in [None, Some(900 << 20)] {
+        let (reason, message) = told(peak);
+        assert_eq!(reason, "OOMKilled", "{message}");
+        let wanted = "container `kserve-container` was killed (exit code 137), most likely for memory: it has a limit of 1.0 GiB";
+        assert!(message.starts_with(wanted), "{message}");
+    }
+    let (reason, message) = told(Some(100 << 20));
+    assert_eq!(reason, "CrashLoopBackOff", "{message}");
+    assert!(message.starts_with("container `kserve-container` ended with exit code 137 (killed)"), "{message}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::sample::{annotated, at_least, component, predicting, predictor, service};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::ComponentKind;
-use crate::plan::admission::Verdict;
+use crate::plan::admission::{NAMED, Verdict};
 use crate::plan::ledger::{Amount, Machine, MachineMemory, Used};
 use crate::plan::world::{DesiredService, ModelState};
 use crate::workload::Workload;
@@ -66,6 +66,23 @@ fn an_idle_service_makes_room_for_one_that_is_asked_and_wakes_again_when_it_is()
     let (verdict, why) = explained(&sim, "iris");
     assert_eq!(verdict, Verdict::Admitted);
     assert!(why.contains("1.4 GiB of 2.4 GiB is free"), "{why}");
+}
+
+#[test]
+fn a_decision_names_those_who_hold_most_and_sums_up_the_others() {
+    let mut sim = with_budget(100_000);
+    for number in 0..60u64 {
+        sim.apply(service(&format!("s{number}"), vec![needing(&format!("s{number}"), 100 + number, 1)]));
+    }
+    sim.run(200.0);
+    sim.apply(service("last", vec![needing("last", 10, 1)]));
+    sim.run(10.0);
+    let explanation = &sim.world.memory.explanations[&super::sample::key("last")];
+    assert_eq!(explanation.held.len(), NAMED);
+    let (least, others) = (explanation.held.iter().map(|line| line.memory).min(), explanation.held_by_others);
+    assert_eq!((least, others.replicas), (Some(135 * MIB), 35));
+    let named: u64 = explanation.held.iter().map(|line| line.memory).sum();
+    assert_eq!(named + others.memory, (0..60).map(|number| 100 + number).sum::<u64>() * MIB);
 }
 
 #[test]

@@ -124,6 +124,7 @@ fn ends_after(image: &str) -> Option<(Duration, ExitFact)> {
     match image.rsplit(':').next().unwrap_or_default() {
         "crash" => Some((Duration::from_millis(200), exit(1))),
         "oom" => Some((Duration::from_millis(200), ExitFact { out_of_memory: true, ..exit(137) })),
+        "killed" => Some((Duration::from_millis(200), ExitFact { killed_under_limit: Some(1 << 30), ..exit(137) })),
         "init" => Some((Duration::from_millis(300), exit(0))),
         "badinit" => Some((Duration::from_millis(300), exit(3))),
         _ => None,
@@ -307,7 +308,8 @@ impl Sim {
                 }
                 FactState::Removing => self.world.memory.note_removing(&fact.name, now),
                 FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
-                    if exit.out_of_memory {
+                    let peak = self.world.used.get(&fact.name).map(|used| used.peak);
+                    if self.world.memory.weigh_end(&fact.name, exit, peak) {
                         self.world.memory.note_memory_death(fact, 0);
                     }
                     let memory = self.world.memory.containers.get_mut(&fact.name).unwrap();

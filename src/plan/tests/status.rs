@@ -250,13 +250,16 @@ fn the_generation_shown_is_the_one_that_was_looked_at() {
 }
 
 #[test]
-fn a_crash_does_not_take_the_address_away() {
+fn a_crash_does_not_take_the_address_and_its_route_away() {
     let mut sim = Sim::serving();
     let url = sim.status("iris").url.clone();
     sim.crash("kserve-local.test.iris-predictor-00001-0.default");
     sim.run(0.01);
     assert!(!sim.status("iris").is_ready());
     assert_eq!(sim.status("iris").url, url);
+    for route in ["IngressReady", "PredictorRouteReady"] {
+        assert_eq!(sim.condition("iris", route).0, "True", "{route}");
+    }
     assert_eq!(url.as_deref(), Some("http://iris.default.example.com:8080"));
 }
 

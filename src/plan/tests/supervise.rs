@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::sample::{predicting, probe, service};
 use super::sim::{Ledger, Orders, Sim};
 use crate::plan::action::{Action, ProbeKind, ProbeOrder, ProbeWhat};
-use crate::plan::world::FactReach;
+use crate::plan::world::{ExitFact, FactReach};
 use crate::plan::{Memory, Now};
 use crate::workload::{Probe, Readiness, Workload};
 
@@ -189,4 +191,17 @@ fn a_startup_check_has_its_own_delay_and_a_liveness_check_is_held_back_until_it_
     assert_eq!(when(ProbeKind::Liveness), Some(30), "with the check that found it started");
     assert!(sim.status("iris").is_ready());
     assert!(!sim.log.iter().any(|line| line.starts_with("stop")), "{:#?}", sim.log);
+}
+
+#[test]
+fn last_words_that_come_after_the_next_end_do_not_replace_those_of_that_end() {
+    let ended_at =
+        |second: i64| ExitFact { code: 3, finished_at: Timestamp::from_second(second).ok(), ..ExitFact::default() };
+    let (mut memory, now) = (Memory::default(), Now::at(1.0));
+    memory.note_exit(IRIS, &ended_at(1), now);
+    memory.note_exit(IRIS, &ended_at(2), now);
+    assert_eq!(memory.last_end(IRIS), ended_at(2).finished_at);
+    memory.note_last_words(IRIS, &ended_at(2), vec!["the second".to_owned()]);
+    memory.note_last_words(IRIS, &ended_at(1), vec!["the first".to_owned()]);
+    assert_eq!(memory.containers[IRIS].last_words, ["the second"]);
 }

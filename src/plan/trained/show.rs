@@ -8,6 +8,7 @@ use super::admit::{self, Verdict};
 use super::{Loaded, TrainedModel};
 use crate::api::status::Address;
 use crate::api::{ComponentKind, Condition, ConditionStatus, InferenceServiceStatus, Kind, ServiceKey};
+use crate::plan::facts::Facts;
 use crate::plan::planner::Plan;
 use crate::plan::replica::Phase;
 use crate::plan::routes::{Backend, Hold, RouteState, ServiceRoute};
@@ -19,12 +20,12 @@ use crate::workload::ComponentKey;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Adds every TrainedModel to a plan that has its services.
-pub(in crate::plan) fn show(plan: &mut Plan, world: &World) {
+pub(in crate::plan) fn show(plan: &mut Plan, world: &World, facts: &Facts<'_>) {
     for service in world.trained.keys() {
-        let parent = plan.statuses.iter().find(|(key, _)| key == service).map(|(_, status)| status.clone());
+        let parent = plan.status(service).cloned();
         let mut routes = BTreeMap::new();
         for (model, verdict) in admit::verdicts(world, service) {
-            let stand = stand(plan, world, model, &verdict);
+            let stand = stand(plan, world, facts, model, &verdict);
             let status = status_of(world, model, &verdict, &stand, parent.as_ref());
             plan.other_statuses.push((model.key.to_key_of(Kind::TrainedModel), status));
             if !matches!(verdict, Verdict::NoService | Verdict::NotMultiModel | Verdict::Unresolved) {
@@ -65,14 +66,14 @@ impl Stand {
 /// Our own condition, beside upstream's three.
 const LOADED: &str = "ModelLoaded";
 
-fn stand(plan: &Plan, world: &World, model: &TrainedModel, verdict: &Verdict) -> Stand {
+fn stand(plan: &Plan, world: &World, facts: &Facts<'_>, model: &TrainedModel, verdict: &Verdict) -> Stand {
     if let Some((_, reason, message)) = refusal(model, verdict) {
         return Stand::refused(reason, &message);
     }
     let service = &model.service;
     let whole = plan.routes.services.get(service);
     let whole = whole.and_then(|route| route.components.get(&ComponentKind::Predictor)).map(|route| &route.state);
-    let servers = servers(world, service);
+    let servers = servers(world, facts, service);
     let holding = |backend: &&Backend| servers.get(&*backend.replica).is_some_and(|one| one.answers(&model.key.name));
     let open: Vec<Backend> = match whole {
         Some(RouteState::Open(backends)) => backends.iter().filter(holding).cloned().collect(),
@@ -120,9 +121,9 @@ fn stand(plan: &Plan, world: &World, model: &TrainedModel, verdict: &Verdict) ->
 }
 
 /// What is known of each replica of a service, by its name.
-fn servers<'w>(world: &'w World, service: &ServiceKey) -> BTreeMap<&'w str, &'w Loaded> {
+fn servers<'w>(world: &'w World, facts: &Facts<'w>, service: &ServiceKey) -> BTreeMap<&'w str, &'w Loaded> {
     let key = ComponentKey { service: service.clone(), component: ComponentKind::Predictor };
-    let own = world.containers.values().filter(|fact| fact.component == key && serves(fact));
+    let own = facts.of(&key).iter().filter(|fact| serves(fact));
     own.filter_map(|fact| Some((&*fact.replica, world.memory.loaded(&fact.name)?))).collect()
 }
 

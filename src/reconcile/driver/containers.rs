@@ -8,10 +8,11 @@ use tracing::{debug, info, warn};
 use super::facts::Fact;
 use super::{Driver, RELIST, RELIST_DOWN, Urgency};
 use crate::engine::{Blame, Container, EngineError};
-use crate::plan::world::{ContainerFact, EngineState, FactState, ModelState};
+use crate::plan::world::{ContainerFact, EngineState, ExitFact, FactState, ModelState};
 use crate::plan::{Action, ActionKey};
 use crate::reconcile::downloads::is_download;
 use crate::reconcile::execute::{self, Failure, Lesson};
+use crate::reconcile::last_words::EndedRun;
 use crate::reconcile::{observe, renames};
 use crate::tasks::caught;
 
@@ -122,26 +123,31 @@ impl Driver {
                 self.world.memory.note_running(&fact.name, now);
             }
             FactState::Removing => self.world.memory.note_removing(&fact.name, now),
-            FactState::Exited(exit) if self.world.memory.note_exit(&fact.name, exit, now) => {
-                if exit.out_of_memory {
-                    let used = self.world.used.get(&fact.name).map_or(0, |used| used.peak);
-                    self.world.memory.note_memory_death(&fact, used);
-                }
-                self.fetch_last_words(&fact);
-            }
+            FactState::Exited(exit) => self.take_end(&fact, exit),
             _ => {}
         }
         self.world.containers.insert(fact.name.clone(), fact);
         Urgency::Now
     }
 
-    pub(super) fn fetch_last_words(&self, fact: &ContainerFact) {
-        let (executor, sender) = (self.parts.executor.clone(), self.sender.clone());
-        let (id, name) = (fact.id.clone(), fact.name.clone());
+    fn take_end(&mut self, fact: &ContainerFact, exit: &ExitFact) {
+        let ended_before = self.world.memory.last_end(&fact.name);
+        if !self.world.memory.note_exit(&fact.name, exit, self.parts.clock.now()) {
+            return;
+        }
+        let peak = self.world.used.get(&fact.name).map(|used| used.peak);
+        if self.world.memory.weigh_end(&fact.name, exit, peak) {
+            self.world.memory.note_memory_death(fact, peak.unwrap_or_default());
+        }
+        self.fetch_last_words(EndedRun::of(fact, exit, ended_before));
+    }
+
+    fn fetch_last_words(&self, run: EndedRun) {
+        let (engine, sender) = (Arc::clone(&self.parts.executor.engine), self.sender.clone());
         self.parts.tasks.spawn_droppable("last-words", async move {
-            let lines = executor.last_words(&id).await;
+            let lines = run.last_words(&*engine).await;
             // The driver is gone: nobody needs the words.
-            let _ = sender.send(Fact::LastWords { name, lines }).await;
+            let _ = sender.send(Fact::LastWords { run, lines }).await;
         });
     }
 

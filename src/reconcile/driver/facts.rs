@@ -14,6 +14,7 @@ use crate::plan::world::{ImageState, ModelState};
 use crate::plan::{Action, ActionKey};
 use crate::probe::Outcome;
 use crate::reconcile::execute::{Failure, Lesson};
+use crate::reconcile::last_words::EndedRun;
 use crate::reconcile::measure::Measured;
 use crate::storage::{CachedModel, Checked};
 
@@ -29,7 +30,7 @@ pub(super) enum Fact {
     ImagePulled { image: String, result: Result<(), (Failure, bool)> },
     Container { action: Box<Action>, result: Result<Option<Container>, Failure> },
     Probed { order: Box<ProbeOrder>, outcome: Outcome },
-    LastWords { name: String, lines: Vec<String> },
+    LastWords { run: EndedRun, lines: Vec<String> },
     Used(Option<HashMap<ContainerId, Usage>>),
     Limited { name: String, run: Option<Duration>, result: Result<(), Failure> },
     Measured(Option<Measured>),
@@ -79,10 +80,8 @@ impl Driver {
                 self.world.memory.note_limit(&name, run, result.is_ok(), self.parts.clock.now());
                 Urgency::Gather
             }
-            Fact::LastWords { name, lines } => {
-                if let Some(memory) = self.world.memory.containers.get_mut(&name) {
-                    memory.last_words = lines;
-                }
+            Fact::LastWords { run, lines } => {
+                self.world.memory.note_last_words(&run.name, &run.exit, lines);
                 Urgency::Now
             }
         }

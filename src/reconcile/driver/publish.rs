@@ -12,14 +12,16 @@ use crate::plan::{Now, Plan};
 use crate::reconcile::{pulls, revisions, said};
 
 impl Driver {
-    pub(super) fn publish(&self, plan: &Plan, now: Now) {
-        if self.world.desired_known && *self.parts.routes.load_full() != plan.routes {
-            self.parts.routes.store(Arc::new(plan.routes.clone()));
+    /// Shows what a plan says to those whom it concerns; what nobody else asks for is taken out of it.
+    pub(super) fn publish(&self, plan: &mut Plan, now: Now) {
+        let routes = std::mem::take(&mut plan.routes);
+        if self.world.desired_known && *self.parts.routes.load_full() != routes {
+            self.parts.routes.store(Arc::new(routes));
             self.parts.board.announce_table();
         }
         said::publish(&self.parts.store, &self.parts.events, plan, now.wall);
         self.parts.pulls.send_replace(pulls::samples(&self.world));
-        let pods = Arc::new(plan.pods.clone());
+        let pods = Arc::new(std::mem::take(&mut plan.pods));
         self.parts.pods.send_if_modified(|current| {
             let differs = *current != pods;
             *current = pods;
@@ -28,26 +30,31 @@ impl Driver {
     }
 
     /// Shows who holds what, and why.
-    pub(super) fn show_room(&self, plan: &Plan) {
+    fn show_room(&self, plan: &mut Plan) {
         let view = RoomView {
-            machine: plan.machine.clone(),
-            rows: plan.rows.clone(),
-            explanations: self.world.memory.explanations.clone(),
-            histories: ps::histories(&self.world),
+            machine: std::mem::take(&mut plan.machine),
+            rows: std::mem::take(&mut plan.rows),
+            explanations: Arc::clone(&self.world.memory.explanations),
+            histories: Arc::clone(&self.histories),
         };
         self.parts.room.send_replace(Arc::new(view));
     }
 
-    pub(super) fn remember(&mut self, plan: &Plan, now: Now) {
+    pub(super) fn remember(&mut self, plan: &mut Plan, now: Now) {
         self.world.memory.note_plan(plan, now);
-        self.show_room(plan);
         self.world.tidy(now);
         self.grants.save(&self.desk, &self.parts.home, &self.world.memory.granted);
         let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
         self.parts.board.retain(|name| replicas.contains(name));
-        if self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed) {
+        let is_news = self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed);
+        if is_news {
             self.save_revisions();
         }
+        // Revisions are named after what is wanted.
+        if is_news || std::mem::take(&mut self.names_changed) {
+            self.histories = Arc::new(ps::histories(&self.world));
+        }
+        self.show_room(plan);
     }
 
     pub(super) fn save_revisions(&mut self) {
