@@ -291,8 +291,7 @@ fn told(run: &ContainerRun, exit: &Exit, words: &[String]) -> String {
         Exit { error, .. } if !error.is_empty() => format!("could not be started: {error}"),
         Exit { code, .. } => format!("ended with exit code {code}"),
     };
-    let values = run.downloader.container.env.iter().map(|(_, value)| value.as_str());
-    let secrets: Vec<&str> = values.flat_map(parts).collect();
+    let secrets = parts(run.downloader.container.env.iter().map(|(_, value)| value.as_str()));
     let words: Vec<String> = words.iter().map(|line| hide(line, &secrets)).collect();
     match words.is_empty() {
         true => format!("storage container `{name}` {how}"),
@@ -300,10 +299,13 @@ fn told(run: &ContainerRun, exit: &Exit, words: &[String]) -> String {
     }
 }
 
-/// Returns a value and its lines, also those that are written as `\\n` within JSON: output comes line by line.
-fn parts(value: &str) -> impl Iterator<Item = &str> {
-    let lines = value.split('\n').flat_map(|line| line.split("\\n")).map(str::trim);
-    std::iter::once(value).chain(lines)
+/// Returns values and their lines, also those that are written as `\n` within JSON: output comes line by line. The longest
+/// come first, so that none is missed because a part of it is hidden already.
+fn parts<'v>(values: impl Iterator<Item = &'v str>) -> Vec<&'v str> {
+    let lines = |value: &'v str| value.split('\n').flat_map(|line| line.split("\\n")).map(str::trim);
+    let mut parts: Vec<&str> = values.flat_map(|value| std::iter::once(value).chain(lines(value))).collect();
+    parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+    parts
 }
 
 /// Takes credentials out of a line, and what is too long.
@@ -333,7 +335,7 @@ mod tests {
     fn a_value_of_several_lines_is_hidden_line_by_line() {
         let pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBg\nkqhkiG9w0BAQEF\n-----END PRIVATE KEY-----\n";
         let json = r#"{"private_key": "-----BEGIN PRIVATE KEY-----\nQUJDREVGRw\nSElKS0xNTg=="}"#;
-        let secrets: Vec<&str> = [pem, json].into_iter().flat_map(parts).collect();
+        let secrets = parts([pem, json].into_iter());
         for (line, shown) in [
             ("bad key: MIIEvQIBADANBg", "bad key: …"),
             ("  kqhkiG9w0BAQEF", "  …"),

@@ -58,7 +58,8 @@ pub fn is_image_name(image: &str) -> bool {
         let hex = |hex: &str| hex.len() >= 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
         digest.split_once(':').is_some_and(|(kind, rest)| is_part(kind) && hex(rest))
     };
-    all(registry, b"._-:[]")
+    registry.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[')
+        && all(registry, b"._-:[]")
         && repository.split('/').all(is_part)
         && tag.is_none_or(is_tag)
         && digest.is_none_or(is_digest)
