@@ -303,13 +303,28 @@ impl<'w, 'k> Rollout<'w, 'k> {
         partly.or(rolled_out).or(fallback).or(target)
     }
 
-    /// Advances what there is of a revision.
+    /// Advances what there is of a revision. A replica that lacks a container answers nobody: what it lacks is made again
+    /// when it is known from what, else it goes.
     fn keep(&mut self, draft: &mut Draft<'w>, revision: Option<u32>) {
         let Some(revision) = revision else { return };
         let units: Vec<_> = self.units.extract_if(.., |(number, _), _| *number == revision).collect();
         for ((_, ordinal), containers) in units {
-            let unit = Replica::kept(draft, &containers);
-            self.advance(draft, ordinal, unit);
+            let unit = self.kept(draft, (revision, ordinal), &containers);
+            if unit.is_complete() || unit.source.is_some() {
+                self.advance(draft, ordinal, unit);
+            } else {
+                retire::retire(draft, &containers, "a container of it is gone");
+                self.phases.insert((revision, ordinal), (unit, Phase::Gone));
+            }
+        }
+    }
+
+    fn kept(&self, draft: &Draft<'w>, place: (u32, u32), containers: &[&'w ContainerFact]) -> Replica<'w> {
+        let unit = Replica::kept(draft, containers);
+        let known = draft.world.older.get(self.key).and_then(|older| older.get(&place.0));
+        match known.filter(|known| !unit.is_complete() && is_made_from(known, containers)) {
+            Some(known) => wanted_replica(draft, self.key, known, place.0, place.1, containers),
+            None => unit,
         }
     }
 

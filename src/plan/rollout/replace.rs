@@ -26,6 +26,7 @@ use crate::workload::Workload;
 
 /// Annotation: `beside`, `replace` or `auto`.
 pub const ROLLOUT: &str = "kserve-local/rollout";
+
 /// Annotation: how long a new revision may take to answer before the one it replaced comes back (`600s`, `10m`).
 const PROGRESS_DEADLINE: &str = "serving.knative.dev/progress-deadline";
 /// The same when it says nothing, as Knative's.
@@ -138,7 +139,7 @@ impl<'w> Rollout<'w, '_> {
     }
 
     /// The wanted revision fails, no part of it answers, and nothing older runs, because it slept or was lost: the last one
-    /// that had all traffic is made again.
+    /// that had all traffic is made again. What there is of it already is kept by the caller.
     pub(super) fn revive(&mut self, draft: &mut Draft<'w>) {
         if self.ready(self.target) > 0 {
             return;
@@ -148,8 +149,8 @@ impl<'w> Rollout<'w, '_> {
             Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.out_of_memory,
             phase => phase.is_failure(),
         };
-        let runs = self.units.keys().any(|(number, _)| *number == revision);
-        if Some(revision) != self.target && (fails || runs) {
+        let is_there = self.of(Some(revision)).next().is_some();
+        if Some(revision) != self.target && fails && !is_there {
             self.bring_back(draft, revision, resolved);
         }
     }

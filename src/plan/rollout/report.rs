@@ -119,9 +119,9 @@ impl<'w> Rollout<'w, '_> {
         let workload = self.wanted.map(|resolved| &resolved.workload);
         let recorded = || self.of(serving).find_map(|(_, unit, _)| unit.record.timeout);
         let timeout = workload.map_or_else(recorded, |workload| workload.timeout);
-        let fact_name = || facts.first().map(|fact| fact.service_name.clone()).unwrap_or_default();
         let extras = workload.map(|workload| workload.extras.clone()).unwrap_or_default();
-        let service_name = workload.map_or_else(fact_name, |workload| workload.service_name.clone());
+        let recorded = || recorded_name(self.key, serving, facts);
+        let service_name = workload.map_or_else(recorded, |workload| workload.service_name.clone());
         let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let tags = self.tags(&shares);
         let state = self.state(backends, &phase);
@@ -145,6 +145,15 @@ impl<'w> Rollout<'w, '_> {
             pods: self.views,
         }
     }
+}
+
+/// What the service of a component that cannot be resolved is called: as when what serves was made, which may have been
+/// a canary that was promoted. Its canaries are called something else.
+fn recorded_name(key: &ComponentKey, serving: Option<u32>, facts: &[&ContainerFact]) -> String {
+    let serves = |fact: &&&ContainerFact| Some(fact.revision) == serving;
+    let own = facts.iter().find(serves).or_else(|| facts.iter().find(|fact| fact.record.canary.is_none()));
+    let plain = || names::component_service_name(&key.service.name, key.component, None);
+    own.map_or_else(plain, |fact| fact.service_name.clone())
 }
 
 pub(super) fn backend(unit: &Replica<'_>, revision: u32) -> Option<Backend> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::sample::{annotated, at_least, component, fingerprint, key, predicting, predictor, service};
+use super::sample::{annotated, at_least, component, fingerprint, key, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::{ComponentKind, meta};
 use crate::plan::ledger::Amount;
@@ -155,6 +155,24 @@ fn a_canary_that_cannot_be_resolved_is_told_with_its_cause() {
     let (_, _, message) = sim.condition("iris", "CanaryPredictorReady");
     assert_eq!(message, "canary `green`: spec.canary[0].predictor.model.storageUri: nowhere");
     assert!(sim.status("iris").is_ready());
+}
+
+#[test]
+fn a_predictor_that_cannot_be_resolved_keeps_its_own_hosts_beside_its_canary() {
+    let mut sim = serving();
+    let canaries = || vec![canary("green", 20, "server:good2", 1)];
+    sim.apply(DesiredService { canaries: canaries(), ..standard(unresolvable("iris")) });
+    sim.run(5.0);
+    assert_eq!(route(&sim).service_name, "iris-predictor");
+    shares(&sim, &[(GREEN, 20), ("iris-predictor", 80)]);
+    // Neither is it called like its canary when that alone answers.
+    sim.crash("kserve-local.test.iris-predictor-00001-0.default");
+    sim.run(0.5);
+    assert_eq!(route(&sim).service_name, "iris-predictor");
+    sim.apply(standard(unresolvable("iris")));
+    sim.run(5.0);
+    assert_eq!(route(&sim).service_name, "iris-predictor");
+    assert!(!route(&sim).tags.contains_key(GREEN));
 }
 
 #[test]
