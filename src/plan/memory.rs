@@ -76,6 +76,8 @@ pub struct Activity {
     pub last: Option<Duration>,
     /// Whether it was put to sleep.
     pub asleep: bool,
+    /// Whether it slept and has neither answered nor failed since.
+    pub waking: bool,
 }
 
 /// What becomes of the clock that measures how long a component takes to load.
@@ -442,6 +444,8 @@ impl Memory {
         self.activity.retain(|service, _| may_sleep.contains(service));
         for (service, rest) in &plan.rests {
             let activity = self.activity.entry(service.clone()).or_default();
+            let woke = *rest != Rest::Asleep && (activity.waking || activity.asleep);
+            activity.waking = woke && plan.waking.contains(service);
             activity.asleep = *rest == Rest::Asleep;
             if !activity.asleep {
                 self.evicted.remove(service);

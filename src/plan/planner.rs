@@ -48,6 +48,8 @@ pub struct Plan {
     pub draining: Vec<ReplicaName>,
     /// How the services that may sleep stand.
     pub rests: Vec<(ServiceKey, Rest)>,
+    /// Services that slept and whose predictor has neither answered nor failed since.
+    pub waking: Vec<ServiceKey>,
     /// Containers that were found asleep with their memory kept.
     pub dozing: doze::Found,
     /// Services that are to be woken when the daemon starts, and were, as far as that goes.
@@ -234,6 +236,9 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         }
     }
     preload::note(draft, service, &reports);
+    if reports.iter().any(|report| report.waking) {
+        draft.plan.waking.push(service.key.clone());
+    }
     let route = ServiceRoute {
         key: service.key.clone(),
         components: reports.iter().map(|report| (report.key.component, report.route.clone())).collect(),

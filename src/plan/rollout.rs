@@ -61,6 +61,8 @@ struct Rollout<'w, 'k> {
     dropped: Units<'w>,
     /// How the named canaries stand.
     canaries: Vec<CanaryReport>,
+    /// Whether its service slept and has neither answered nor failed since.
+    wakes: bool,
 }
 
 /// Advances one component.
@@ -156,6 +158,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
             named,
             dropped,
             canaries: Vec::new(),
+            wakes: draft.world.memory.activity.get(&key.service).is_some_and(|one| one.asleep || one.waking),
         }
     }
 

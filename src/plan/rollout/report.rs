@@ -32,6 +32,8 @@ pub struct ComponentReport {
     pub phase: Phase,
     /// Whether every replica of the wanted revision answers and has the traffic.
     pub settled: bool,
+    /// Whether its service slept, and a share of the traffic has neither answered nor failed since.
+    pub waking: bool,
     /// Replicas that are wanted.
     pub replicas: u32,
     /// Replicas of the serving revision that answer.
@@ -68,6 +70,14 @@ impl<'w> Rollout<'w, '_> {
         comes.filter(|comes| phase.is_failure() && comes.patience().is_some()).unwrap_or_else(|| phase.clone())
     }
 
+    /// Where a share of the traffic is of which nothing answers yet, and something will.
+    fn coming(&self, shares: &[Share]) -> Option<Phase> {
+        let silent = |share: &&Share| share.percent > 0 && self.backends(share.revision).is_empty();
+        let is_there = |share: &&Share| self.of(Some(share.revision)).next().is_some();
+        let mut phases = shares.iter().filter(silent).filter(is_there).map(|share| self.worst(Some(share.revision)));
+        phases.find(|phase| phase.patience().is_some() && !matches!(phase, Phase::WaitingForRoom { .. }))
+    }
+
     /// Who answers under a tag; canaries do under the name of their own service.
     fn tags(&self, shares: &[Share]) -> BTreeMap<String, Vec<Backend>> {
         let tagged = shares.iter().filter(|share| !share.tag.is_empty());
@@ -77,11 +87,13 @@ impl<'w> Rollout<'w, '_> {
     }
 
     /// What the proxy may do. Canaries get nothing before the first deployment has answered: they are to have their share
-    /// and no more. Later, a share of which nothing answers goes to the others.
-    fn state(&self, stable: Vec<Backend>, phase: &Phase) -> RouteState {
+    /// and no more, and so is whoever is up first when the service is woken. Later, a share of which nothing answers goes to
+    /// the others.
+    fn state(&self, stable: Vec<Backend>, phase: &Phase, coming: Option<&Phase>) -> RouteState {
         let has_answered = !stable.is_empty() || self.history.rolled_out.is_some();
+        let phase = coming.unwrap_or(phase);
         match self.shared(stable) {
-            backends if has_answered && !backends.is_empty() => RouteState::Open(backends),
+            backends if has_answered && coming.is_none() && !backends.is_empty() => RouteState::Open(backends),
             _ => {
                 let phase = self.closed_by(phase);
                 let left = self.history.times.left(&phase).or(self.history.load_time());
@@ -124,13 +136,15 @@ impl<'w> Rollout<'w, '_> {
         let service_name = workload.map_or_else(recorded, |workload| workload.service_name.clone());
         let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let tags = self.tags(&shares);
-        let state = self.state(backends, &phase);
+        let coming = self.coming(&shares).filter(|_| self.wakes);
+        let state = self.state(backends, &phase, coming.as_ref());
         ComponentReport {
             key: self.key.clone(),
             service_name: service_name.clone(),
             target: self.target,
             serving: serving.filter(|_| asleep || ready_replicas > 0),
             settled,
+            waking: coming.is_some(),
             phase,
             replicas: self.replicas.needed,
             ready_replicas,

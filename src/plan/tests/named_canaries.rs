@@ -329,6 +329,41 @@ fn a_service_sleeps_and_wakes_with_its_canary() {
 }
 
 #[test]
+fn requests_that_wake_a_service_wait_for_the_stable_revision_unless_that_fails() {
+    let asleep = |image: &str| {
+        let mut sim = Sim::new();
+        sim.apply(iris(image, 0, vec![canary("green", 50, "server:good2", 1)]));
+        sim.run(300.0);
+        assert_eq!(sim.running(), [""; 0]);
+        sim
+    };
+    let mut sim = asleep("server:slow");
+    sim.ask("iris");
+    sim.run(10.0);
+    assert_eq!(sim.running().len(), 2);
+    assert!(
+        sim.is_held("iris") && sim.answered == 0,
+        "the canary answers, and is to have half: {:?}",
+        route(&sim).state
+    );
+    assert_eq!(route(&sim).tags[GREEN].len(), 1, "its own host is open");
+    sim.run(30.0);
+    assert_eq!((sim.answered, sim.refused), (1, 0));
+    shares(&sim, &[(GREEN, 50), ("iris-predictor", 50)]);
+    // What answered once and ends is stood in for, and so is what fails on its way up.
+    sim.crash("kserve-local.test.iris-predictor-00001-0.default");
+    sim.run(1.0);
+    shares(&sim, &[(GREEN, 100)]);
+    let mut sim = asleep("server:slow");
+    sim.ask("iris");
+    sim.run(10.0);
+    sim.crash("kserve-local.test.iris-predictor-00001-0.default");
+    sim.run(1.0);
+    shares(&sim, &[(GREEN, 100)]);
+    assert_eq!((sim.answered, sim.refused), (1, 0));
+}
+
+#[test]
 fn a_stopped_service_stops_its_canaries() {
     let mut sim = serving();
     let stopped = iris("server:good1", 1, vec![canary("green", 20, "server:good2", 1)]);
