@@ -8,6 +8,7 @@ use super::action::{Action, ActionKey, ProbeKind, ProbeOrder};
 use super::admission::{Explanation, Grant, Queued};
 use super::backoff;
 use super::planner::Plan;
+use super::progress::Progress;
 use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
@@ -65,6 +66,8 @@ pub struct Memory {
     pub scales: Scales,
     /// Which stage of its start a component is in, and since when.
     pub stages: BTreeMap<ComponentKey, (Stage, Duration)>,
+    /// How far revisions that have not answered yet have come.
+    pub progress: Progress,
     /// Since when a component is being started, for its load time.
     pub begun: BTreeMap<ComponentKey, Duration>,
 }
@@ -375,6 +378,7 @@ impl Memory {
         self.note_room(plan);
         self.scales.note(&plan.standings, now);
         self.preloaded.extend(plan.preloaded.iter().cloned());
+        self.note_progress(&plan.progress, now);
         let mut news = self.note_replaced(plan, now);
         news |= self.note_stages(&plan.stages, now);
         news |= self.note_found(&plan.dozing);

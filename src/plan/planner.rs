@@ -10,6 +10,7 @@ use super::doze;
 use super::holders;
 use super::memory::{GivenUp, LoadClock};
 use super::pods::PodView;
+use super::progress::Mark;
 use super::ps::{self, MachineLine, Row};
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sandbox::{self, Sandboxes};
@@ -60,6 +61,8 @@ pub struct Plan {
     pub loads: Vec<(ComponentKey, LoadClock)>,
     /// Where components that start are in that.
     pub stages: Vec<(ComponentKey, StageNote)>,
+    /// How far revisions that have not answered yet have come.
+    pub progress: Vec<(ComponentKey, Mark)>,
     /// Replicas that were given memory in this pass.
     pub granted: Vec<(ReplicaName, Grant)>,
     /// Replicas that wait for room.

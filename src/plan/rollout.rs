@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::checks::{self, Answered};
 use super::doze;
@@ -12,6 +13,7 @@ use super::lift;
 use super::memory::{LoadClock, Revisions};
 use super::planner::Draft;
 use super::pods::{self, PodView};
+use super::progress::{self, Mark};
 use super::record::ReplicaRecord;
 use super::replica::{self, Phase, Replica};
 use super::retire;
@@ -63,6 +65,8 @@ struct Rollout<'w, 'k> {
     canaries: Vec<CanaryReport>,
     /// Whether its service slept and has neither answered nor failed since.
     wakes: bool,
+    /// The deadline within which the wanted revision, which has never answered, came no further.
+    overdue: Option<Duration>,
 }
 
 /// Advances one component.
@@ -79,6 +83,7 @@ pub(super) fn advance<'w>(
     rollout.advance_wanted(draft);
     let settled = rollout.is_settled();
     rollout.note(draft, settled);
+    rollout.overdue = rollout.passed_deadline(draft, settled);
     if let Some((split, workload)) = rollout.split() {
         return rollout.canary(draft, split, workload, facts);
     }
@@ -159,6 +164,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
             dropped,
             canaries: Vec::new(),
             wakes: draft.world.memory.activity.get(&key.service).is_some_and(|one| one.asleep || one.waking),
+            overdue: None,
         }
     }
 
@@ -181,6 +187,16 @@ impl<'w, 'k> Rollout<'w, 'k> {
             plan.asked.push((self.key.clone(), workload.canary_percent.unwrap_or(100)));
         }
         plan.proven.extend(self.target.filter(|_| settled).map(|revision| (self.key.clone(), revision)));
+    }
+
+    /// Moves the clock of a revision that has never answered on. Returns its deadline when it has passed.
+    fn passed_deadline(&self, draft: &mut Draft<'w>, settled: bool) -> Option<Duration> {
+        let revision = self.target.filter(|revision| !settled && !self.history.is_proven(*revision))?;
+        let deadline = progress::deadline(self.workload()?);
+        let mark = Mark::of(revision, self.ready(Some(revision)), &self.worst(Some(revision)))?;
+        let since = draft.world.memory.stands_since(self.key, &mark).unwrap_or(draft.now.tick);
+        draft.plan.progress.push((self.key.clone(), mark));
+        draft.due(since + deadline).then_some(deadline)
     }
 
     /// Keeps two revisions: the newest that answers and the last that had all traffic.

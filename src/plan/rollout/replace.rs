@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::super::memory::GivenUp;
 use super::super::planner::Draft;
+use super::super::progress;
 use super::super::replica::Phase;
 use super::super::said::said;
 use super::super::scale;
@@ -26,11 +27,6 @@ use crate::workload::Workload;
 
 /// Annotation: `beside`, `replace` or `auto`.
 pub const ROLLOUT: &str = "kserve-local/rollout";
-
-/// Annotation: how long a new revision may take to answer before the one it replaced comes back (`600s`, `10m`).
-const PROGRESS_DEADLINE: &str = "serving.knative.dev/progress-deadline";
-/// The same when it says nothing, as Knative's.
-const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How a new revision takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +99,7 @@ impl<'w> Rollout<'w, '_> {
         if is_over {
             return Some(words(&phase).trim_end_matches("; last output:").to_owned());
         }
-        let deadline = deadline(workload);
+        let deadline = progress::deadline(workload);
         draft
             .due(since + deadline)
             .then(|| format!("it did not answer within {} s: {}", deadline.as_secs(), words(&phase)))
@@ -154,17 +150,4 @@ impl<'w> Rollout<'w, '_> {
             self.bring_back(draft, revision, resolved);
         }
     }
-}
-
-/// How long a new revision may take to answer.
-fn deadline(workload: &Workload) -> Duration {
-    let written = workload.annotations.get(PROGRESS_DEADLINE).and_then(|text| {
-        let text = text.trim();
-        let (number, unit) = match text.strip_suffix('m') {
-            Some(minutes) => (minutes, 60),
-            None => (text.strip_suffix('s')?, 1),
-        };
-        Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(unit)?))
-    });
-    written.unwrap_or(DEADLINE)
 }

@@ -126,7 +126,10 @@ impl<'w> Rollout<'w, '_> {
             () if given_up.is_some() => given_up.unwrap_or(Phase::Gone),
             // What load added may still be on its way, or fail: that is told of those replicas alone.
             () if settled => Phase::Ready,
-            () => self.worst(self.target.or(serving)),
+            () => match (self.worst(self.target.or(serving)), self.overdue) {
+                (phase, Some(deadline)) if !phase.is_failure() => Phase::Overdue(Box::new(phase), deadline),
+                (phase, _) => phase,
+            },
         };
         let workload = self.wanted.map(|resolved| &resolved.workload);
         let recorded = || self.of(serving).find_map(|(_, unit, _)| unit.record.timeout);
