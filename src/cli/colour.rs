@@ -81,7 +81,7 @@ pub fn of_cell(head: &str, cell: &str) -> Option<Tone> {
         _ if head == "TYPE" => return None,
         "True" | "Running" | "Ready" | "Active" | "Completed" | "Bound" => Tone::Good,
         "Asleep" | "Stopped" | "Terminating" => Tone::Quiet,
-        "False" | "OOMKilled" | "Error" | "RolledBack" => Tone::Bad,
+        "False" | "OOMKilled" | "Error" | "RolledBack" | "ProgressDeadlineExceeded" => Tone::Bad,
         word if of_numbers(word).is_some() => return of_numbers(word),
         word if ["Failed", "BackOff", "CannotRun", "Unavailable", "Gone", "NotReady"]
             .iter()

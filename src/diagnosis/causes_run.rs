@@ -161,6 +161,13 @@ pub(super) const CAUSES: &[Cause] = &[
         step: "kserve-local history {isvc}, then correct the manifest and apply it again",
     },
     Cause {
+        id: "deadline",
+        reasons: &["ProgressDeadlineExceeded"],
+        clue: Reason,
+        what: "it came no further for longer than its deadline, and is tried on",
+        step: "kserve-local logs {isvc}; if it needs longer, say so: serving.knative.dev/progress-deadline: 30m",
+    },
+    Cause {
         id: "terminating",
         reasons: &["Terminating"],
         clue: Reason,

@@ -345,6 +345,7 @@ fn containers() -> Vec<(&'static str, String, &'static str)> {
             "container-removed",
         ),
         ("RolledBack", "it never got ready, and the revision before is back: x", "rolled-back"),
+        ("ProgressDeadlineExceeded", "it came no further within 600 s: the container runs", "deadline"),
         ("Terminating", "it is not wanted any more", "terminating"),
         ("ContainerCreating", "the container is being created", "creating"),
         ("PodInitializing", "init container `fetch` is running", "init-running"),

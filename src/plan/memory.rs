@@ -10,6 +10,7 @@ use super::action::{Action, ActionKey, ProbeKind, ProbeOrder};
 use super::admission::{Explanation, Grant, Queued};
 use super::backoff;
 use super::planner::Plan;
+use super::progress::Progress;
 use super::routes::ReplicaName;
 use super::scale::{Load, Scales};
 use super::sleep::Rest;
@@ -66,6 +67,8 @@ pub struct Memory {
     pub scales: Scales,
     /// Which stage of its start a component is in, and since when.
     pub stages: BTreeMap<ComponentKey, (Stage, Duration)>,
+    /// How far revisions that have not answered yet have come.
+    pub progress: Progress,
     /// Since when a component is being started, for its load time.
     pub begun: BTreeMap<ComponentKey, Duration>,
 }
@@ -77,6 +80,8 @@ pub struct Activity {
     pub last: Option<Duration>,
     /// Whether it was put to sleep.
     pub asleep: bool,
+    /// Whether it slept and has neither answered nor failed since.
+    pub waking: bool,
 }
 
 /// What becomes of the clock that measures how long a component takes to load.
@@ -398,6 +403,7 @@ impl Memory {
         self.note_room(plan);
         self.scales.note(&plan.standings, now);
         self.preloaded.extend(plan.preloaded.iter().cloned());
+        self.note_progress(&plan.progress, now);
         let mut news = self.note_replaced(plan, now);
         news |= self.note_stages(&plan.stages, now);
         news |= self.note_found(&plan.dozing);
@@ -467,6 +473,8 @@ impl Memory {
         self.activity.retain(|service, _| may_sleep.contains(service));
         for (service, rest) in &plan.rests {
             let activity = self.activity.entry(service.clone()).or_default();
+            let woke = *rest != Rest::Asleep && (activity.waking || activity.asleep);
+            activity.waking = woke && plan.waking.contains(service);
             activity.asleep = *rest == Rest::Asleep;
             if !activity.asleep {
                 self.evicted.remove(service);

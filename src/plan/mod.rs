@@ -32,6 +32,7 @@ pub mod planner;
 pub mod pods;
 mod preload;
 mod prepare;
+pub mod progress;
 pub mod ps;
 pub mod record;
 pub mod refresh;

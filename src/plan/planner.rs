@@ -11,6 +11,7 @@ use super::facts::Facts;
 use super::holders;
 use super::memory::{GivenUp, LoadClock};
 use super::pods::PodView;
+use super::progress::Mark;
 use super::ps::{self, MachineLine, Row};
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sandbox::{self, Sandboxes};
@@ -49,6 +50,8 @@ pub struct Plan {
     pub draining: Vec<ReplicaName>,
     /// How the services that may sleep stand.
     pub rests: Vec<(ServiceKey, Rest)>,
+    /// Services that slept and whose predictor has neither answered nor failed since.
+    pub waking: Vec<ServiceKey>,
     /// Containers that were found asleep with their memory kept.
     pub dozing: doze::Found,
     /// Services that are to be woken when the daemon starts, and were, as far as that goes.
@@ -59,6 +62,8 @@ pub struct Plan {
     pub loads: Vec<(ComponentKey, LoadClock)>,
     /// Where components that start are in that.
     pub stages: Vec<(ComponentKey, StageNote)>,
+    /// How far revisions that have not answered yet have come.
+    pub progress: Vec<(ComponentKey, Mark)>,
     /// Replicas that were given memory in this pass.
     pub granted: Vec<(ReplicaName, Grant)>,
     /// Replicas that wait for room.
@@ -225,6 +230,9 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         }
     }
     preload::note(draft, service, &reports);
+    if reports.iter().any(|report| report.waking) {
+        draft.plan.waking.push(service.key.clone());
+    }
     let status = status::of_service(draft.world, service, &reports, stopped);
     match service.kind {
         Kind::LlmInferenceService => {

@@ -119,6 +119,8 @@ pub enum Phase {
         /// From the last time to when it is made again.
         delay: Duration,
     },
+    /// It has never answered, and came no further than this within this time; it is tried on.
+    Overdue(Box<Phase>, Duration),
     /// It was given up, and the revision before came back.
     GivenUp {
         /// Why, in words for a person.
@@ -180,6 +182,7 @@ impl Phase {
             | Self::Refused { .. }
             | Self::NoRoom { .. }
             | Self::GivenUp { .. }
+            | Self::Overdue(..)
             | Self::Removed { .. }
             | Self::Gone => true,
             // The first end may be a passing fault; it is started again at once.

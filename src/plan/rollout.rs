@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use super::checks::{self, Answered};
 use super::doze;
@@ -12,6 +13,7 @@ use super::lift;
 use super::memory::{LoadClock, Revisions};
 use super::planner::Draft;
 use super::pods::{self, PodView};
+use super::progress::{self, Mark};
 use super::record::ReplicaRecord;
 use super::replica::{self, Phase, Replica};
 use super::retire;
@@ -64,6 +66,10 @@ struct Rollout<'w, 'k> {
     dropped: Units<'w>,
     /// How the named canaries stand.
     canaries: Vec<CanaryReport>,
+    /// Whether its service slept and has neither answered nor failed since.
+    wakes: bool,
+    /// The deadline within which the wanted revision, which has never answered, came no further.
+    overdue: Option<Duration>,
 }
 
 /// Advances one component.
@@ -80,6 +86,7 @@ pub(super) fn advance<'w>(
     rollout.advance_wanted(draft);
     let settled = rollout.is_settled();
     rollout.note(draft, settled);
+    rollout.overdue = rollout.passed_deadline(draft, settled);
     if let Some((split, workload)) = rollout.split() {
         return rollout.canary(draft, split, workload, facts);
     }
@@ -159,6 +166,8 @@ impl<'w, 'k> Rollout<'w, 'k> {
             named,
             dropped,
             canaries: Vec::new(),
+            wakes: draft.world.memory.activity.get(&key.service).is_some_and(|one| one.asleep || one.waking),
+            overdue: None,
         }
     }
 
@@ -181,6 +190,16 @@ impl<'w, 'k> Rollout<'w, 'k> {
             plan.asked.push((self.key.clone(), workload.canary_percent.unwrap_or(100)));
         }
         plan.proven.extend(self.target.filter(|_| settled).map(|revision| (self.key.clone(), revision)));
+    }
+
+    /// Moves the clock of a revision that has never answered on. Returns its deadline when it has passed.
+    fn passed_deadline(&self, draft: &mut Draft<'w>, settled: bool) -> Option<Duration> {
+        let revision = self.target.filter(|revision| !settled && !self.history.is_proven(*revision))?;
+        let deadline = progress::deadline(self.workload()?);
+        let mark = Mark::of(revision, self.ready(Some(revision)), &self.worst(Some(revision)))?;
+        let since = draft.world.memory.stands_since(self.key, &mark).unwrap_or(draft.now.tick);
+        draft.plan.progress.push((self.key.clone(), mark));
+        draft.due(since + deadline).then_some(deadline)
     }
 
     /// Keeps two revisions: the newest that answers and the last that had all traffic.
@@ -306,13 +325,28 @@ impl<'w, 'k> Rollout<'w, 'k> {
         partly.or(rolled_out).or(fallback).or(target)
     }
 
-    /// Advances what there is of a revision.
+    /// Advances what there is of a revision. A replica that lacks a container answers nobody: what it lacks is made again
+    /// when it is known from what, else it goes.
     fn keep(&mut self, draft: &mut Draft<'w>, revision: Option<u32>) {
         let Some(revision) = revision else { return };
         let units: Vec<_> = self.units.extract_if(.., |(number, _), _| *number == revision).collect();
         for ((_, ordinal), containers) in units {
-            let unit = Replica::kept(draft, &containers);
-            self.advance(draft, ordinal, unit);
+            let unit = self.kept(draft, (revision, ordinal), &containers);
+            if unit.is_complete() || unit.source.is_some() {
+                self.advance(draft, ordinal, unit);
+            } else {
+                retire::retire(draft, &containers, "a container of it is gone");
+                self.phases.insert((revision, ordinal), (unit, Phase::Gone));
+            }
+        }
+    }
+
+    fn kept(&self, draft: &Draft<'w>, place: (u32, u32), containers: &[&'w ContainerFact]) -> Replica<'w> {
+        let unit = Replica::kept(draft, containers);
+        let known = draft.world.older.get(self.key).and_then(|older| older.get(&place.0));
+        match known.filter(|known| !unit.is_complete() && is_made_from(known, containers)) {
+            Some(known) => wanted_replica(draft, self.key, known, place.0, place.1, containers),
+            None => unit,
         }
     }
 

@@ -51,6 +51,10 @@ pub(super) fn said(phase: &Phase) -> Said {
             let message = format!("it never got ready, and the revision before is back: {message}");
             (False, "RolledBack", message)
         }
+        Phase::Overdue(phase, deadline) => {
+            let message = format!("it came no further within {} s: {}", deadline.as_secs(), said(phase).message);
+            (False, "ProgressDeadlineExceeded", message)
+        }
         Phase::Creating => (Unknown, "ContainerCreating", "the container is being created".to_owned()),
         Phase::Refused { message } => (False, "ContainerCannotRun", message.clone()),
         Phase::Initializing(name) => (Unknown, "PodInitializing", format!("init container `{name}` is running")),

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::super::memory::GivenUp;
 use super::super::planner::Draft;
+use super::super::progress;
 use super::super::replica::Phase;
 use super::super::said::said;
 use super::super::scale;
@@ -26,10 +27,6 @@ use crate::workload::Workload;
 
 /// Annotation: `beside`, `replace` or `auto`.
 pub const ROLLOUT: &str = "kserve-local/rollout";
-/// Annotation: how long a new revision may take to answer before the one it replaced comes back (`600s`, `10m`).
-const PROGRESS_DEADLINE: &str = "serving.knative.dev/progress-deadline";
-/// The same when it says nothing, as Knative's.
-const DEADLINE: Duration = Duration::from_secs(600);
 
 /// How a new revision takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +99,7 @@ impl<'w> Rollout<'w, '_> {
         if is_over {
             return Some(words(&phase).trim_end_matches("; last output:").to_owned());
         }
-        let deadline = deadline(workload);
+        let deadline = progress::deadline(workload);
         draft
             .due(since + deadline)
             .then(|| format!("it did not answer within {} s: {}", deadline.as_secs(), words(&phase)))
@@ -138,7 +135,7 @@ impl<'w> Rollout<'w, '_> {
     }
 
     /// The wanted revision fails, no part of it answers, and nothing older runs, because it slept or was lost: the last one
-    /// that had all traffic is made again.
+    /// that had all traffic is made again. What there is of it already is kept by the caller.
     pub(super) fn revive(&mut self, draft: &mut Draft<'w>) {
         if self.ready(self.target) > 0 {
             return;
@@ -148,22 +145,9 @@ impl<'w> Rollout<'w, '_> {
             Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.is_memory_death(),
             phase => phase.is_failure(),
         };
-        let runs = self.units.keys().any(|(number, _)| *number == revision);
-        if Some(revision) != self.target && (fails || runs) {
+        let is_there = self.of(Some(revision)).next().is_some();
+        if Some(revision) != self.target && fails && !is_there {
             self.bring_back(draft, revision, resolved);
         }
     }
-}
-
-/// How long a new revision may take to answer.
-fn deadline(workload: &Workload) -> Duration {
-    let written = workload.annotations.get(PROGRESS_DEADLINE).and_then(|text| {
-        let text = text.trim();
-        let (number, unit) = match text.strip_suffix('m') {
-            Some(minutes) => (minutes, 60),
-            None => (text.strip_suffix('s')?, 1),
-        };
-        Some(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(unit)?))
-    });
-    written.unwrap_or(DEADLINE)
 }

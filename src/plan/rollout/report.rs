@@ -32,6 +32,8 @@ pub struct ComponentReport<'w> {
     pub phase: Phase,
     /// Whether every replica of the wanted revision answers and has the traffic.
     pub settled: bool,
+    /// Whether its service slept, and a share of the traffic has neither answered nor failed since.
+    pub waking: bool,
     /// Replicas that are wanted.
     pub replicas: u32,
     /// Replicas of the serving revision that answer.
@@ -68,6 +70,14 @@ impl<'w> Rollout<'w, '_> {
         comes.filter(|comes| phase.is_failure() && comes.patience().is_some()).unwrap_or_else(|| phase.clone())
     }
 
+    /// Where a share of the traffic is of which nothing answers yet, and something will.
+    fn coming(&self, shares: &[Share]) -> Option<Phase> {
+        let silent = |share: &&Share| share.percent > 0 && self.backends(share.revision).is_empty();
+        let is_there = |share: &&Share| self.of(Some(share.revision)).next().is_some();
+        let mut phases = shares.iter().filter(silent).filter(is_there).map(|share| self.worst(Some(share.revision)));
+        phases.find(|phase| phase.patience().is_some() && !matches!(phase, Phase::WaitingForRoom { .. }))
+    }
+
     /// Who answers under a tag; canaries do under the name of their own service.
     fn tags(&self, shares: &[Share]) -> BTreeMap<String, Vec<Backend>> {
         let tagged = shares.iter().filter(|share| !share.tag.is_empty());
@@ -77,11 +87,13 @@ impl<'w> Rollout<'w, '_> {
     }
 
     /// What the proxy may do. Canaries get nothing before the first deployment has answered: they are to have their share
-    /// and no more. Later, a share of which nothing answers goes to the others.
-    fn state(&self, stable: Vec<Backend>, phase: &Phase) -> RouteState {
+    /// and no more, and so is whoever is up first when the service is woken. Later, a share of which nothing answers goes to
+    /// the others.
+    fn state(&self, stable: Vec<Backend>, phase: &Phase, coming: Option<&Phase>) -> RouteState {
         let has_answered = !stable.is_empty() || self.history.rolled_out.is_some();
+        let phase = coming.unwrap_or(phase);
         match self.shared(stable) {
-            backends if has_answered && !backends.is_empty() => RouteState::Open(backends),
+            backends if has_answered && coming.is_none() && !backends.is_empty() => RouteState::Open(backends),
             _ => {
                 let phase = self.closed_by(phase);
                 let left = self.history.times.left(&phase).or(self.history.load_time());
@@ -114,23 +126,28 @@ impl<'w> Rollout<'w, '_> {
             () if given_up.is_some() => given_up.unwrap_or(Phase::Gone),
             // What load added may still be on its way, or fail: that is told of those replicas alone.
             () if settled => Phase::Ready,
-            () => self.worst(self.target.or(serving)),
+            () => match (self.worst(self.target.or(serving)), self.overdue) {
+                (phase, Some(deadline)) if !phase.is_failure() => Phase::Overdue(Box::new(phase), deadline),
+                (phase, _) => phase,
+            },
         };
         let workload = self.wanted.map(|resolved| &resolved.workload);
         let recorded = || self.of(serving).find_map(|(_, unit, _)| unit.record.timeout);
         let timeout = workload.map_or_else(recorded, |workload| workload.timeout);
-        let fact_name = || facts.first().map(|fact| fact.service_name.clone()).unwrap_or_default();
         let extras = workload.map(|workload| workload.extras.clone()).unwrap_or_default();
-        let service_name = workload.map_or_else(fact_name, |workload| workload.service_name.clone());
+        let recorded = || recorded_name(self.key, serving, facts);
+        let service_name = workload.map_or_else(recorded, |workload| workload.service_name.clone());
         let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let tags = self.tags(&shares);
-        let state = self.state(backends, &phase);
+        let coming = self.coming(&shares).filter(|_| self.wakes);
+        let state = self.state(backends, &phase, coming.as_ref());
         ComponentReport {
             key: self.key.clone(),
             service_name: service_name.clone(),
             target: self.target,
             serving: serving.filter(|_| asleep || ready_replicas > 0),
             settled,
+            waking: coming.is_some(),
             phase,
             replicas: self.replicas.needed,
             ready_replicas,
@@ -145,6 +162,15 @@ impl<'w> Rollout<'w, '_> {
             pods: self.views,
         }
     }
+}
+
+/// What the service of a component that cannot be resolved is called: as when what serves was made, which may have been
+/// a canary that was promoted. Its canaries are called something else.
+fn recorded_name(key: &ComponentKey, serving: Option<u32>, facts: &[&ContainerFact]) -> String {
+    let serves = |fact: &&&ContainerFact| Some(fact.revision) == serving;
+    let own = facts.iter().find(serves).or_else(|| facts.iter().find(|fact| fact.record.canary.is_none()));
+    let plain = || names::component_service_name(&key.service.name, key.component, None);
+    own.map_or_else(plain, |fact| fact.service_name.clone())
 }
 
 pub(super) fn backend(unit: &Replica<'_>, revision: u32) -> Option<Backend> {

@@ -246,7 +246,7 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
     }
     let own: Vec<_> = own().filter(|fact| !fact.is_sandbox()).collect();
     let (canaries, own): (Vec<_>, Vec<_>) = own.into_iter().partition(|fact| fact.record.canary.is_some());
-    assert!(canaries.len() <= usize::from(shape.named.is_some()), "{name} has no such canary: {canaries:#?}");
+    assert_canaries(sim, name, shape, &canaries);
     if shape.stopped {
         assert!(own.is_empty(), "{name} is stopped");
         return;
@@ -305,6 +305,18 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
             assert!(all.any(|fact| *fact.replica == *backend && fact.fingerprint != wanted), "{backend}");
         }
     }
+}
+
+/// Of a canary there is what is wanted and, as long as that does not answer, the one before, which must.
+fn assert_canaries(sim: &Sim, name: &str, shape: Shape, canaries: &[&ContainerFact]) {
+    let wanted = shape.named.map(|(percent, answers)| shape.canary(name, percent, answers));
+    let wanted = wanted.and_then(|canary| canary.resolution.ok());
+    let is_wanted = |fact: &&&ContainerFact| wanted.as_ref().is_some_and(|one| one.fingerprint.0 == fact.fingerprint);
+    let (new, old): (Vec<_>, Vec<_>) = canaries.iter().partition(is_wanted);
+    assert!(new.len() <= 1 && old.len() <= 1, "{name} has more canaries than it should: {canaries:#?}");
+    let never = wanted.is_some_and(|one| one.workload.containers[0].image == "canary:never");
+    let stands_in = |fact: &&ContainerFact| never && fact.is_running() && fact.image == "canary:good1";
+    assert!(old.iter().all(stands_in) && sim.sick.is_empty(), "{name} has no such canary: {old:#?}");
 }
 
 /// Whatever sleeps answers when it is asked.

@@ -11,6 +11,7 @@ mod lift;
 mod memory;
 mod named_canaries;
 mod probes;
+mod progress;
 mod replace;
 mod retire;
 mod rollout;

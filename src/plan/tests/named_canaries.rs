@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::sample::{annotated, at_least, component, fingerprint, key, predicting, predictor, service};
+use super::sample::{annotated, at_least, component, fingerprint, key, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::{ComponentKind, meta};
 use crate::plan::ledger::Amount;
@@ -158,6 +158,24 @@ fn a_canary_that_cannot_be_resolved_is_told_with_its_cause() {
 }
 
 #[test]
+fn a_predictor_that_cannot_be_resolved_keeps_its_own_hosts_beside_its_canary() {
+    let mut sim = serving();
+    let canaries = || vec![canary("green", 20, "server:good2", 1)];
+    sim.apply(DesiredService { canaries: canaries(), ..standard(unresolvable("iris")) });
+    sim.run(5.0);
+    assert_eq!(route(&sim).service_name, "iris-predictor");
+    shares(&sim, &[(GREEN, 20), ("iris-predictor", 80)]);
+    // Neither is it called like its canary when that alone answers.
+    sim.crash("kserve-local.test.iris-predictor-00001-0.default");
+    sim.run(0.5);
+    assert_eq!(route(&sim).service_name, "iris-predictor");
+    sim.apply(standard(unresolvable("iris")));
+    sim.run(5.0);
+    assert_eq!(route(&sim).service_name, "iris-predictor");
+    assert!(!route(&sim).tags.contains_key(GREEN));
+}
+
+#[test]
 fn promotion_keeps_the_canarys_replica_and_stops_the_old_one() {
     for ledger in [Ledger::Kept, Ledger::Lost] {
         let mut sim = serving();
@@ -308,6 +326,41 @@ fn a_service_sleeps_and_wakes_with_its_canary() {
     sim.run(5.0);
     assert_eq!(sim.answered, 1);
     shares(&sim, &[(GREEN, 50), ("iris-predictor", 50)]);
+}
+
+#[test]
+fn requests_that_wake_a_service_wait_for_the_stable_revision_unless_that_fails() {
+    let asleep = |image: &str| {
+        let mut sim = Sim::new();
+        sim.apply(iris(image, 0, vec![canary("green", 50, "server:good2", 1)]));
+        sim.run(300.0);
+        assert_eq!(sim.running(), [""; 0]);
+        sim
+    };
+    let mut sim = asleep("server:slow");
+    sim.ask("iris");
+    sim.run(10.0);
+    assert_eq!(sim.running().len(), 2);
+    assert!(
+        sim.is_held("iris") && sim.answered == 0,
+        "the canary answers, and is to have half: {:?}",
+        route(&sim).state
+    );
+    assert_eq!(route(&sim).tags[GREEN].len(), 1, "its own host is open");
+    sim.run(30.0);
+    assert_eq!((sim.answered, sim.refused), (1, 0));
+    shares(&sim, &[(GREEN, 50), ("iris-predictor", 50)]);
+    // What answered once and ends is stood in for, and so is what fails on its way up.
+    sim.crash("kserve-local.test.iris-predictor-00001-0.default");
+    sim.run(1.0);
+    shares(&sim, &[(GREEN, 100)]);
+    let mut sim = asleep("server:slow");
+    sim.ask("iris");
+    sim.run(10.0);
+    sim.crash("kserve-local.test.iris-predictor-00001-0.default");
+    sim.run(1.0);
+    shares(&sim, &[(GREEN, 100)]);
+    assert_eq!((sim.answered, sim.refused), (1, 0));
 }
 
 #[test]

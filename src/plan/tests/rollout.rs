@@ -328,3 +328,53 @@ fn labels_win_over_a_ledger_that_was_lost() {
     memory.want(&key, &fingerprint("next"), Now::at(3.0));
     assert_eq!(memory.revisions[&key].target, 8);
 }
+
+/// A service of two containers that answers, edited to what never does.
+fn failing_beside_two_containers(image: &str) -> Sim {
+    let mut sim = Sim::new();
+    let workload = |image: &str| {
+        let mut workload = iris(image);
+        workload.containers.push(container("agent", "agent:good1"));
+        workload
+    };
+    sim.apply(service("iris", vec![workload("server:good1")]));
+    sim.run(5.0);
+    assert_eq!(sim.backends("iris"), [FIRST]);
+    sim.apply(service("iris", vec![workload(image)]));
+    sim.run(30.0);
+    assert_eq!(sim.backends("iris"), [FIRST], "what fails gets nothing");
+    sim
+}
+
+#[test]
+fn what_an_older_revision_that_serves_has_lost_is_made_again() {
+    for image in ["server:never", "server:crash"] {
+        for lost in [name(FIRST), name(&format!("{FIRST}.agent"))] {
+            let mut sim = failing_beside_two_containers(image);
+            sim.containers.remove(&lost);
+            sim.run(120.0);
+            assert_eq!(sim.backends("iris"), [FIRST], "{image}: {lost}");
+            assert!(sim.containers[&lost].is_running());
+        }
+    }
+}
+
+#[test]
+fn what_an_older_revision_has_lost_is_made_once_and_not_in_every_pass() {
+    let mut sim = failing_beside_two_containers("server:never");
+    sim.containers.remove(&name(&format!("{FIRST}.agent")));
+    sim.crash(&name(FIRST));
+    sim.run(120.0);
+    assert_eq!(sim.backends("iris"), [FIRST]);
+    sim.assert_quiet(30.0);
+}
+
+#[test]
+fn a_replica_that_cannot_be_made_whole_is_not_left_behind() {
+    let mut sim = failing_beside_two_containers("server:never");
+    sim.made_from.clear();
+    sim.containers.remove(&name(FIRST));
+    sim.run(30.0);
+    assert!(!sim.running().iter().any(|running| running.contains(FIRST)), "{:#?}", sim.running());
+    sim.assert_quiet(30.0);
+}

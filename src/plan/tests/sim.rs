@@ -18,8 +18,8 @@ use crate::plan::scale::{Load, MEASURE_EVERY};
 use crate::plan::sleep::Rest;
 use crate::plan::trained::{Held, Note, RepositoryOrder, RepositoryWork};
 use crate::plan::world::{
-    ContainerFact, DesiredCanary, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState,
-    PullNote, ResolvedWorkload,
+    ContainerFact, DesiredService, EngineState, ExitFact, FactReach, FactState, ImageState, ModelState, PullNote,
+    ResolvedWorkload,
 };
 use crate::plan::{Action, ActionKey, Memory, Now, Plan, World, plan};
 
@@ -861,11 +861,6 @@ impl Sim {
             if next.replacing.iter().any(|(component, _)| component.service == *key) {
                 continue;
             }
-            // It goes back to the last revision that had all traffic; one between them that answered in part goes with it.
-            let revisions = &self.world.memory.revisions;
-            if revisions.iter().any(|(component, one)| component.service == *key && one.given_up.is_some()) {
-                continue;
-            }
             let asleep = next.rests.iter().any(|(other, rest)| other == key && *rest == Rest::Asleep);
             if asleep {
                 let asked = |name: &str| self.world.leases.get(name).is_some_and(|count| *count > 0);
@@ -874,15 +869,7 @@ impl Sim {
             }
             for backend in before {
                 let facts: Vec<_> = self.world.containers.values().filter(|f| f.replica == backend.replica).collect();
-                let canary = |one: &DesiredCanary| {
-                    names::component_service_name(&key.name, ComponentKind::Predictor, Some(&one.name))
-                };
-                let stands = |fact: &&ContainerFact| {
-                    let own = route.components.values().any(|one| one.service_name == fact.service_name);
-                    own || self.world.services[key].canaries.iter().any(|one| canary(one) == fact.service_name)
-                };
-                // A canary that was taken out of the manifest is not wanted, whatever it answers.
-                if !facts.iter().all(stands) {
+                if !facts.iter().all(|fact| self.is_to_stay(fact)) {
                     continue;
                 }
                 let anew = |name: &String| next.repositories.contains(&(name.clone(), Note::Leaving));
@@ -895,6 +882,22 @@ impl Sim {
                 assert!(stopped || !well, "{key} lost {} although it answers: {route:#?}", backend.replica);
             }
         }
+    }
+
+    /// Whether traffic may not be taken from a container that answers. A canary that was taken out of the manifest is not
+    /// wanted, whatever it answers; and when the wanted revision is given up, the last one that had all traffic comes back
+    /// and what answered in part between the two goes.
+    fn is_to_stay(&self, fact: &ContainerFact) -> bool {
+        let history = &self.world.memory.revisions[&fact.component];
+        let is_dropped = |name: &String| {
+            let canaries = &self.world.services[&fact.component.service].canaries;
+            let is_own = [Some(history.target), history.rolled_out].contains(&Some(fact.revision));
+            !is_own && !canaries.iter().any(|one| one.name == *name)
+        };
+        let is_canary = fact.record.canary.is_some();
+        let goes_back = history.given_up.as_ref().is_some_and(|given_up| given_up.revision == history.target);
+        let comes_back = is_canary || !goes_back || history.rolled_out == Some(fact.revision);
+        comes_back && !fact.record.canary.as_ref().is_some_and(is_dropped)
     }
 
     fn is_well(&self, fact: &ContainerFact) -> bool {
