@@ -145,7 +145,7 @@ impl<'a> Walk<'a> {
     /// Skips an anchor, an alias or a tag.
     fn skip_property(&mut self) {
         self.scalar = self.column();
-        while !self.ends_word(0) && !(self.depth > 0 && self.peek().is_some_and(is_bracket)) {
+        while !(self.ends_word(0) || self.depth > 0 && self.peek().is_some_and(is_bracket)) {
             self.at += 1;
         }
     }
