@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::gateway::GatewayConfig;
@@ -205,6 +205,14 @@ pub enum ConfigError {
     },
 }
 
+impl ConfigError {
+    /// Says what is wrong with a file, and where when that is known.
+    fn in_file(path: &Utf8Path, error: yaml::SettingsError) -> Self {
+        let path = error.position.map_or_else(|| path.to_string(), |position| format!("{path}:{position}"));
+        Self::File { path, message: error.message }
+    }
+}
+
 impl Settings {
     /// Puts the settings together: file, then environment (`KSERVE_LOCAL_*`), then flags.
     ///
@@ -276,10 +284,7 @@ fn read_file(home: &Home) -> Result<FileConfig, ConfigError> {
     if text.trim().is_empty() {
         return Ok(FileConfig::default());
     }
-    yaml::from_yaml(&text).map_err(|error| ConfigError::File {
-        path: error.position.map_or_else(|| path.to_string(), |position| format!("{path}:{position}")),
-        message: error.message,
-    })
+    yaml::from_yaml(&text).map_err(|error| ConfigError::in_file(&path, error))
 }
 
 /// A setting with where it came from.

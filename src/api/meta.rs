@@ -70,6 +70,8 @@ pub const SERVER_TYPE: &str = "serving.kserve.io/server-type";
 pub const MODEL_READONLY: &str = "storage.kserve.io/readonly";
 /// Names the one Secret with storage credentials.
 pub const STORAGE_SECRET_NAME: &str = "serving.kserve.io/storageSecretName";
+/// `"true"`: a change of its runtime alone does not make a new revision of a service that is ready.
+pub const DISABLE_AUTO_UPDATE: &str = "serving.kserve.io/disable-auto-update";
 /// Adds the `latest` tag host.
 pub const ENABLE_TAG_ROUTING: &str = "serving.kserve.io/enable-tag-routing";
 /// Port on which a runtime's containers show their metrics.

@@ -116,7 +116,9 @@ fn collect(folder: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> std::io:
 }
 
 fn unreadable(name: &str, error: std::io::Error) -> Problem {
-    let exit = if error.kind() == std::io::ErrorKind::NotFound { Exit::Usage } else { Exit::Machine };
+    use std::io::ErrorKind::{InvalidData, NotFound};
+    // A name that means nothing and a text that is none are the user's to mend.
+    let exit = if matches!(error.kind(), NotFound | InvalidData) { Exit::Usage } else { Exit::Machine };
     Problem::new(exit, format!("could not read `{name}`")).because(error)
 }
 
@@ -207,6 +209,18 @@ mod tests {
     const TWO: &str = "apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\nmetadata: {name: a}\n\
         spec: {predictor: {sklearn: {storageUri: \"gs://b/m\"}}}\n---\n\
         apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: team}\n";
+
+    #[test]
+    fn a_text_that_is_none_is_the_users_to_mend() {
+        use std::io::{Error, ErrorKind};
+        for (kind, exit) in [
+            (ErrorKind::InvalidData, Exit::Usage),
+            (ErrorKind::NotFound, Exit::Usage),
+            (ErrorKind::PermissionDenied, Exit::Machine),
+        ] {
+            assert_eq!(unreadable("a.yaml", Error::from(kind)).exit, exit);
+        }
+    }
 
     #[test]
     fn what_others_refer_to_is_created_first_and_namespaces_are_filled_in() {

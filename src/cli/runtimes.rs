@@ -20,9 +20,9 @@ use super::wanted::NamespaceArgs;
 use crate::api::{InferenceServiceSpec, Object, ObjectKey};
 use crate::config::{Flags, Settings};
 use crate::home::Home;
-use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, Position, Severity};
+use crate::manifest::{self, DecodedObject, Diagnostic, DiagnosticCode, FieldPath, Position, Severity};
 use crate::runtimes::select::Nodes;
-use crate::runtimes::{Catalog, Runtime, Verdict, process, select};
+use crate::runtimes::{Catalog, Runtime, Verdict, builtin, process, select};
 use crate::source::scan::{self, FoundFile};
 use crate::workload::{self, CA_BUNDLE, Companions, Patterns, ResolveError, Workload, WorkloadConfig};
 
@@ -333,6 +333,7 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
     for object in folder_objects(home)?.into_iter().chain(given) {
         objects.insert(object.key.clone(), object);
     }
+    tell_rivals(&objects, sources);
     let catalog = Catalog::new(objects.values());
     let companions = Companions::new(objects.values());
     let settings =
@@ -367,6 +368,27 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
         source.decoded.diagnostics.extend(found_out);
     }
     Ok(())
+}
+
+/// Says which of the given runtimes would be chosen as well as another: one of the folder's, built in, or given before.
+fn tell_rivals(objects: &BTreeMap<ObjectKey, Object>, sources: &mut [Source]) {
+    let given: BTreeSet<ObjectKey> =
+        sources.iter().flat_map(|source| source.decoded.objects.iter().map(|found| found.object.key.clone())).collect();
+    let built_in = builtin::FILES.iter().flat_map(|(name, text)| manifest::decode(name, text).objects);
+    let built_in = built_in.map(|found| found.object).filter(|object| !objects.contains_key(&object.key));
+    let folder = objects.values().filter(|object| !given.contains(&object.key)).cloned();
+    let mut before: Vec<Object> = built_in.chain(folder).collect();
+    for source in sources {
+        let mut found_out = Vec::new();
+        for found in source.decoded.objects.iter().filter(|found| found.object.as_serving_runtime().is_some()) {
+            for rival in manifest::validate::rivals(&found.object, before.iter()) {
+                let position = place(source, found, rival.field.as_deref());
+                found_out.push(Diagnostic { file: source.name.clone(), position, ..rival });
+            }
+            before.push(found.object.clone());
+        }
+        source.decoded.diagnostics.extend(found_out);
+    }
 }
 
 /// Returns what the services among some objects need pulled: `image NAME` and `model URI`, sorted.
@@ -430,7 +452,7 @@ fn place(source: &Source, found: &DecodedObject, field: Option<&str>) -> Option<
 /// Something that is taken and means nothing here; its text begins with the field's path.
 fn warning(source: &Source, found: &DecodedObject, text: String) -> Diagnostic {
     let (field, message) = match text.split_once(": ") {
-        Some((field, message)) if !field.contains(' ') => (Some(field.to_owned()), message.to_owned()),
+        Some((field, message)) if !field.contains(' ') => (Some(path_of(found, field)), message.to_owned()),
         _ => (None, text),
     };
     Diagnostic {
@@ -443,6 +465,15 @@ fn warning(source: &Source, found: &DecodedObject, text: String) -> Diagnostic {
         message,
         help: None,
     }
+}
+
+/// Returns the path of a field; an annotation is told by its name alone.
+fn path_of(found: &DecodedObject, field: &str) -> String {
+    let is_annotation = field.contains('/') && !field.contains('[');
+    let places = ["metadata", "spec.predictor", "spec.transformer", "spec.explainer"];
+    let paths = places.map(|place| FieldPath::parse(place).key("annotations").key(field));
+    let written = paths.iter().find(|path| is_annotation && path.find(&found.object.raw).is_some());
+    written.map_or_else(|| field.to_owned(), FieldPath::to_string)
 }
 
 fn diagnostic(source: &Source, found: &DecodedObject, error: ResolveError) -> Diagnostic {

@@ -96,8 +96,7 @@ fn written(home: &Home) -> Result<Value, ConfigError> {
     if text.trim().is_empty() {
         return Ok(Value::Null);
     }
-    yaml::from_yaml(&text)
-        .map_err(|error| ConfigError::File { path: home.config().to_string(), message: error.message })
+    yaml::from_yaml(&text).map_err(|error| ConfigError::in_file(&home.config(), error))
 }
 
 fn origin(key: &str, settings: &Settings, flags: &Flags, written: &Value) -> Origin {

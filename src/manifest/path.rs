@@ -26,13 +26,18 @@ impl FieldPath {
     /// Reads a path as it is shown.
     pub fn parse(text: &str) -> Self {
         let mut steps = Vec::new();
-        for part in text.split(['.', '[']) {
-            let name = part.trim_end_matches(']');
-            match name.parse() {
-                _ if name.is_empty() => {}
-                Ok(index) if part.ends_with(']') => steps.push(Step::Index(index)),
-                _ => steps.push(Step::Key(name.to_owned())),
+        let mut rest = text;
+        while !rest.is_empty() {
+            let bracketed = rest.strip_prefix('[').and_then(|inside| inside.split_once(']'));
+            if let Some((name, after)) = bracketed {
+                steps.push(name.parse().map_or_else(|_| Step::Key(name.to_owned()), Step::Index));
+                rest = after;
+                continue;
             }
+            let name = rest.trim_start_matches(['.', '[']);
+            let end = name.find(['.', '[']).unwrap_or(name.len());
+            steps.extend((end > 0).then(|| Step::Key(name[..end].to_owned())));
+            rest = &name[end..];
         }
         Self(steps)
     }
@@ -115,5 +120,7 @@ mod tests {
         assert_eq!(FieldPath::parse(&path.to_string()), path);
         let path = FieldPath::of(&["metadata", "annotations", "serving.kserve.io/stop"]);
         assert_eq!(path.to_string(), "metadata.annotations[serving.kserve.io/stop]");
+        assert_eq!(FieldPath::parse(&path.to_string()), path);
+        assert_eq!(FieldPath::parse("[a[0"), FieldPath::of(&["a", "0"]));
     }
 }

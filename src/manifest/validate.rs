@@ -3,8 +3,10 @@
 //! Rules look at a document as it is written, before legacy forms are converted, so that paths are the user's own.
 //! Whether an image, a model or a runtime exists is not known here.
 
+mod annotations;
 mod autoscaling;
 mod canary;
+mod cluster;
 mod component;
 mod graph;
 mod ignored;
@@ -21,7 +23,7 @@ mod update;
 
 use serde_json::Value;
 
-pub use runtime::validate_runtimes;
+pub use runtime::{rivals, validate_runtimes};
 pub use update::validate_update;
 
 use super::report::Report;
@@ -32,6 +34,7 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value,
     names::check(kind, metadata, report);
     limits::check(kind, metadata, typed, raw, report);
     kept::check(kind, report);
+    annotations::check(kind, raw, report);
     match typed {
         Typed::InferenceService(spec) => {
             service::check(metadata, spec, report);

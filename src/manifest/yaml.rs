@@ -5,6 +5,7 @@
 //! first, so that a syntax error costs one document and not the file.
 
 mod locator;
+mod nesting;
 mod reader;
 mod writer;
 
@@ -24,6 +25,8 @@ const MAX_DEPTH: usize = 100;
 const TOO_DEEP: &str = "nested more than 100 levels deep";
 /// Most nodes of one document after anchors are expanded.
 const MAX_NODES: usize = 200_000;
+/// Most documents of one text.
+const MAX_DOCUMENTS: usize = 10_000;
 
 /// One document of a text.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +82,12 @@ pub(super) fn parse(text: &str) -> Vec<Document> {
     {
         return documents;
     }
-    chunks(text).into_iter().flat_map(|chunk| parse_chunk(&chunk)).collect()
+    let chunks = chunks(text);
+    if let Some(chunk) = chunks.get(MAX_DOCUMENTS) {
+        let message = format!("more than {MAX_DOCUMENTS} documents in one text");
+        return vec![broken(chunk.start(), Problem::syntax(None, message).help("spread them over several files"))];
+    }
+    chunks.into_iter().flat_map(|chunk| parse_chunk(&chunk)).collect()
 }
 
 /// Settings that cannot be read.
@@ -99,10 +107,21 @@ pub fn from_yaml<T: serde::de::DeserializeOwned + Default>(text: &str) -> Result
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(T::default());
     }
-    serde_yaml::from_str(text).map_err(|error| SettingsError {
-        position: error.location().map(|place| Position { line: place.line(), column: place.column() }),
-        message: error.to_string(),
+    if let Some((line, column)) = nesting::too_deep(text) {
+        return Err(SettingsError { position: Some(Position { line, column }), message: TOO_DEEP.to_owned() });
+    }
+    serde_yaml::from_str(text).map_err(|error| {
+        let position = error.location().map(|place| Position { line: place.line(), column: place.column() });
+        let message = error.to_string();
+        stands_twice(text).filter(|_| message.contains("duplicate")).unwrap_or(SettingsError { position, message })
     })
+}
+
+/// Returns the first key that stands twice, where it does: the other parser names only the mapping.
+fn stands_twice(text: &str) -> Option<SettingsError> {
+    let mut problems = parse(text).into_iter().flat_map(|document| document.problems);
+    let twice = problems.find(|problem| problem.kind == ProblemKind::Duplicate)?;
+    Some(SettingsError { position: twice.position, message: twice.message })
 }
 
 /// Reads the first document of a text; returns it and the paths of keys that stand twice in it.
@@ -172,14 +191,20 @@ fn chunks(text: &str) -> Vec<Chunk<'_>> {
 }
 
 fn parse_chunk(chunk: &Chunk<'_>) -> Vec<Document> {
+    if let Some((line, column)) = nesting::too_deep(chunk.text) {
+        return vec![broken(chunk.start(), Problem::syntax(Some(chunk.place(line, column)), TOO_DEEP))];
+    }
     let located = match locator::locate(chunk) {
         Ok(located) => located,
         Err(problem) => return vec![broken(chunk.start(), problem)],
     };
     let values = reader::read_yaml(chunk);
     let located = if located.len() < values.len() { locate_without_tabs(chunk).unwrap_or(located) } else { located };
-    let document = |(index, value)| join(chunk, index, value, located.get(index));
-    values.into_iter().enumerate().filter_map(document).collect()
+    let mut twice = if located.len() < values.len() { reader::check_twice(chunk) } else { Vec::new() };
+    twice.resize(values.len(), None);
+    let places = (0..values.len()).map(|index| located.get(index));
+    let read = values.into_iter().zip(places).zip(twice);
+    read.filter_map(|((value, located), twice)| join(chunk, value, located, twice)).collect()
 }
 
 /// Tabs between tokens are where the two parsers part ways. A space stands where a tab stood, so positions stay.
@@ -188,12 +213,12 @@ fn locate_without_tabs(chunk: &Chunk<'_>) -> Option<Vec<locator::LocatedDocument
     locator::locate(&Chunk { text: &text, ..*chunk }).ok()
 }
 
-/// Brings a value and its positions together.
+/// Brings a value and its positions together. A document without positions brings what is said `twice` in it.
 fn join(
     chunk: &Chunk<'_>,
-    index: usize,
     read: reader::Read,
     located: Option<&locator::LocatedDocument>,
+    twice: Option<Problem>,
 ) -> Option<Document> {
     let start = located.map_or_else(|| chunk.start(), |document| document.root.value);
     let mut value = match read {
@@ -201,7 +226,7 @@ fn join(
         Err(problem) => return Some(broken(start, problem)),
     };
     let Some(located) = located else {
-        let problems: Vec<_> = reader::check_twice(chunk, index).into_iter().collect();
+        let problems: Vec<_> = twice.into_iter().collect();
         let empty = value.is_null() && problems.is_empty();
         return (!empty).then(|| Document { value: Some(value), located: None, start, problems });
     };

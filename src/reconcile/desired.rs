@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::refresh::Versions;
-use crate::api::{Kind, ObjectKey, ServiceKey, StorageUri, Typed, quantity};
+use crate::api::{InferenceServiceStatus, Kind, ObjectKey, ServiceKey, StorageUri, Typed, meta, quantity};
 use crate::manifest;
 use crate::plan::trained::TrainedModel;
 use crate::plan::world::{DesiredCanary, DesiredService, KeptModel, ResolvedWorkload};
@@ -84,7 +84,8 @@ impl Resolver {
                 .zip(&self.companions)
                 .all(|(new, old)| Arc::ptr_eq(new, old) || new.object == old.object);
         if !same {
-            self.services.clear();
+            let runtimes_only = only_runtimes_differ(&companions, &self.companions);
+            self.services.retain(|key, _| runtimes_only && is_left_alone(snapshot, key));
             self.revived.clear();
         }
         self.companions = companions;
@@ -208,6 +209,24 @@ impl Resolver {
     }
 }
 
+/// Whether what services are resolved with is the same, but for runtimes.
+fn only_runtimes_differ(new: &[Arc<Stored>], old: &[Arc<Stored>]) -> bool {
+    let others = |all: &[Arc<Stored>]| {
+        let runtime = |stored: &&Arc<Stored>| stored.object.as_serving_runtime().is_some();
+        all.iter().filter(|stored| !runtime(stored)).map(|stored| Arc::clone(&stored.object)).collect::<Vec<_>>()
+    };
+    others(new) == others(old)
+}
+
+/// Whether a service stays as it is when only its runtime changes: it asks for that, and is ready. What is not ready may
+/// be mended by the change.
+fn is_left_alone(snapshot: &Snapshot, key: &ServiceKey) -> bool {
+    snapshot.objects.get(&key.to_object_key()).is_some_and(|stored| {
+        stored.object.meta.annotation(meta::DISABLE_AUTO_UPDATE) == Some("true")
+            && stored.status.as_ref().is_some_and(InferenceServiceStatus::is_ready)
+    })
+}
+
 /// What services are resolved with.
 fn surroundings(companions: &[Arc<Stored>]) -> (Catalog, Companions<'_>) {
     // The catalogue brings the built-in runtimes itself.
@@ -219,4 +238,50 @@ fn surroundings(companions: &[Arc<Stored>]) -> (Catalog, Companions<'_>) {
 fn with_fingerprint(workload: Workload) -> ResolvedWorkload {
     let fingerprint = fingerprint(&workload);
     ResolvedWorkload { workload: Arc::new(workload), fingerprint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Condition, ConditionStatus};
+    use crate::store::{Ledger, Store};
+
+    /// Makes a service and its runtime the desired state.
+    fn write(store: &Store, image: &str, annotations: &str) {
+        let text = format!(
+            "apiVersion: serving.kserve.io/v1alpha1\nkind: ServingRuntime\nmetadata: {{name: mine}}\nspec:\n  \
+             supportedModelFormats: [{{name: f}}]\n  containers: [{{name: kserve-container, image: {image}}}]\n---\n\
+             apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\n\
+             metadata: {{name: iris, annotations: {{{annotations}}}}}\nspec:\n  predictor:\n    \
+             model: {{modelFormat: {{name: f}}, runtime: mine, storageUri: s3://b/m}}\n"
+        );
+        let decoded = manifest::decode("a.yaml", &text);
+        assert_eq!(decoded.objects.len(), 2, "{:?}", decoded.diagnostics);
+        let objects = decoded.objects.into_iter().map(|found| (found.object, Origin::Implied)).collect();
+        store.replace(objects, "2026-01-01T00:00:00Z".parse().unwrap());
+    }
+
+    /// Returns how many services a change of the runtime's image resolves anew, and then one of the service itself.
+    fn resolved_anew(annotations: &str, ready: ConditionStatus) -> [usize; 2] {
+        let (store, mut resolver) = (Store::new(Ledger::default()), Resolver::default());
+        write(&store, "one", annotations);
+        assert_eq!(resolver.resolve(&store.snapshot()).1.len(), 1);
+        let conditions = vec![Condition::new("Ready", ready, "", "")];
+        let status = InferenceServiceStatus { conditions, ..InferenceServiceStatus::default() };
+        let key = ServiceKey::new("default", "iris").to_object_key();
+        store.set_status(&key, status, "2026-01-01T00:00:00Z".parse().unwrap());
+        write(&store, "two", annotations);
+        let runtime = resolver.resolve(&store.snapshot()).1.len();
+        write(&store, "two", &format!("{annotations}, a: b"));
+        [runtime, resolver.resolve(&store.snapshot()).1.len()]
+    }
+
+    #[test]
+    fn a_ready_service_may_ask_not_to_follow_its_runtime() {
+        let asks = "serving.kserve.io/disable-auto-update: \"true\"";
+        assert_eq!(resolved_anew(asks, ConditionStatus::True), [0, 1]);
+        assert_eq!(resolved_anew(asks, ConditionStatus::False), [1, 1]);
+        assert_eq!(resolved_anew("serving.kserve.io/disable-auto-update: \"false\"", ConditionStatus::True), [1, 1]);
+        assert_eq!(resolved_anew("c: d", ConditionStatus::True), [1, 1]);
+    }
 }

@@ -1,6 +1,6 @@
 //! Scan, decode, validate, swap into the store.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::published::Published;
 use super::scan::{self, FoundFile, ScanError, Signature};
 use super::settle::Missing;
-use super::{WriteError, write};
+use super::{WriteError, admit, write};
 use crate::api::{Kind, Object, ObjectKey, meta};
 use crate::home::{Home, write_atomically};
 use crate::manifest::{self, Decoded, Diagnostic, DiagnosticCode, Severity};
@@ -178,6 +178,12 @@ impl Inner {
                 return Err(WriteError::Invalid(broken));
             }
         }
+        let snapshot = self.store.snapshot();
+        let rivals =
+            manifest::validate::rivals(&object, snapshot.objects.values().map(|stored| stored.object.as_ref()));
+        if !rivals.is_empty() {
+            return Err(WriteError::Invalid(rivals));
+        }
         let path = write::put(&self.home, &key, raw, existing.as_deref())?;
         self.load(&BTreeSet::new());
         let stored = self.store.snapshot().get(&key).cloned();
@@ -208,8 +214,7 @@ impl Inner {
         for file in &files {
             pass.take(&mut state, file);
         }
-        let found: HashSet<&Utf8Path> = files.iter().map(|file| file.path.as_path()).collect();
-        state.read.retain(|path, _| found.contains(path.as_path()));
+        pass.refuse_rivals(&state);
         pass.keep_what_is_missing(&mut state, gone, now);
         let changes = self.publish(&mut state, pass.objects, now);
         self.tell(pass.problems, now);
@@ -315,6 +320,8 @@ impl Pass {
         };
         let decoded = match decoded(state, file) {
             Ok(decoded) => decoded,
+            // It went after the folder was listed, and is missing like any other that went.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => {
                 let kept = own(&state.good);
                 self.excused.extend(kept.iter().cloned());
@@ -324,16 +331,23 @@ impl Pass {
             }
         };
         let mut diagnostics = decoded.diagnostics.clone();
+        let mut kept = Vec::new();
         for found in &decoded.objects {
             let key = found.object.key.clone();
             if let Some((_, Origin::File { path, line })) = self.objects.get(&key) {
                 diagnostics.push(duplicate(&file.path, found, path, *line));
                 continue;
             }
+            let old = state.good.get(&key).filter(|(old, _)| *old != found.object);
+            let refused = old.map(|(old, _)| admit::refused_change(&file.path, found, old)).unwrap_or_default();
+            if !refused.is_empty() {
+                diagnostics.extend(refused);
+                kept.push(key);
+                continue;
+            }
             let origin = Origin::File { path: file.path.clone(), line: found.position.line.max(1) };
             self.objects.insert(key, (found.object.clone(), origin));
         }
-        let mut kept = Vec::new();
         for failed in &decoded.failed {
             match failed {
                 Some(key) if state.good.contains_key(key) => kept.push(key.clone()),
@@ -345,6 +359,44 @@ impl Pass {
         kept.retain(|key| !self.objects.contains_key(key));
         if !diagnostics.is_empty() {
             self.problems.push(FileProblems { path: file.path.clone(), diagnostics, kept });
+        }
+    }
+
+    /// Takes out runtimes that are new or changed and would be chosen as well as another: the last good version stays.
+    fn refuse_rivals(&mut self, state: &State) {
+        let is_new = |object: &Object| state.good.get(&object.key).is_none_or(|(old, _)| old != object);
+        let runtimes = self.objects.values().map(|(object, _)| object);
+        let mut unjudged: BTreeSet<ObjectKey> = runtimes
+            .filter(|object| object.as_serving_runtime().is_some() && is_new(object))
+            .map(|object| object.key.clone())
+            .collect();
+        while let Some(key) = unjudged.first().cloned() {
+            let built_in = BUILT_IN.iter().filter(|object| !self.objects.contains_key(&object.key));
+            let judged = self.objects.iter().filter(|(other, _)| !unjudged.contains(*other));
+            let others = built_in.chain(judged.map(|(_, (object, _))| object));
+            let refused = self.objects.get(&key).and_then(|(_, origin)| {
+                let Origin::File { path, .. } = origin else { return None };
+                let read = state.read.get(path)?;
+                let found = read.decoded.objects.iter().find(|found| found.object.key == key)?;
+                Some((path.clone(), admit::refused_beside(path, found, others)))
+            });
+            unjudged.remove(&key);
+            if let Some((path, diagnostics)) = refused.filter(|(_, diagnostics)| !diagnostics.is_empty()) {
+                self.objects.remove(&key);
+                let kept: Vec<ObjectKey> = state.good.contains_key(&key).then(|| key.clone()).into_iter().collect();
+                self.excused.insert(key);
+                self.add_problems(path, diagnostics, kept);
+            }
+        }
+    }
+
+    fn add_problems(&mut self, path: Utf8PathBuf, diagnostics: Vec<Diagnostic>, kept: Vec<ObjectKey>) {
+        match self.problems.iter_mut().find(|file| file.path == path) {
+            Some(file) => {
+                file.diagnostics.extend(diagnostics);
+                file.kept.extend(kept);
+            }
+            None => self.problems.push(FileProblems { path, diagnostics, kept }),
         }
     }
 
@@ -465,4 +517,18 @@ fn remembered(home: &Home) -> BTreeMap<ObjectKey, (Object, Origin)> {
         Some((found.object.key.clone(), (found.object, origin)))
     };
     good.into_iter().filter_map(decode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_went_after_the_folder_was_listed_is_missing_and_not_unreadable() {
+        let signature = Signature { modified: None, length: 0, inode: 0 };
+        let file = FoundFile { path: "/nowhere/at/all.yaml".into(), signature };
+        let mut pass = Pass::default();
+        pass.take(&mut State::default(), &file);
+        assert_eq!(pass.problems, []);
+    }
 }

@@ -4,6 +4,7 @@
 //! **Invariant:** a folder that cannot be read changes nothing; a document that stops parsing keeps its last good object,
 //! across restarts too.
 
+mod admit;
 pub mod document;
 pub mod load;
 pub mod published;

@@ -70,8 +70,8 @@ pub(super) fn implementations(kind: ComponentKind, component: &ComponentSpec) ->
         let named = component.containers().iter().enumerate().filter(serving);
         found.extend(named.map(|(index, _)| containers.index(index)));
     }
-    let alone = kind != ComponentKind::Explainer || component.art.is_none();
-    if !component.containers().is_empty() && (found.is_empty() && alone) {
+    let counted = kind != ComponentKind::Explainer && !found.is_empty();
+    if !component.containers().is_empty() && !counted {
         found.push(containers);
     }
     found

@@ -52,16 +52,17 @@ fn check_priorities(kind: Kind, name: &str, spec: &ServingRuntimeSpec, report: &
 /// Namespaced runtimes are compared within their namespace, cluster-wide ones among themselves. The later of two in
 /// `all` is the one reported.
 pub fn validate_runtimes(all: &[&Object]) -> Vec<Diagnostic> {
-    let mut diagnostics = Vec::new();
-    for (index, later) in all.iter().enumerate() {
-        for earlier in &all[..index] {
-            let same_scope = later.key.kind == earlier.key.kind && later.key.namespace == earlier.key.namespace;
-            if same_scope && later.key.name != earlier.key.name {
-                diagnostics.extend(compare(earlier, later));
-            }
-        }
-    }
-    diagnostics
+    let each = all.iter().enumerate();
+    each.flat_map(|(index, later)| rivals(later, all[..index].iter().copied())).collect()
+}
+
+/// Says which of the `others` would be chosen as well as a runtime. Diagnostics are about the runtime, without positions.
+pub fn rivals<'o>(runtime: &Object, others: impl Iterator<Item = &'o Object>) -> Vec<Diagnostic> {
+    let same_scope = |other: &&Object| {
+        let (one, other) = (&runtime.key, &other.key);
+        one.kind == other.kind && one.namespace == other.namespace && one.name != other.name
+    };
+    others.filter(same_scope).filter_map(|other| compare(other, runtime)).collect()
 }
 
 fn compare(earlier: &Object, later: &Object) -> Option<Diagnostic> {

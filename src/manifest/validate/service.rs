@@ -5,7 +5,7 @@ use crate::manifest::diagnostic::DiagnosticCode;
 use crate::manifest::path::FieldPath;
 use crate::manifest::report::Report;
 
-use super::{autoscaling, canary, component};
+use super::{autoscaling, canary, cluster, component};
 
 pub(super) fn check(metadata: &Metadata, spec: &InferenceServiceSpec, report: &mut Report<'_>) {
     check_annotations(metadata, report);
@@ -13,6 +13,7 @@ pub(super) fn check(metadata: &Metadata, spec: &InferenceServiceSpec, report: &m
         let path = FieldPath::of(&["spec", kind.as_str()]);
         component::check(&metadata.name, kind, component, &path, report);
         autoscaling::check(metadata, component, &path, report);
+        cluster::check(metadata, component, &path, report);
     }
     check_variant_name(spec, report);
     canary::check(metadata, spec, report);

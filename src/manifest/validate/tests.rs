@@ -73,6 +73,18 @@ fn a_predictor_has_exactly_one_implementation() {
 }
 
 #[test]
+fn an_explainer_is_a_toolbox_or_a_container() {
+    const ONE: &str = "spec.explainer.containers: exactly one of [ART, PodSpec] must be specified in ExplainerSpec; there are \
+                       `art` and `containers`";
+    let explained = |explainer: &str| service("", &format!("{}  explainer:\n{explainer}", predictor(MODEL)));
+    let art = "    art: {type: SquareAttack, storageUri: s3://b/m}\n";
+    let containers = "    containers: [{name: mine, image: i}]\n";
+    assert_eq!(errors(&explained(art)), [] as [&str; 0]);
+    assert_eq!(errors(&explained(containers)), [] as [&str; 0]);
+    assert_eq!(errors(&explained(&format!("{art}{containers}"))), [ONE]);
+}
+
+#[test]
 fn extension_fields_are_checked_all_at_once() {
     let bad = "sklearn: {storageUri: s3://b/m}\nminReplicas: -2\nmaxReplicas: -1\ncontainerConcurrency: -1\ntimeout: -1\ncanaryTrafficPercent: 101\nlogger: {storage: {path: p}}\nbatcher: {maxBatchSize: 0}";
     check_table(

@@ -39,6 +39,7 @@ pub fn validate_update(old: &Object, new: &Object) -> Vec<Diagnostic> {
                 new.key.name, before.model.memory.0, after.model.memory.0
             );
             report.denied(&FieldPath::of(&["spec", "model", "memory"]), message);
+            report.help("delete the TrainedModel and create it anew");
         }
         (Typed::LocalModelCache(before), Typed::LocalModelCache(after))
             if before.source_model_uri != after.source_model_uri =>
@@ -84,5 +85,6 @@ fn check_variant(before: &InferenceServiceSpec, after: &InferenceServiceSpec, re
     if before.predictor.name != after.predictor.name && uri(before) == uri(after) {
         let message = "predictor.name change requires a model change (e.g. storageUri)";
         report.denied(&FieldPath::of(&["spec", "predictor", "name"]), message);
+        report.help("keep the name, or change the model with it");
     }
 }

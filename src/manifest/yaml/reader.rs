@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, EnumAccess, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{Chunk, Problem, TOO_DEEP};
+use super::{Chunk, MAX_DOCUMENTS, Problem, TOO_DEEP};
 
 /// A document's value, or what stopped the parser.
 pub(super) type Read = Result<Value, Problem>;
@@ -14,6 +14,10 @@ pub(super) type Read = Result<Value, Problem>;
 pub(super) fn read_yaml(chunk: &Chunk<'_>) -> Vec<Read> {
     let mut values = Vec::new();
     for document in serde_yaml::Deserializer::from_str(chunk.text) {
+        if values.len() == MAX_DOCUMENTS {
+            values.push(Err(Problem::syntax(None, format!("more than {MAX_DOCUMENTS} documents in one text"))));
+            break;
+        }
         match Lenient::deserialize(document) {
             Ok(value) => values.push(Ok(value.0)),
             Err(error) => {
@@ -25,10 +29,10 @@ pub(super) fn read_yaml(chunk: &Chunk<'_>) -> Vec<Read> {
     values
 }
 
-/// Returns what is wrong with a document when keys may not stand twice: for documents whose positions cannot be told.
-pub(super) fn check_twice(chunk: &Chunk<'_>, index: usize) -> Option<Problem> {
-    let document = serde_yaml::Deserializer::from_str(chunk.text).nth(index)?;
-    serde_yaml::Value::deserialize(document).err().map(|error| explain(chunk, &error))
+/// Returns what is wrong with each document when keys may not stand twice: for documents whose positions cannot be told.
+pub(super) fn check_twice(chunk: &Chunk<'_>) -> Vec<Option<Problem>> {
+    let problem = |document| serde_yaml::Value::deserialize(document).err().map(|error| explain(chunk, &error));
+    serde_yaml::Deserializer::from_str(chunk.text).take(MAX_DOCUMENTS).map(problem).collect()
 }
 
 fn explain(chunk: &Chunk<'_>, error: &serde_yaml::Error) -> Problem {

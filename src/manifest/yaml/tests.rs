@@ -234,3 +234,39 @@ fn a_key_that_stands_twice_is_told_even_where_positions_cannot_be() {
     let document = one("? a\n? a\n?");
     assert!(!document.problems.is_empty());
 }
+
+#[test]
+fn a_text_of_brackets_is_refused_in_the_time_it_takes_to_read_it() {
+    // Each of these took a parser minutes: the square of its length.
+    let many = "[".repeat(1_000_000);
+    for text in
+        [format!("a: {many}"), many.clone(), format!("{{\"a\": {many}"), format!("a: {}", many.replace('[', "{a: "))]
+    {
+        let document = one(&text[..text.len().min(1_000_000)]);
+        assert_eq!(document.problems[0].message, TOO_DEEP);
+        assert_eq!(document.problems[0].position.map(|at| at.line), Some(1));
+    }
+    assert!(from_yaml::<Value>(&format!("a: {many}")).is_err());
+    let documents = parse(&format!("a: {many}\n---\nb: 1\n"));
+    assert_eq!(documents[1].value, Some(json!({"b": 1})));
+}
+
+#[test]
+fn a_text_of_a_great_many_documents_is_refused() {
+    for text in ["---\na\n".repeat(MAX_DOCUMENTS + 1), "a\n...\n".repeat(MAX_DOCUMENTS + 1)] {
+        let last = parse(&text).pop().unwrap();
+        assert_eq!(last.problems[0].message, "more than 10000 documents in one text");
+    }
+}
+
+#[test]
+fn a_setting_that_stands_twice_is_told_where_it_does() {
+    #[derive(Debug, Default, serde::Deserialize)]
+    #[expect(dead_code, reason = "only its shape matters")]
+    struct Settings {
+        listen: String,
+    }
+    let error = from_yaml::<Settings>("listen: a\nlisten: b\n").unwrap_err();
+    assert_eq!(error.position, Some(Position { line: 2, column: 1 }));
+    assert_eq!(error.message, "key `listen` stands twice; first at line 1, column 1");
+}
