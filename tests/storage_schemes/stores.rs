@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::stores::{files, hdfs, scope, share};
-use super::{Bench, weights};
+use super::{Bench, told, weights};
 
 #[tokio::test]
 async fn a_repository_of_modelscope_is_fetched_with_stated_digests() {
@@ -36,8 +36,8 @@ async fn a_file_of_hdfs_that_changes_while_it_is_read_is_no_model() {
     let url = cluster.active.url();
     let bench = Bench::new(&[("HDFS_NAMENODE", &url)]);
     cluster.time.step.store(1, std::sync::atomic::Ordering::SeqCst);
-    let said = bench.refused("hdfs://m").await;
-    assert!(said.contains("changed at the source while it was read"), "{said}");
+    let changed = bench.pull("hdfs://m").await.unwrap_err();
+    assert!(changed.is_transient() && told(&changed).contains("changed at the source while it was read"), "{changed}");
     cluster.time.step.store(0, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(bench.files("hdfs://m").await.len(), 2);
 }
