@@ -416,7 +416,7 @@ fn a_runtime_without_a_serving_container_or_with_a_bad_placeholder_is_refused_in
         (path, "failed to find kserve-container in ServingRuntime containers".to_owned())
     );
     let (field, message) = with("[{ name: kserve-container, image: x, args: ['{{.Nmae}}'] }]");
-    assert_eq!(field, "spec.predictor.model.args[0]");
+    assert_eq!(field, "ClusterServingRuntime mine spec.containers[0].args[0]");
     assert!(message.starts_with("failed to replace placeholders in serving runtime mine Container kserve-container"));
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::replica::{Crash, Phase};
 use super::world::{ExitFact, PullNote};
-use crate::api::ConditionStatus;
+use crate::api::{ConditionStatus, StorageUri};
 use crate::workload::names::{is_image_name, process_recipe};
 
 /// Reason of what waits for the first answer of the engine. Every start begins with it, so it is no news.
@@ -27,7 +27,8 @@ pub(super) fn said(phase: &Phase) -> Said {
         Phase::EngineUnknown => (Unknown, ENGINE_NOT_ASKED, "the container engine has not answered yet".to_owned()),
         Phase::EngineDown(message) => (False, "EngineUnavailable", message.clone()),
         Phase::PullingModel(uri, note) => {
-            (Unknown, "ModelPulling", format!("fetching {}{}", uri.redacted(), progress(note)))
+            let doing = if matches!(uri, StorageUri::Local(_)) { "looking for" } else { "fetching" };
+            (Unknown, "ModelPulling", format!("{doing} {}{}", uri.redacted(), progress(note)))
         }
         Phase::ModelFailed { message, transient } => (False, "ModelPullFailed", retried(message, *transient)),
         Phase::PullingImage(image, note) => match process_recipe(image) {

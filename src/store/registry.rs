@@ -422,7 +422,6 @@ mod tests {
         });
         for version in 1..=3 {
             history.push(Change { version, kind: ChangeKind::Modified, stored: Arc::clone(&stored) });
-            history.keep(2);
         }
         history.keep(3);
         assert_eq!(history.since(0).map(|changes| changes.len()), Ok(3));

@@ -253,7 +253,7 @@ fn a_text_of_brackets_is_refused_in_the_time_it_takes_to_read_it() {
 
 #[test]
 fn a_text_of_a_great_many_documents_is_refused() {
-    for text in ["---\na\n".repeat(MAX_DOCUMENTS + 1), "a\n...\n".repeat(MAX_DOCUMENTS + 1)] {
+    for text in ["---\na\n".repeat(MAX_DOCUMENTS + 1), "---\na\n...\n".repeat(MAX_DOCUMENTS + 1)] {
         let last = parse(&text).pop().unwrap();
         assert_eq!(last.problems[0].message, "more than 10000 documents in one text");
     }

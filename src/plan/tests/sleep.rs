@@ -189,9 +189,12 @@ fn a_component_that_may_not_sleep_stays() {
 fn a_service_that_never_answered_is_not_put_to_sleep() {
     let mut sim = Sim::new();
     sim.apply(iris("server:never"));
-    sim.run(1000.0);
+    sim.run(500.0);
     assert_eq!(sim.running().len(), 1);
     assert!(sim.is_held("iris"), "requests wait while it loads");
+    sim.run(500.0);
+    assert_eq!(sim.running().len(), 1);
+    assert_eq!(sim.refusal("iris").unwrap().0, "ProgressDeadlineExceeded", "but not for ever");
     sim.apply(iris("server:crash"));
     sim.run(30.0);
     assert!(!sim.is_held("iris"), "and are refused when it fails");
