@@ -392,7 +392,9 @@ conformance! {
 
 async fn it_says_what_it_is(rig: Rig) {
     let info = rig.engine.info().await.unwrap();
-    assert!(info.memory_total > 0 && info.cpus > 0, "{info:?}");
+    // Processes have what the machine has, and that is read elsewhere.
+    assert!(info.memory_total > 0 || info.name == "process", "{info:?}");
+    assert!(info.cpus > 0, "{info:?}");
     assert!(info.platform.starts_with("linux/"), "{info:?}");
 }
 

@@ -21,6 +21,7 @@ mod facts;
 pub mod gpus;
 mod graphs;
 mod holders;
+pub mod hosts;
 mod kept;
 mod learn;
 pub mod ledger;

@@ -43,9 +43,20 @@ def services(kserve):
     assert any(item["metadata"]["name"] == NAME for item in kserve.get(namespace=NAMESPACE)["items"])
     patched = kserve.patch(NAME, service(2), namespace=NAMESPACE)
     assert patched["spec"]["predictor"]["minReplicas"] == 2, patched
-    replaced = kserve.replace(NAME, service(1), namespace=NAMESPACE)
+    replaced = replace(kserve, 1)
     assert replaced["spec"]["predictor"]["minReplicas"] == 1, replaced
     kserve.wait_isvc_ready(NAME, namespace=NAMESPACE, watch=True, timeout_seconds=60)
+
+
+def replace(kserve, replicas):
+    """A status that changes between the SDK's read and its write is a conflict, as on a cluster."""
+    for _ in range(9):
+        try:
+            return kserve.replace(NAME, service(replicas), namespace=NAMESPACE)
+        except RuntimeError as error:
+            if "(409)" not in str(error):
+                raise
+    return kserve.replace(NAME, service(replicas), namespace=NAMESPACE)
 
 
 def workloads():

@@ -5,6 +5,7 @@ mod doze;
 mod graphs;
 mod histories;
 mod histories_memory;
+mod hosts;
 mod images;
 mod lifecycle;
 mod lift;

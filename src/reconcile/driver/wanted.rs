@@ -8,6 +8,7 @@ use tracing::info;
 use super::{Driver, Urgency};
 use crate::api::{ComponentKind, ServiceKey};
 use crate::plan::Now;
+use crate::plan::hosts::Hosts;
 use crate::plan::world::{ImageState, ModelState, ResolvedWorkload};
 use crate::reconcile::desired::Resolver;
 use crate::reconcile::{graphs, trained};
@@ -37,6 +38,7 @@ impl Driver {
             self.forgive(key);
             self.warn_about(key, now);
         }
+        self.warn_of_hosts(&anew, now);
         for service in self.world.services.values() {
             let component = ComponentKey { service: service.key.clone(), component: ComponentKind::Predictor };
             self.world.memory.release_canaries(&component, &service.canaries);
@@ -89,6 +91,21 @@ impl Driver {
                 let object = service.object_key();
                 if self.parts.events.record(&object, EventType::Warning, "ManifestWarning", warning, now.wall) {
                     info!(service = %key, "{warning}");
+                }
+            }
+        }
+    }
+
+    /// Says which hosts of changed services others have, too.
+    fn warn_of_hosts(&self, changed: &[ServiceKey], now: Now) {
+        if changed.is_empty() {
+            return;
+        }
+        let hosts = Hosts::of(&self.world.services);
+        for service in changed.iter().filter_map(|key| self.world.services.get(key)) {
+            for clash in hosts.clashes(service) {
+                if self.parts.events.record(&service.object_key(), EventType::Warning, "HostTaken", &clash, now.wall) {
+                    info!(service = %service.key, "{clash}");
                 }
             }
         }
