@@ -99,14 +99,8 @@ fn service(name: &str, http: SocketAddr, grpc: SocketAddr) -> ServiceRoute {
         timeout: None,
         extras: Extras::default(),
     };
-    ServiceRoute {
-        key: ServiceKey::new("default", name),
-        components: BTreeMap::from([(ComponentKind::Predictor, predictor)]),
-        model_names: vec![name.into()],
-        trained: BTreeMap::new(),
-        by_path: false,
-        cluster_local: false,
-    }
+    let components = BTreeMap::from([(ComponentKind::Predictor, predictor)]);
+    ServiceRoute::new(ServiceKey::new("default", name), components, vec![name.into()])
 }
 
 async fn backend(listen: &str) -> Outcome {

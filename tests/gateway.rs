@@ -68,19 +68,27 @@ fn backend(address: SocketAddr) -> Backend {
     }
 }
 
+/// A service of the namespace `default` whose predictor is in `state` and has one model, of the same name.
+fn service(name: &str, state: RouteState, extras: Extras) -> (ServiceKey, Arc<ServiceRoute>) {
+    let key = ServiceKey::new("default", name);
+    let component = ComponentRoute {
+        service_name: format!("{name}-predictor"),
+        state,
+        tags: BTreeMap::new(),
+        timeout: None,
+        extras: Extras { predict_path: Some(format!("/v1/models/{name}:predict").into()), ..extras },
+    };
+    let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
+    (key.clone(), Arc::new(ServiceRoute::new(key, components, vec![name.into()])))
+}
+
 /// One service `default/iris` whose predictor is in `state`.
 fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
     let (service_name, extras) = ("iris-predictor".into(), Extras::default());
     let component = ComponentRoute { service_name, state, tags: BTreeMap::new(), timeout, extras };
     let key = ServiceKey::new("default", "iris");
-    let service = ServiceRoute {
-        key: key.clone(),
-        components: BTreeMap::from([(ComponentKind::Predictor, component)]),
-        model_names: vec!["iris".into()],
-        trained: BTreeMap::new(),
-        by_path: false,
-        cluster_local: false,
-    };
+    let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
+    let service = ServiceRoute::new(key.clone(), components, vec!["iris".into()]);
     RouteTable {
         domains: vec!["example.com".into(), "localhost".into()],
         services: BTreeMap::from([(key, Arc::new(service))]),

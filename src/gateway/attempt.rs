@@ -159,7 +159,7 @@ impl Exchange<'_> {
             let message = "the request's body came too slowly";
             return Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing());
         }
-        Box::new(Refusal::bad_request("BrokenBody", "the request's body could not be read").closing())
+        Box::new(Refusal::broken_body("the request's body could not be read"))
     }
 
     fn cut(&self, error: &dyn std::error::Error) -> Box<Refusal> {

@@ -21,14 +21,7 @@ pub fn route(input: &str) {
     let (host, path) = (lines.next(), lines.next().unwrap_or("/"));
     let service = |namespace: &str, name: &str| {
         let key = ServiceKey::new(namespace, name);
-        let route = ServiceRoute {
-            key: key.clone(),
-            components: [].into(),
-            model_names: vec![name.into()],
-            trained: [].into(),
-            by_path: false,
-            cluster_local: false,
-        };
+        let route = ServiceRoute::new(key.clone(), [].into(), vec![name.into()]);
         (key, Arc::new(route))
     };
     let table = RouteTable {

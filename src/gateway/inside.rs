@@ -65,14 +65,7 @@ mod tests {
             (kind, route)
         };
         let components = ComponentKind::ALL.map(component).into();
-        let route = ServiceRoute {
-            key: key.clone(),
-            components,
-            model_names: vec!["iris".to_owned()],
-            trained: [].into(),
-            by_path: false,
-            cluster_local: false,
-        };
+        let route = ServiceRoute::new(key.clone(), components, vec!["iris".to_owned()]);
         let mut table = RouteTable::default();
         table.services.insert(key, Arc::new(route));
         RouteIndex::new(Arc::new(table))

@@ -172,8 +172,15 @@ impl Gateway {
         let room = Arc::new(Semaphore::new(self.config.max_connections));
         *self.room.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&room));
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner).take();
-        accept(&listener, calls.as_mut(), &room, &mut crew, &cancel).await;
-        accept_rest(&listener, &room, &mut crew).await;
+        let accepting = async {
+            accept(&listener, calls.as_mut(), &room, &mut crew, &cancel).await;
+            accept_rest(&listener, &room, &mut crew).await;
+        };
+        tokio::select! {
+            () = accepting => {}
+            // A worker that hangs takes nobody: what was meant for it is lost, and the end goes on.
+            () = drained(&cancel, FIRST_WORDS) => {}
+        }
         drop(listener);
         ending.drain.cancel();
         let all = u32::try_from(self.config.max_connections).unwrap_or(u32::MAX);

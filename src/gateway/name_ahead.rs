@@ -22,9 +22,8 @@ pub(super) async fn read_name(
     let mut search = Search::new(question);
     let mut seen = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Box::new(Refusal::bad_request("BrokenBody", format!("the body could not be read: {error}")).closing())
-        })?;
+        let frame =
+            frame.map_err(|error| Box::new(Refusal::broken_body(format!("the body could not be read: {error}"))))?;
         let found = frame.data_ref().map_or(Found::More, |data| search.feed(data));
         seen += frame.data_ref().map_or(0, Bytes::len);
         front.push_back(frame);

@@ -124,9 +124,7 @@ async fn read_ahead(body: &mut Incoming, front: &mut Front, limit: usize) -> Box
             None => break,
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                return Box::new(
-                    Refusal::bad_request("BrokenBody", format!("the body could not be read: {error}")).closing(),
-                );
+                return Box::new(Refusal::broken_body(format!("the body could not be read: {error}")));
             }
         };
         ahead += frame.data_ref().map_or(0, Bytes::len);

@@ -79,6 +79,11 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, reason, message)
     }
 
+    /// What came of a body cannot be told from a whole one; nothing more is read.
+    pub(crate) fn broken_body(message: impl Into<String>) -> Self {
+        Self::bad_request("BrokenBody", message).closing()
+    }
+
     pub(crate) fn closing(self) -> Self {
         Self { close: true, ..self }
     }
@@ -96,7 +101,7 @@ impl Refusal {
             ),
             MissReason::ClusterLocal => format!(
                 "InferenceService `{wanted}` is cluster-local (label {}): it is called by other services, as \
-                 <name>.<namespace>.svc.cluster.local, and has no public address",
+                 <name>.<namespace>.svc.cluster.local, and has no public address; take the label away to give it one",
                 meta::VISIBILITY
             ),
             MissReason::NoComponent => format!("InferenceService `{wanted}` has no component that could answer"),

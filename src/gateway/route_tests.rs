@@ -21,14 +21,8 @@ fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]
         };
         (*kind, route)
     };
-    Arc::new(ServiceRoute {
-        key: ServiceKey::new(namespace, name),
-        components: kinds.iter().map(component).collect(),
-        model_names: models.iter().map(|model| (*model).to_owned()).collect(),
-        trained: BTreeMap::new(),
-        by_path: false,
-        cluster_local: false,
-    })
+    let (components, models) = (kinds.iter().map(component).collect(), models.iter().map(|&model| model.to_owned()));
+    Arc::new(ServiceRoute::new(ServiceKey::new(namespace, name), components, models.collect()))
 }
 
 fn index(services: Vec<Arc<ServiceRoute>>) -> RouteIndex {

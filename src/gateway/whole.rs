@@ -101,7 +101,7 @@ impl From<TooMuch> for Box<Refusal> {
         Self::new(match error {
             TooMuch::Large(_) => Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLarge", message).closing(),
             TooMuch::Full(_) => Refusal::unavailable("Overloaded", message, RETRY_SOON).closing(),
-            TooMuch::Broken(_) => Refusal::bad_request("BrokenBody", message).closing(),
+            TooMuch::Broken(_) => Refusal::broken_body(message),
         })
     }
 }

@@ -54,6 +54,11 @@ pub struct ServiceRoute {
 }
 
 impl ServiceRoute {
+    /// Makes a route that is public, without TrainedModels.
+    pub fn new(key: ServiceKey, components: BTreeMap<ComponentKind, ComponentRoute>, model_names: Vec<String>) -> Self {
+        Self { key, components, model_names, by_path: false, cluster_local: false, trained: BTreeMap::new() }
+    }
+
     /// Returns what may be done with a request for a component, and for one of its TrainedModels when it names one.
     pub fn state(&self, component: ComponentKind, model: Option<&str>) -> Option<&RouteState> {
         let whole = self.components.get(&component).map(|route| &route.state)?;

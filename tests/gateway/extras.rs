@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use kserve_local::api::{ComponentKind, ServiceKey};
 use kserve_local::gateway::{GatewayConfig, LATENCY_BOUNDS};
-use kserve_local::plan::routes::{Backend, ComponentRoute, RouteState, RouteTable, ServiceRoute};
+use kserve_local::plan::routes::{Backend, RouteState, RouteTable, ServiceRoute};
 use kserve_local::tasks::Tasks;
 use kserve_local::workload::{Batching, Extras, LogSink, Logging, Mirroring};
 use serde_json::{Value, json};
@@ -55,27 +55,8 @@ async fn server(tasks: &Tasks) -> (Upstream, Seen) {
 }
 
 fn service(name: &str, upstream: &Upstream, extras: Extras) -> (ServiceKey, Arc<ServiceRoute>) {
-    let key = ServiceKey::new("default", name);
     let one = Backend { replica: format!("{name}-1.default").into(), ..backend(upstream.address) };
-    let component = ComponentRoute {
-        service_name: format!("{name}-predictor"),
-        state: RouteState::Open(vec![one]),
-        tags: BTreeMap::new(),
-        timeout: None,
-        extras: Extras { predict_path: Some(format!("/v1/models/{name}:predict").into()), ..extras },
-    };
-    let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
-    (
-        key.clone(),
-        Arc::new(ServiceRoute {
-            key,
-            components,
-            model_names: vec![name.into()],
-            trained: [].into(),
-            by_path: false,
-            cluster_local: false,
-        }),
-    )
+    super::service(name, RouteState::Open(vec![one]), extras)
 }
 
 async fn house(tasks: &Tasks, services: Vec<(ServiceKey, Arc<ServiceRoute>)>) -> House {

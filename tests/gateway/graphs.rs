@@ -1,6 +1,5 @@
 //! InferenceGraphs over real sockets: every kind of node, what fails within, and what goes along.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +7,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use kserve_local::api::{ComponentKind, InferenceGraphSpec, ServiceKey};
+use kserve_local::api::{InferenceGraphSpec, ServiceKey};
 use kserve_local::gateway::GatewayConfig;
 use kserve_local::graph::compile;
-use kserve_local::plan::routes::{Backend, ComponentRoute, GraphRoute, Hold, RouteState, RouteTable, ServiceRoute};
+use kserve_local::plan::routes::{Backend, GraphRoute, Hold, RouteState, RouteTable, ServiceRoute};
 use kserve_local::tasks::Tasks;
 use kserve_local::workload::Extras;
 use serde_json::{Value, json};
@@ -43,27 +42,7 @@ async fn model(request: Request<Incoming>) -> Response<AnswerBody> {
 }
 
 fn service(name: &str, state: RouteState) -> (ServiceKey, Arc<ServiceRoute>) {
-    let key = ServiceKey::new("default", name);
-    let extras = Extras { predict_path: Some(format!("/v1/models/{name}:predict").into()), ..Extras::default() };
-    let component = ComponentRoute {
-        service_name: format!("{name}-predictor"),
-        state,
-        tags: BTreeMap::new(),
-        timeout: None,
-        extras,
-    };
-    let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
-    (
-        key.clone(),
-        Arc::new(ServiceRoute {
-            key,
-            components,
-            model_names: vec![name.into()],
-            trained: [].into(),
-            by_path: false,
-            cluster_local: false,
-        }),
-    )
+    super::service(name, state, Extras::default())
 }
 
 fn graph(name: &str, spec: &Value) -> (ServiceKey, Arc<GraphRoute>) {
