@@ -193,6 +193,19 @@ async fn validate_shows_every_problem_where_it_is() {
 }
 
 #[tokio::test]
+async fn services_that_would_share_a_host_are_told_before_they_are_applied() {
+    let (_folder, home) = folder();
+    let there = isvc("iris").to_string();
+    assert_eq!(run_with(&home, &["apply", "-f", "-"], &there).await.code, 0);
+    let checked = run_with(&home, &["validate", "-"], &isvc("iris-predictor").to_string()).await;
+    assert_eq!(checked.code, 0, "{}", checked.out);
+    let told = "its name is also the host `iris-predictor` of a component of `iris`";
+    assert!(checked.out.contains("warning") && checked.out.contains(told), "{}", checked.out);
+    let alone = run_with(&home, &["validate", "-"], &isvc("wine").to_string()).await;
+    assert!(alone.out.ends_with("0 errors, 0 warnings\n"), "{}", alone.out);
+}
+
+#[tokio::test]
 async fn runtimes_explain_why_each_other_one_lost() {
     let (_folder, home) = folder();
     let explained = run_with(&home, &["runtimes", "explain", "-f", "-"], &isvc("iris").to_string()).await;

@@ -25,10 +25,13 @@ fn service(name: &str, format: &str, uri: &str) -> String {
     .to_string()
 }
 
-async fn metrics(daemon: &Daemon) -> String {
+/// Returns the text and its type.
+async fn metrics(daemon: &Daemon, accept: &str) -> (String, String) {
     let url = format!("http://{}/metrics", daemon.addresses()["api"].as_str().expect("an address"));
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    client.get(url).send().await.expect("an answer").text().await.expect("text")
+    let answer = client.get(url).header("accept", accept).send().await.expect("an answer");
+    let kind = answer.headers()["content-type"].to_str().expect("text").to_owned();
+    (answer.text().await.expect("text"), kind)
 }
 
 #[tokio::test]
@@ -41,7 +44,10 @@ async fn the_dashboard_asks_for_metrics_that_are_there() {
     std::fs::write(folder.join("model.joblib"), "x").expect("a model");
     daemon.drop_file("iris.json", &service("iris", "sklearn", &format!("file://{}", folder.display())));
     daemon.wait_ready("iris");
-    let there = metrics(&daemon).await;
+    let (open, kind) = metrics(&daemon, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5").await;
+    assert!(kind.starts_with("application/openmetrics-text;") && open.ends_with("# EOF\n"), "{kind}");
+    let (there, kind) = metrics(&daemon, "*/*").await;
+    assert!(kind.starts_with("text/plain; version=0.0.4") && !there.contains("# EOF"), "{kind}");
     let there = our_metrics(&there);
     let dashboard = include_str!("../packaging/grafana/kserve-local.json");
     for name in our_metrics(dashboard) {

@@ -15,7 +15,7 @@ use super::client::Client;
 use super::find::{SERVICE, items};
 use super::verbs::Cli;
 use super::wanted;
-use super::{home, runtimes};
+use super::{home, manifests};
 use crate::api::{Kind, Object, meta};
 use crate::kubeapi::resource::Resource;
 use crate::runtimes::Catalog;
@@ -168,7 +168,7 @@ fn asked(typed: &Typed, resource: Resource) -> Option<Vec<String>> {
 }
 
 fn in_folder(typed: &Typed, resource: Resource) -> Vec<String> {
-    let objects: Vec<Object> = runtimes::folder_objects(&typed.home()).unwrap_or_default();
+    let objects: Vec<Object> = manifests::folder_objects(&typed.home()).unwrap_or_default();
     let own = |object: &&Object| object.key.namespace.is_empty() || object.key.namespace == typed.namespace();
     match resource {
         Resource::Object(Kind::Namespace) => {

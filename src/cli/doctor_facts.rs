@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use super::client::Client;
 use super::report::chain;
-use super::{leftovers, runtimes, serve};
+use super::{leftovers, manifests, serve};
 use crate::api::Kind;
 use crate::config::{EngineChoice, Environment, Flags, Settings};
 use crate::daemon;
@@ -240,7 +240,7 @@ struct Manifests {
 }
 
 fn manifests(root: &Utf8Path) -> Manifests {
-    let Ok(files) = runtimes::folder_files(root) else { return Manifests::default() };
+    let Ok(files) = manifests::folder_files(root) else { return Manifests::default() };
     let mut found = Manifests { files: files.len(), ..Manifests::default() };
     for path in files.iter().map(|file| &file.path) {
         let text = match std::fs::read_to_string(path) {
@@ -424,7 +424,7 @@ fn credentials(environment: &Environment) -> Vec<Credential> {
 }
 
 fn runtime_images(root: &Utf8Path) -> BTreeSet<String> {
-    let objects = runtimes::folder_objects(root).unwrap_or_default();
+    let objects = manifests::folder_objects(root).unwrap_or_default();
     let catalog = Catalog::new(&objects);
     let containers = catalog.runtimes.iter().flat_map(|runtime| &runtime.spec.containers);
     containers.filter_map(|container| container.image.clone()).collect()

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::report::{Exit, Problem};
 use super::wanted::NamespaceArgs;
-use super::{output, runtimes, serve};
+use super::{manifests, output, serve};
 use crate::api::{Kind, Object, StorageUri};
 use crate::home::Home;
 use crate::manifest;
@@ -79,7 +79,7 @@ fn wanted(home: &Utf8Path, args: &StorageArgs, namespace: &str) -> Result<(Stora
         let said = decoded.diagnostics.first().map(|diagnostic| diagnostic.message.clone()).unwrap_or_default();
         return Err(Problem::usage(said).into());
     };
-    let objects = runtimes::folder_objects(home)?;
+    let objects = manifests::folder_objects(home)?;
     let companions: Vec<&Object> = objects
         .iter()
         .filter(|object| {

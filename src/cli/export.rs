@@ -8,10 +8,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::input::{self, InputArgs};
+use super::manifests;
 use super::output;
 use super::parity::{self, Gap};
 use super::report::{Exit, Problem};
-use super::runtimes;
 use crate::api::component::PREDICTOR_MODELS;
 use crate::api::{Kind, meta};
 use crate::manifest::{self, DecodedObject, yaml};
@@ -45,7 +45,7 @@ pub struct ExportArgs {
 /// # Errors
 /// A manifest is invalid or cannot be read.
 pub async fn run(home: &Utf8Path, args: ExportArgs) -> Result<Exit> {
-    let names = runtimes::named_or_folder(home, &args.input.filename)?;
+    let names = manifests::named_or_folder(home, &args.input.filename)?;
     let sources = input::read(&names, args.input.recursive).await?;
     if input::tell_problems(&sources) {
         return Ok(Exit::Usage);
@@ -109,7 +109,7 @@ fn namespaces(objects: &[DecodedObject]) -> Vec<Value> {
 
 /// The built-in runtimes that were chosen here: a cluster's own may be of another version.
 fn runtimes_used(home: &Utf8Path, objects: &[DecodedObject]) -> Result<Vec<Value>> {
-    let used = runtimes::built_in_used(home, objects)?;
+    let used = manifests::built_in_used(home, objects)?;
     let mut found = Vec::new();
     for (file, text) in builtin::FILES {
         for decoded in manifest::decode(file, text).objects {

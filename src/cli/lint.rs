@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::format::TextOrJson;
 use super::input::{self, Source};
+use super::manifests;
 use super::output;
 use super::parity;
 use super::report::Exit;
-use super::runtimes;
 use crate::api::{Kind, ServiceKey};
 use crate::home::Home;
 use crate::reconcile::revisions::{self, Ledger};
@@ -40,9 +40,9 @@ pub struct LintArgs {
 /// # Errors
 /// A manifest cannot be read.
 pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
-    let names = runtimes::named_or_folder(home, args.files.iter().chain(&args.filename))?;
+    let names = manifests::named_or_folder(home, args.files.iter().chain(&args.filename))?;
     let mut sources = input::read(&names, args.recursive).await?;
-    runtimes::resolve_all(home, &mut sources)?;
+    manifests::resolve_all(home, &mut sources)?;
     let measured = revisions::load(&Home::new(home));
     let mut findings = Vec::new();
     for source in &sources {

@@ -37,6 +37,7 @@ pub mod leftovers;
 pub mod lint;
 pub mod logs;
 pub mod man;
+pub mod manifests;
 pub mod one_service;
 pub mod output;
 pub mod parity;

@@ -18,10 +18,10 @@ use super::home;
 use super::input::{self, InputArgs};
 use super::kubeconfig;
 use super::leftovers;
+use super::manifests;
 use super::output;
 use super::report::{Exit, Problem};
 use super::run_report::{Outcome, Readiness, Report};
-use super::runtimes;
 use super::serve::{self, Called, EngineChoice, Signals};
 use super::wait::duration;
 use crate::api::{ConditionStatus, InferenceServiceStatus, Kind, ObjectKey};
@@ -93,13 +93,13 @@ pub async fn run(own: &Utf8Path, args: RunArgs) -> Result<ExitCode> {
     }
     let mut sources = input::read(&args.input.filename, args.input.recursive).await?;
     let folder = leftovers::folder("run")?;
-    runtimes::resolve_all(&folder, &mut sources)?;
+    manifests::resolve_all(&folder, &mut sources)?;
     if input::tell_problems(&sources) {
         return Ok(Exit::Usage.into());
     }
     let objects = input::objects(&sources, None)?;
     if args.list_pulls {
-        runtimes::pulls(&folder, &objects)?.iter().try_for_each(|line| output::line(line))?;
+        manifests::pulls(&folder, &objects)?.iter().try_for_each(|line| output::line(line))?;
         return Ok(Exit::Done.into());
     }
     leftovers::make(&folder)?;

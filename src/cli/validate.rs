@@ -36,9 +36,9 @@ pub struct ValidateArgs {
 /// # Errors
 /// A manifest cannot be read.
 pub async fn run(home: &Utf8Path, args: ValidateArgs) -> Result<Exit> {
-    let names = super::runtimes::named_or_folder(home, args.files.iter().chain(&args.filename))?;
+    let names = super::manifests::named_or_folder(home, args.files.iter().chain(&args.filename))?;
     let mut sources = input::read(&names, args.recursive).await?;
-    super::runtimes::resolve_all(home, &mut sources)?;
+    super::manifests::resolve_all(home, &mut sources)?;
     if args.output.is_table() {
         output::print(&text(&sources))?;
     } else {

@@ -95,6 +95,10 @@ impl Refusal {
             MissReason::UnknownHost => format!("no InferenceService has the host `{wanted}`"),
             MissReason::UnknownService => format!("there is no InferenceService `{wanted}`"),
             MissReason::UnknownModel => format!("no InferenceService serves a model `{wanted}`"),
+            MissReason::UnknownPath if is_of_the_api(wanted) => format!(
+                "nothing is served at `{wanted}` on this port; metrics and the Kubernetes API have a port of their own, \
+                 8090 unless `apiListen` says otherwise"
+            ),
             MissReason::UnknownPath => format!(
                 "nothing is served at `{wanted}` on this address; use a service's host, /serving/<namespace>/<name>/ or \
                  a model's name in the path"
@@ -211,6 +215,12 @@ pub(crate) fn graphs(table: &RouteTable) -> Value {
     Value::Array(listed.collect())
 }
 
+/// Whether a path looks for what the API's port serves.
+fn is_of_the_api(path: &str) -> bool {
+    let first = path.trim_start_matches('/').split('/').next();
+    first.is_some_and(|first| matches!(first, "metrics" | "api" | "apis" | "healthz" | "readyz" | "livez" | "version"))
+}
+
 fn list(miss: &Miss) -> String {
     let names: Vec<String> = miss.candidates.iter().map(|key| format!("`{key}`")).collect();
     names.join(" or ")
@@ -270,6 +280,16 @@ mod tests {
         let body: Value = serde_json::from_slice(response.body()).unwrap();
         assert_eq!(body["services"], json!([]));
         assert_eq!(body["graphs"], json!([{ "name": "both", "namespace": "team", "ready": false }]));
+    }
+
+    #[test]
+    fn who_asks_the_wrong_port_for_metrics_is_told_the_right_one() {
+        for (path, told) in [("/metrics", true), ("/apis/serving.kserve.io/v1beta1", true), ("/apiary", false)] {
+            let miss = Miss::new(MissReason::UnknownPath, path);
+            let response = Refusal::miss(&miss, &RouteTable::default()).into_response(false);
+            let body: Value = serde_json::from_slice(response.body()).unwrap();
+            assert_eq!(body["error"].as_str().unwrap().contains("`apiListen`"), told, "{path}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -36,6 +36,7 @@ use crate::source::Loader;
 use crate::store::Store;
 use crate::tasks::Tasks;
 use crate::telemetry::EventLog;
+use crate::telemetry::exposition::Exposition;
 
 /// Most connections at once.
 const CONNECTION_LIMIT: usize = 512;
@@ -250,9 +251,10 @@ async fn ready(State(api): State<Arc<Api>>) -> Response {
     }
 }
 
-async fn metrics(State(api): State<Arc<Api>>) -> Response {
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, content_type)], Body::from((api.state.metrics)().await)).into_response()
+async fn metrics(State(api): State<Arc<Api>>, asked: HeaderMap) -> Response {
+    let form = Exposition::accepted(asked.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok()));
+    let text = form.write((api.state.metrics)().await);
+    ([(header::CONTENT_TYPE, form.content_type()), (header::VARY, "Accept")], Body::from(text)).into_response()
 }
 
 async fn version(State(api): State<Arc<Api>>) -> Response {

@@ -240,6 +240,11 @@ impl DesiredService {
         let components = self.resolution.as_deref().unwrap_or_default().iter();
         components.chain(self.canaries.iter().filter_map(|canary| canary.resolution.as_ref().ok()))
     }
+
+    /// Returns the same as they are written, without fingerprints.
+    pub fn parts(&self) -> impl Iterator<Item = &Workload> {
+        self.workloads().map(|resolved| resolved.workload.as_ref())
+    }
 }
 
 /// One named canary as wanted (`spec.canary[]`).

@@ -1,6 +1,7 @@
 //! What can be seen from outside: logs, events, metrics.
 
 pub mod events;
+pub mod exposition;
 pub mod logs;
 pub mod metrics;
 pub mod runtime_metrics;

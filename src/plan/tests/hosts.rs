@@ -1,9 +1,8 @@
 //! Hosts that two services would both have.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use super::sample::{predicting, service};
+use super::sample::predicting;
 use crate::api::ServiceKey;
 use crate::plan::hosts::Hosts;
 
@@ -12,8 +11,7 @@ fn a_host_of_two_services_is_told_to_both_with_who_is_asked() {
     let named = |name: &str, service_name: &str| {
         let mut workload = predicting(name, "server:good1");
         workload.service_name = service_name.to_owned();
-        let one = service(name, vec![workload]);
-        (one.key.clone(), Arc::new(one))
+        (ServiceKey::new("default", name), vec![workload])
     };
     let services = BTreeMap::from([
         // `predictor.name: green`, or a canary of that name.
@@ -23,8 +21,11 @@ fn a_host_of_two_services_is_told_to_both_with_who_is_asked() {
         named("wine-predictor", "wine-predictor-predictor"),
         named("alone", "alone-predictor"),
     ]);
-    let hosts = Hosts::of(&services);
-    let told = |name: &str| hosts.clashes(&services[&ServiceKey::new("default", name)]);
+    let hosts = Hosts::of(services.iter().map(|(key, parts)| (key, parts)));
+    let told = |name: &str| {
+        let key = ServiceKey::new("default", name);
+        hosts.clashes(&key, &services[&key])
+    };
     let rename = "rename one of the two";
     assert_eq!(
         told("iris"),

@@ -101,9 +101,9 @@ impl Driver {
         if changed.is_empty() {
             return;
         }
-        let hosts = Hosts::of(&self.world.services);
+        let hosts = Hosts::of(self.world.services.values().map(|service| (&service.key, service.parts())));
         for service in changed.iter().filter_map(|key| self.world.services.get(key)) {
-            for clash in hosts.clashes(service) {
+            for clash in hosts.clashes(&service.key, service.parts()) {
                 if self.parts.events.record(&service.object_key(), EventType::Warning, "HostTaken", &clash, now.wall) {
                     info!(service = %service.key, "{clash}");
                 }
