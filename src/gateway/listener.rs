@@ -210,15 +210,18 @@ impl Gateway {
         payload_log: PayloadLog,
     ) -> Arc<Worker> {
         let metrics = Arc::clone(&self.metrics);
+        let table = self.routes.load_full();
+        let pool = Pool::new(self.config.clone(), tasks.clone(), Arc::clone(&metrics));
+        pool.keep_to(table.addresses());
         Arc::new(Worker {
             number,
-            desks: ArcSwap::from_pointee(Desks::new(self.routes.load_full(), &metrics, number, &self.board)),
+            desks: ArcSwap::from_pointee(Desks::new(table, &metrics, number, &self.board)),
             routes: Arc::clone(&self.routes),
             board: self.board.clone(),
             config: self.config.clone(),
             unrouted: metrics.unrouted(number),
             balancer: Arc::clone(&self.balancer),
-            pool: Pool::new(self.config.clone(), tasks.clone(), Arc::clone(&metrics)),
+            pool,
             metrics,
             tasks: tasks.clone(),
             backend_refused: Arc::clone(&self.backend_refused),
@@ -330,12 +333,19 @@ fn begin(worker: &Arc<Worker>, arrival: Arrival) {
     worker.tasks.spawn_short(serve(Arc::clone(worker), socket, client));
 }
 
-/// Closes idle connections to backends and forgets what is gone. Never ends.
+/// Closes idle connections to backends and forgets what is gone, at every new route table and now and then. Never ends.
 async fn sweep(worker: &Worker) {
     let mut tick = tokio::time::interval(worker.config.upstream_idle_timeout.max(Duration::from_secs(1)));
+    let mut tables = worker.board.tables();
     loop {
-        tick.tick().await;
-        worker.pool.sweep();
+        tokio::select! {
+            _ = tick.tick() => worker.pool.sweep(),
+            // The board outlives its workers. Turned over here, not by the next request.
+            Ok(()) = tables.changed() => {
+                worker.with_desks(|_| ());
+                continue;
+            }
+        }
         let table = worker.with_desks(|desks| Arc::clone(desks.index.table()));
         if worker.number == 0 {
             worker.balancer.sweep(|key| table.services.contains_key(&key.service), &table);

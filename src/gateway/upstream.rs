@@ -3,6 +3,10 @@
 //! HTTP/1.1 connections carry one request at a time and come back when its answer has been read to the end; nobody reads
 //! from them until they are taken again. HTTP/2 has one connection per address, shared. A pool is private to its worker;
 //! nothing here chooses a backend.
+//!
+//! An address that no route names any more has its connections closed at once, before its container stops: the farewell
+//! to a container that is gone would stay unanswered, and the kernel, which looks for the address's owner once a second
+//! from then on, would let the next container of that address wait for up to a second.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,6 +34,7 @@ pub(crate) struct Pool {
     config: GatewayConfig,
     tasks: Tasks,
     metrics: Arc<Metrics>,
+    /// For every address that a route names.
     idle: Mutex<BTreeMap<SocketAddr, Vec<Idle>>>,
     shared: Mutex<BTreeMap<SocketAddr, Multiplex>>,
     /// Who makes a shared connection; the others wait for that.
@@ -134,22 +139,32 @@ impl Pool {
 
     fn put_idle(&self, address: SocketAddr, talk: Box<Talk>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let stack = idle.entry(address).or_default();
+        let Some(stack) = idle.get_mut(&address) else { return };
         if stack.len() >= self.config.max_idle_upstream {
             stack.remove(0);
         }
         stack.push(Idle { talk, since: Instant::now() });
     }
 
+    /// Keeps connections to these addresses only, from now on; what is under way elsewhere ends first.
+    pub(crate) fn keep_to(&self, addresses: impl Iterator<Item = SocketAddr>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = std::mem::take(&mut *idle);
+        for address in addresses {
+            idle.entry(address).or_insert_with(|| before.remove(&address).unwrap_or_default());
+        }
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.retain(|address, _| idle.contains_key(address));
+    }
+
     /// Closes connections that have been idle for too long, and those that backends have closed.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, stack| {
+        for stack in self.idle.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
             stack.retain(|Idle { talk, since }| {
                 now.duration_since(*since) < self.config.upstream_idle_timeout && talk.is_silent()
             });
-            !stack.is_empty()
-        });
+        }
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, one| !one.has_ended());
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         making.retain(|_, one| Arc::strong_count(one) > 1);

@@ -114,6 +114,7 @@ impl Worker {
         }
         let fresh = Arc::new(Desks::new(Arc::clone(&table), &self.metrics, self.number, &self.board));
         self.desks.store(Arc::clone(&fresh));
+        self.pool.keep_to(table.addresses());
         look(&fresh)
     }
 }

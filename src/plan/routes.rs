@@ -22,6 +22,21 @@ pub struct RouteTable {
     pub scrapes: Vec<Scrape>,
 }
 
+impl RouteTable {
+    /// Returns every address that requests may go to, some more than once.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let components = self.services.values().flat_map(|service| service.components.values());
+        let backends = components.flat_map(|component| {
+            let open = match &component.state {
+                RouteState::Open(backends) => backends.as_slice(),
+                RouteState::Held(_) | RouteState::NotReady { .. } => &[],
+            };
+            open.iter().chain(component.tags.values().flatten())
+        });
+        backends.flat_map(|backend| [Some(backend.address), backend.grpc_address]).flatten()
+    }
+}
+
 /// Where one replica shows its own metrics, by the runtime's `prometheus.kserve.io/port` and `/path`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scrape {

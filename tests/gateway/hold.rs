@@ -6,7 +6,10 @@ use std::time::Duration;
 use kserve_local::gateway::GatewayConfig;
 use kserve_local::plan::routes::{Hold, RouteState};
 use kserve_local::tasks::Tasks;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
 
+use super::endings::hear;
 use super::upstream::{Upstream, mirror};
 use super::{House, backend, iris, open};
 
@@ -62,6 +65,46 @@ async fn a_body_that_breaks_while_its_request_waits_never_reaches_a_backend() {
     house.publish(open(vec![backend(upstream.address)]));
     assert_eq!(house.client().await.ask(POST).await.status, 200);
     assert_eq!(upstream.requests(), 1, "only the whole one");
+}
+
+#[tokio::test]
+async fn connections_to_what_no_route_names_any_more_are_closed_at_once() {
+    let tasks = Tasks::new();
+    let (heard, answers, closed) =
+        (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(0)));
+    let gates = (Arc::clone(&heard), Arc::clone(&answers), Arc::clone(&closed));
+    let upstream = Upstream::raw(&tasks, move |mut socket| {
+        let (heard, answers, closed) = gates.clone();
+        async move {
+            while !hear(&mut socket).await.is_empty() {
+                heard.add_permits(1);
+                answers.acquire().await.unwrap().forget();
+                socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
+            }
+            closed.add_permits(1);
+        }
+    })
+    .await;
+    let passes = async |gate: &Semaphore| {
+        let passed = tokio::time::timeout(Duration::from_secs(5), gate.acquire()).await;
+        passed.expect("in time").unwrap().forget();
+    };
+    let rests = || iris(held("Asleep", "asleep", 60_000), None);
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.client().await;
+    assert_eq!(client.ask(POST).await.status, 200);
+    passes(&heard).await;
+    assert_eq!(closed.available_permits(), 0, "it is kept");
+    house.publish(rests());
+    passes(&closed).await;
+    // What is under way ends before its connection does.
+    house.publish(open(vec![backend(upstream.address)]));
+    client.send(POST).await;
+    passes(&heard).await;
+    house.publish(rests());
+    answers.add_permits(1);
+    assert_eq!(client.answer().await.unwrap().status, 200);
+    passes(&closed).await;
 }
 
 #[tokio::test]
