@@ -99,6 +99,11 @@ impl Home {
         self.state().join("revisions.json")
     }
 
+    /// What of them changed since that was written.
+    pub fn revisions_log(&self) -> Utf8PathBuf {
+        self.state().join("revisions.log")
+    }
+
     /// Versions of refreshed models.
     pub fn model_versions(&self) -> Utf8PathBuf {
         self.state().join("model-versions.json")

@@ -742,7 +742,7 @@ async fn logs_are_text_and_follow_until_the_container_ends() {
     assert!(wrong.1["message"].as_str().unwrap().contains("choose one of: [kserve-container]"));
     let restarts = |restarts: u32| {
         let mut pods = (**api.pods.borrow()).clone();
-        pods[0].containers[0].restarts = restarts;
+        std::sync::Arc::make_mut(&mut pods[0]).containers[0].restarts = restarts;
         api.pods.send_replace(std::sync::Arc::new(pods));
     };
     restarts(0);
@@ -752,10 +752,12 @@ async fn logs_are_text_and_follow_until_the_container_ends() {
     let mut restarted = (**api.pods.borrow()).clone();
     // All of it was said before its last start.
     let now = "2100-01-01T00:00:00Z".parse().unwrap();
-    restarted[0].containers[0].state = ContainerViewState::Running { started_at: Some(now) };
+    std::sync::Arc::make_mut(&mut restarted[0]).containers[0].state =
+        ContainerViewState::Running { started_at: Some(now) };
     api.pods.send_replace(std::sync::Arc::new(restarted.clone()));
     assert_eq!(text("previous=true&tailLines=2").await, "three\nfour\n");
-    restarted[0].containers[0].state = ContainerViewState::Running { started_at: Some(jiff::Timestamp::UNIX_EPOCH) };
+    std::sync::Arc::make_mut(&mut restarted[0]).containers[0].state =
+        ContainerViewState::Running { started_at: Some(jiff::Timestamp::UNIX_EPOCH) };
     api.pods.send_replace(std::sync::Arc::new(restarted));
     assert_eq!(text("previous=true").await, "");
     assert_eq!(reason(&api.get("/api/v1/namespaces/default/pods/none/log").await), (404, "NotFound"));

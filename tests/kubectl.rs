@@ -548,7 +548,7 @@ async fn logs_are_followed_cut_and_stamped() {
         let api = api::Api::start().await;
         let pod = api.run_pod("iris").await;
         let mut pods = (**api.pods.borrow()).clone();
-        pods[0].containers[0].restarts = 0;
+        std::sync::Arc::make_mut(&mut pods[0]).containers[0].restarts = 0;
         api.pods.send_replace(std::sync::Arc::new(pods));
         let config = api.home.root().join("kubeconfig");
         let server = api.base.replace("http://", "https://");

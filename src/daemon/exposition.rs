@@ -28,7 +28,7 @@ type Counter = (&'static str, &'static str, fn(&ServiceSnapshot) -> u64);
 pub(super) struct Exposition {
     pub(super) store: Store,
     pub(super) board: TrafficBoard,
-    pub(super) pods: watch::Receiver<Arc<Vec<PodView>>>,
+    pub(super) pods: watch::Receiver<Arc<Vec<Arc<PodView>>>>,
     pub(super) pulls: watch::Receiver<Vec<PullSample>>,
     pub(super) passes: Arc<PassMeter>,
     pub(super) loader: Loader,

@@ -134,7 +134,7 @@ pub enum FeedBell {
     /// The store changed.
     Store(watch::Receiver<Arc<Snapshot>>),
     /// The pods changed.
-    Pods(watch::Receiver<Arc<Vec<PodView>>>),
+    Pods(watch::Receiver<Arc<Vec<Arc<PodView>>>>),
     /// It is time to look.
     Clock,
 }

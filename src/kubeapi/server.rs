@@ -55,7 +55,7 @@ pub struct ApiState {
     /// The one way to write.
     pub loader: Loader,
     /// What runs, as last published by the driver.
-    pub pods: watch::Receiver<Arc<Vec<PodView>>>,
+    pub pods: watch::Receiver<Arc<Vec<Arc<PodView>>>>,
     /// Who holds what, as last published by the driver.
     pub room: watch::Receiver<Arc<RoomView>>,
     /// For logs.

@@ -2,6 +2,7 @@
 //! and what runs for them. Nothing is made of them; they are for looking at.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -92,16 +93,16 @@ impl Part<'_> {
         json!({"metadata": {"labels": self.labels()}, "spec": {"containers": containers}})
     }
 
-    fn pods<'p>(&self, pods: &'p [PodView]) -> Vec<&'p PodView> {
+    fn pods<'p>(&self, pods: &'p [Arc<PodView>]) -> Vec<&'p PodView> {
         let own = |pod: &&PodView| {
             pod.service_name == self.name && pod.component.service.namespace == self.owner.object.key.namespace
         };
-        pods.iter().filter(own).collect()
+        pods.iter().map(|pod| &**pod).filter(own).collect()
     }
 }
 
 /// Returns a Deployment for each component and named canary.
-pub fn deployments(snapshot: &Snapshot, pods: &[PodView]) -> Vec<Value> {
+pub fn deployments(snapshot: &Snapshot, pods: &[Arc<PodView>]) -> Vec<Value> {
     parts(snapshot).iter().map(|part| deployment(part, &part.pods(pods))).collect()
 }
 
@@ -136,7 +137,7 @@ fn deployment(part: &Part<'_>, pods: &[&PodView]) -> Value {
 }
 
 /// Returns a ReplicaSet for each revision that has replicas.
-pub fn replica_sets(snapshot: &Snapshot, pods: &[PodView]) -> Vec<Value> {
+pub fn replica_sets(snapshot: &Snapshot, pods: &[Arc<PodView>]) -> Vec<Value> {
     let mut sets = Vec::new();
     for part in parts(snapshot) {
         let mut revisions: BTreeMap<u32, Vec<&PodView>> = BTreeMap::new();

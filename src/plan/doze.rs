@@ -76,7 +76,7 @@ pub(super) fn lie_down<'w>(draft: &mut Draft<'w>, policy: &Policy, containers: &
     if !containers.iter().all(alive) {
         return false;
     }
-    draft.plan.pods.push(pods::pod(draft.world, &first.component, &leaving, &Phase::Asleep));
+    draft.plan.pods.push(pods::pod(draft.world, &first.component, &leaving, &Phase::Asleep).into());
     let awake: Vec<&ContainerFact> =
         containers.iter().copied().filter(|fact| fact.is_running() && !has_been_told(draft, fact)).collect();
     for fact in containers.iter().filter(|fact| fact.state == FactState::Paused) {

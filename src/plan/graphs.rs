@@ -17,7 +17,7 @@ use crate::graph::Graph;
 pub(super) fn add(plan: &mut Plan, world: &World) {
     for (key, graph) in &world.graphs {
         let stands = stand(plan, world, graph);
-        plan.other_statuses.push((key.to_key_of(Kind::InferenceGraph), status_of(world, graph, &stands)));
+        plan.other_statuses.push((key.to_key_of(Kind::InferenceGraph), status_of(world, graph, &stands).into()));
         if plan.routes.services.contains_key(key) {
             continue;
         }

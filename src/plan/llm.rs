@@ -63,6 +63,6 @@ pub(super) fn add_shadowed(plan: &mut Plan, world: &World) {
             conditions: vec![Condition::new("Ready", ConditionStatus::False, "NameTaken", message)],
             ..InferenceServiceStatus::default()
         };
-        plan.other_statuses.push((key.to_key_of(Kind::LlmInferenceService), status));
+        plan.other_statuses.push((key.to_key_of(Kind::LlmInferenceService), status.into()));
     }
 }

@@ -27,6 +27,7 @@ mod learn;
 pub mod ledger;
 pub mod lift;
 mod llm;
+pub mod memo;
 pub mod memory;
 pub mod pace;
 pub mod planner;
@@ -54,8 +55,9 @@ pub mod vanish;
 pub mod world;
 
 pub use action::{Action, ActionKey};
+pub use memo::Memo;
 pub use memory::Memory;
-pub use planner::{Plan, plan};
+pub use planner::{Plan, plan, plan_anew};
 pub use world::{Now, World};
 
 #[cfg(test)]

@@ -9,10 +9,12 @@ use super::admission::{Eviction, Explanation, Grant, Queued, Room};
 use super::doze;
 use super::facts::Facts;
 use super::holders;
+use super::memo::Memo;
 use super::memory::{GivenUp, LoadClock};
 use super::pods::PodView;
 use super::progress::Mark;
 use super::ps::{self, MachineLine, Row};
+use super::rollout::ComponentReport;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
@@ -31,13 +33,13 @@ pub struct Plan {
     /// What the proxy may do from now on.
     pub routes: RouteTable,
     /// Statuses of every InferenceService, in order of their keys.
-    pub statuses: Vec<(ServiceKey, InferenceServiceStatus)>,
+    pub statuses: Vec<(ServiceKey, Arc<InferenceServiceStatus>)>,
     /// Statuses of other objects.
-    pub other_statuses: Vec<(ObjectKey, InferenceServiceStatus)>,
+    pub other_statuses: Vec<(ObjectKey, Arc<InferenceServiceStatus>)>,
     /// Statuses of objects that keep models.
     pub kept: Vec<(ObjectKey, LocalModelCacheStatus)>,
     /// What runs, for people.
-    pub pods: Vec<PodView>,
+    pub pods: Vec<Arc<PodView>>,
     /// Revisions that have all traffic from now on.
     pub rolled_out: Vec<(ComponentKey, u32)>,
     /// Revisions of which every replica answers.
@@ -103,11 +105,14 @@ pub(super) struct Draft<'w> {
     pub(super) room: Room,
     ordered: HashSet<ActionKey>,
     starts: usize,
+    /// Orders that were wanted, given or not.
+    pub(super) asked: usize,
 }
 
 impl Draft<'_> {
     /// Orders an action unless it is under way.
     pub(super) fn act(&mut self, action: Action) {
+        self.asked += 1;
         let key = action.key();
         if self.world.in_flight.contains(&key) || self.ordered.contains(&key) {
             return;
@@ -147,10 +152,15 @@ impl Draft<'_> {
 
 /// Decides what to do next for every service, from a snapshot and the time.
 pub fn plan(world: &World, now: Now) -> Plan {
+    plan_anew(world, now, &mut Memo::forgetful())
+}
+
+/// Decides the same, and plans anew only the services of which something changed since the memo's last pass.
+pub fn plan_anew(world: &World, now: Now, memo: &mut Memo) -> Plan {
     let starts = starts_under_way(world);
     let sandboxes = Sandboxes::new(world);
-    let mut draft =
-        Draft { world, now, plan: Plan::default(), room: Room::default(), sandboxes, ordered: HashSet::new(), starts };
+    let (plan, room, ordered) = (Plan::default(), Room::default(), HashSet::new());
+    let mut draft = Draft { world, now, plan, room, sandboxes, ordered, starts, asked: 0 };
     draft.plan.routes.domains.clone_from(&world.config.domains);
     let facts = Facts::new(world);
     if !world.desired_known {
@@ -165,9 +175,11 @@ pub fn plan(world: &World, now: Now) -> Plan {
     for grant in world.memory.granted.values().filter(|grant| grant.at > now.tick) {
         draft.wake(grant.at + Duration::from_millis(1));
     }
-    for (key, service) in &world.services {
-        plan_service(&mut draft, service, rests.get(key).copied().flatten(), &facts);
+    memo.begin(world);
+    for (service, rest) in world.services.values().zip(rests.values()) {
+        memo.plan(&mut draft, service, *rest, &facts);
     }
+    memo.end();
     trained::fetch(&mut draft);
     llm::add_shadowed(&mut draft.plan, world);
     trained::show(&mut draft.plan, world, &facts);
@@ -204,7 +216,13 @@ fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts: &Facts<'w
     rest
 }
 
-fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, rest: Option<Rest>, facts: &Facts<'w>) {
+/// Plans one service. Returns whether all of it is as it should be.
+pub(super) fn plan_service<'w>(
+    draft: &mut Draft<'w>,
+    service: &'w Arc<DesiredService>,
+    rest: Option<Rest>,
+    facts: &Facts<'w>,
+) -> bool {
     let stopped = is_stopped(service);
     let mut reports = Vec::new();
     let there = facts.of_service(&service.key);
@@ -237,9 +255,9 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
     match service.kind {
         Kind::LlmInferenceService => {
             let status = llm::status(draft.world, service, status);
-            draft.plan.other_statuses.push((service.object_key(), status));
+            draft.plan.other_statuses.push((service.object_key(), Arc::new(status)));
         }
-        _ => draft.plan.statuses.push((service.key.clone(), status)),
+        _ => draft.plan.statuses.push((service.key.clone(), Arc::new(status))),
     }
     let mut route = ServiceRoute {
         key: service.key.clone(),
@@ -249,13 +267,15 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         by_path: service.kind == Kind::LlmInferenceService,
         cluster_local: service.meta.is_cluster_local(),
     };
+    let is_quiet = reports.iter().all(ComponentReport::is_quiet);
     for report in reports {
         route.components.insert(report.key.component, report.route);
         draft.plan.routes.scrapes.extend(report.scrapes);
-        draft.plan.pods.extend(report.pods);
+        draft.plan.pods.extend(report.pods.into_iter().map(Arc::new));
     }
     let route = status::close_when_empty(route, service, stopped);
     draft.plan.routes.services.insert(service.key.clone(), Arc::new(route));
+    is_quiet
 }
 
 fn retire_all<'w>(draft: &mut Draft<'w>, facts: &[&'w ContainerFact], why: &str) {

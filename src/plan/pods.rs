@@ -1,5 +1,7 @@
 //! What runs, in the shape people ask for it: one pod per replica.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::replica::{Phase, Replica};
@@ -75,6 +77,11 @@ pub enum ContainerViewState {
         /// When.
         finished_at: Option<Timestamp>,
     },
+}
+
+/// Whether two lists of pods say the same. What they share is not looked at.
+pub fn say_the_same(one: &[Arc<PodView>], other: &[Arc<PodView>]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other) || one == other)
 }
 
 /// Builds the view of one replica.

@@ -13,7 +13,7 @@ use crate::api::ServiceKey;
 const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// The place of a service in the order, if it has one.
-fn place(service: &DesiredService) -> Option<(i32, &ServiceKey)> {
+pub(super) fn place(service: &DesiredService) -> Option<(i32, &ServiceKey)> {
     let parts = service.resolution.as_deref().unwrap_or_default();
     let number = parts.iter().filter(|part| part.workload.scaling.sleeps());
     Some((number.filter_map(|part| part.workload.scaling.resting.preload).min()?, &service.key))

@@ -78,6 +78,11 @@ fn refreshed(world: &World) -> impl Iterator<Item = (Refresh, &StorageUri)> {
     })
 }
 
+/// Whether the models of a workload are refreshed.
+pub(super) fn is_wanted(workload: &Workload) -> bool {
+    of(workload) != Refresh::Never
+}
+
 fn of(workload: &Workload) -> Refresh {
     // What is wrong there has been refused when the workload was made.
     Refresh::of(&workload.annotations).unwrap_or_default()
@@ -85,7 +90,7 @@ fn of(workload: &Workload) -> Refresh {
 
 /// Says in a status when the sources of its models were last asked, and what is wrong with that.
 pub(super) fn say(status: &mut InferenceServiceStatus, world: &World, workloads: &[&Workload]) {
-    let models = workloads.iter().filter(|workload| of(workload) != Refresh::Never).flat_map(|one| &one.models);
+    let models = workloads.iter().filter(|workload| is_wanted(workload)).flat_map(|one| &one.models);
     let notes: Vec<&SourceNote> = models.filter_map(|model| world.sources.get(model.uri.unversioned())).collect();
     if let Some(asked) = notes.iter().filter_map(|note| note.asked).min() {
         let asked = asked.round(jiff::Unit::Second).unwrap_or(asked);

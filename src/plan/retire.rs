@@ -18,7 +18,7 @@ pub(super) fn retire<'w>(draft: &mut Draft<'w>, containers: &[&'w ContainerFact]
     let Some(first) = containers.first() else { return };
     let name = &first.replica;
     let leaving = Replica::kept(draft, containers);
-    draft.plan.pods.push(pods::pod(draft.world, &first.component, &leaving, &Phase::Leaving));
+    draft.plan.pods.push(pods::pod(draft.world, &first.component, &leaving, &Phase::Leaving).into());
     let may_stop = may_leave(draft, name);
     for fact in containers {
         match &fact.state {

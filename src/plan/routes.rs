@@ -35,6 +35,15 @@ impl RouteTable {
         });
         backends.flat_map(|backend| [Some(backend.address), backend.grpc_address]).flatten()
     }
+
+    /// Whether two tables say the same. What they share is not looked at.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let Self { domains, services, graphs, scrapes } = self;
+        let mut pairs = services.iter().zip(&other.services);
+        services.len() == other.services.len()
+            && pairs.all(|(one, other)| Arc::ptr_eq(one.1, other.1) || one == other)
+            && (domains, graphs, scrapes) == (&other.domains, &other.graphs, &other.scrapes)
+    }
 }
 
 /// Where one replica shows its own metrics, by the runtime's `prometheus.kserve.io/port` and `/path`.

@@ -53,6 +53,21 @@ impl<'w> Sandboxes<'w> {
         self.wanted.remove(replica);
     }
 
+    /// The replica has a sandbox and keeps it, or wants one.
+    pub(super) fn want(&mut self, replica: &ReplicaName) {
+        self.wanted.insert(Arc::clone(replica));
+    }
+
+    /// Whether a replica does.
+    pub(super) fn wants(&self, replica: &ReplicaName) -> bool {
+        self.wanted.contains(replica)
+    }
+
+    /// Counts those of replicas that sleep.
+    pub(super) fn resting(&self) -> usize {
+        self.resting.len()
+    }
+
     /// Returns the sandbox of a replica.
     pub(super) fn of(&self, replica: &str) -> Option<&'w ContainerFact> {
         self.there.get(replica).copied()
@@ -73,7 +88,7 @@ pub(super) fn hold(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Option<Phase
     if !replica.record.sandbox {
         return None;
     }
-    draft.sandboxes.wanted.insert(Arc::clone(&replica.name));
+    draft.sandboxes.want(&replica.name);
     if let Some(phase) = reunite(draft, replica) {
         return Some(phase);
     }
@@ -111,13 +126,20 @@ pub(super) fn rest(draft: &mut Draft<'_>, wanted: &ResolvedWorkload, revision: u
     let workload = &wanted.workload;
     let service = &workload.component.service;
     let last = draft.world.memory.activity.get(service).and_then(|activity| activity.last).unwrap_or_default();
-    for ordinal in 0..workload.scaling.min.max(1) {
-        let name = names::replica_name(&service.namespace, &workload.service_name, revision, ordinal);
+    for name in places(wanted, revision) {
         let ours = |sandbox: &&ContainerFact| sandbox.is_running() && sandbox.fingerprint == wanted.fingerprint.0;
         if draft.sandboxes.of(&name).filter(ours).is_some() {
-            draft.sandboxes.resting.push((last, name.into()));
+            draft.sandboxes.resting.push((last, name));
         }
     }
+}
+
+/// Returns the names of the replicas of a revision that sleeps.
+pub(super) fn places(wanted: &ResolvedWorkload, revision: u32) -> impl Iterator<Item = ReplicaName> {
+    let workload = &wanted.workload;
+    let namespace = &workload.component.service.namespace;
+    let name = move |ordinal| names::replica_name(namespace, &workload.service_name, revision, ordinal).into();
+    (0..workload.scaling.min.max(1)).map(name)
 }
 
 /// Ends the sandboxes nobody needs: those of replicas that are gone, and of all but some of those that sleep.

@@ -18,15 +18,14 @@ use super::notice;
 use super::pulls::Pulls;
 use super::refresh::Versions;
 use super::resources::ResourceMeter;
-use super::revisions::Ledger;
+use super::revisions::{Book, Ledger};
 use crate::api::{ServiceKey, StorageUri};
 use crate::plan::ledger::Machine;
-use crate::plan::memory::{Memory, Revisions};
+use crate::plan::memory::Memory;
 use crate::plan::ps::HistoryLine;
 use crate::plan::world::EngineState;
-use crate::plan::{World, plan};
+use crate::plan::{Memo, World, plan_anew};
 use crate::tasks::caught;
-use crate::workload::ComponentKey;
 
 mod containers;
 mod dispatch;
@@ -60,6 +59,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub struct Driver {
     parts: DriverParts,
     world: World,
+    /// What was planned of services of which nothing has changed since.
+    memo: Memo,
     resolver: Resolver,
     sender: mpsc::Sender<Fact>,
     facts: mpsc::Receiver<Fact>,
@@ -79,7 +80,8 @@ pub struct Driver {
     image_failures: HashMap<String, u32>,
     model_failures: HashMap<StorageUri, u32>,
     claims: ModelClaims,
-    saved_revisions: BTreeMap<ComponentKey, Revisions>,
+    /// Writes revisions down.
+    book: Book,
     rounds: Rounds,
     grants: Grants,
     /// Writes what the next daemon reads.
@@ -88,8 +90,6 @@ pub struct Driver {
     claimed: Desk,
     /// Turns at looking at folders of the user's.
     looks: Arc<Semaphore>,
-    /// Whether what revisions are made from is to be saved.
-    sources_changed: bool,
     /// Whether what is wanted changed since revisions were listed.
     names_changed: bool,
     /// Revisions of every service, as last shown.
@@ -128,6 +128,7 @@ impl Driver {
             resolver: Resolver::new(config.workload, Versions::load(&parts.home)),
             parts,
             world,
+            memo: Memo::default(),
             sender,
             facts,
             desired_version: None,
@@ -144,13 +145,12 @@ impl Driver {
             image_failures: HashMap::new(),
             model_failures: HashMap::new(),
             claims,
-            saved_revisions: revisions,
+            book: Book::of(revisions),
             rounds: Rounds::default(),
             grants: Grants::default(),
             desk,
             claimed,
             looks: Arc::new(Semaphore::new(look_up::LOOKS_AT_ONCE)),
-            sources_changed: false,
             names_changed: true,
             histories: Arc::default(),
         }
@@ -268,7 +268,7 @@ impl Driver {
         notice::read(&self.parts.board, &mut self.world, now.tick);
         self.pulls.note(&mut self.world, now.tick);
         let began = self.parts.clock.now().tick;
-        let mut plan = plan(&self.world, now);
+        let mut plan = plan_anew(&self.world, now, &mut self.memo);
         let planned = self.parts.clock.now().tick;
         self.publish(&mut plan, now);
         let wake = plan.wake_at;

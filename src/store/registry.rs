@@ -1,6 +1,6 @@
 //! The current objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use camino::Utf8PathBuf;
@@ -134,6 +134,8 @@ struct State {
     snapshot: Snapshot,
     history: History,
     ledger: Ledger,
+    /// The status that was last set of an object, and the object as it was from then on.
+    set: HashMap<ObjectKey, (Arc<InferenceServiceStatus>, Arc<Stored>)>,
 }
 
 impl Store {
@@ -142,7 +144,7 @@ impl Store {
         let snapshot = Snapshot { version: ledger.version, ..Snapshot::default() };
         let history = History::new(ledger.version);
         let latest = watch::Sender::new(Arc::new(snapshot.clone()));
-        Self { state: Arc::new(Mutex::new(State { snapshot, history, ledger })), latest }
+        Self { state: Arc::new(Mutex::new(State { snapshot, history, ledger, set: HashMap::new() })), latest }
     }
 
     /// Returns every object now.
@@ -194,6 +196,7 @@ impl Store {
             .collect();
         for stored in gone {
             state.ledger.objects.remove(&stored.object.key.to_string());
+            state.set.remove(&stored.object.key);
             changes.push(state.record(ChangeKind::Deleted, Arc::unwrap_or_clone(stored)));
         }
         let moved = next.len() != state.snapshot.objects.len()
@@ -210,19 +213,23 @@ impl Store {
 
     /// Sets the status of an InferenceService, stamping condition transitions. Says whether anything changed.
     pub fn set_status(&self, key: &ObjectKey, status: InferenceServiceStatus, now: Timestamp) -> bool {
-        !self.set_statuses([(key.clone(), status)], now).is_empty()
+        !self.set_statuses([(key.clone(), Arc::new(status))], now).is_empty()
     }
 
     /// Sets several statuses as one change of the store. Returns the objects that changed, as they were and as they are.
+    /// One that is the very value that was set before costs nothing.
     pub fn set_statuses(
         &self,
-        statuses: impl IntoIterator<Item = (ObjectKey, InferenceServiceStatus)>,
+        statuses: impl IntoIterator<Item = (ObjectKey, Arc<InferenceServiceStatus>)>,
         now: Timestamp,
     ) -> Vec<(Arc<Stored>, Arc<Stored>)> {
         let mut state = self.lock();
         let mut changed = Vec::new();
         for (key, status) in statuses {
-            changed.extend(state.set_status(&key, status, now));
+            if !state.has_been_set(&key, &status) {
+                changed.extend(state.set_status(&key, (*status).clone(), now));
+                state.note_set(key, status);
+            }
         }
         if !changed.is_empty() {
             self.publish(&mut state);
@@ -294,6 +301,20 @@ impl State {
                 Arc::new(Stored { object: Arc::new(object), origin, resource_version: 0, status: None, kept: None }),
                 Some(ChangeKind::Added),
             ),
+        }
+    }
+
+    /// Whether this very status was the last that was set of an object, and the object is the same since.
+    fn has_been_set(&self, key: &ObjectKey, status: &Arc<InferenceServiceStatus>) -> bool {
+        let same = |(said, stored): &(Arc<InferenceServiceStatus>, Arc<Stored>)| {
+            Arc::ptr_eq(said, status) && self.snapshot.objects.get(key).is_some_and(|now| Arc::ptr_eq(now, stored))
+        };
+        self.set.get(key).is_some_and(same)
+    }
+
+    fn note_set(&mut self, key: ObjectKey, status: Arc<InferenceServiceStatus>) {
+        if let Some(stored) = self.snapshot.objects.get(&key) {
+            self.set.insert(key, (status, Arc::clone(stored)));
         }
     }
 

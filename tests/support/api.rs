@@ -41,7 +41,7 @@ pub(crate) struct Api {
     pub(crate) events: EventLog,
     pub(crate) loader: Loader,
     pub(crate) engine: MemoryEngine,
-    pub(crate) pods: watch::Sender<Arc<Vec<PodView>>>,
+    pub(crate) pods: watch::Sender<Arc<Vec<Arc<PodView>>>>,
     pub(crate) tasks: Tasks,
     http: reqwest::Client,
     _folder: tempfile::TempDir,
@@ -158,9 +158,9 @@ impl Api {
     }
 }
 
-pub(crate) fn pod(service: &str, state: ContainerViewState, id: Option<String>) -> PodView {
+pub(crate) fn pod(service: &str, state: ContainerViewState, id: Option<String>) -> Arc<PodView> {
     let ready = matches!(state, ContainerViewState::Running { .. });
-    PodView {
+    Arc::new(PodView {
         name: format!("{service}-predictor-00001-0"),
         component: ComponentKey { service: ServiceKey::new("default", service), component: ComponentKind::Predictor },
         service_name: format!("{service}-predictor"),
@@ -179,7 +179,7 @@ pub(crate) fn pod(service: &str, state: ContainerViewState, id: Option<String>) 
         }],
         address: ready.then(|| "10.0.0.7".to_owned()),
         created_at: Some(born()),
-    }
+    })
 }
 
 pub(crate) fn isvc(name: &str) -> Value {

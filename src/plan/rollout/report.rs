@@ -56,6 +56,15 @@ pub struct ComponentReport<'w> {
     pub scrapes: Vec<Scrape>,
 }
 
+impl ComponentReport<'_> {
+    /// Whether it is as it should be: one revision is wanted and has all traffic, and every replica answers, or it sleeps.
+    pub(in super::super) fn is_quiet(&self) -> bool {
+        let is_plain = self.target.is_some() && !self.is_split && self.canaries.is_empty();
+        let stands = self.settled && !self.waking && matches!(self.phase, Phase::Ready | Phase::Asleep);
+        is_plain && stands && self.pods.iter().all(|pod| pod.ready)
+    }
+}
+
 impl<'w> Rollout<'w, '_> {
     /// The replicas of a revision that answer.
     pub(super) fn backends(&self, revision: u32) -> Vec<Backend> {

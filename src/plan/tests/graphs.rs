@@ -24,7 +24,7 @@ fn planned(sim: &Sim, graph: DesiredGraph) -> (InferenceServiceStatus, bool) {
     let plan = plan(&world, sim.now());
     let (_, status) =
         plan.other_statuses.into_iter().find(|(other, _)| *other == key.to_key_of(Kind::InferenceGraph)).unwrap();
-    (status, plan.routes.graphs.get(&key).is_some_and(|route| route.graph.is_ok()))
+    (Arc::unwrap_or_clone(status), plan.routes.graphs.get(&key).is_some_and(|route| route.graph.is_ok()))
 }
 
 fn ready(status: &InferenceServiceStatus) -> (String, String, String) {

@@ -21,7 +21,7 @@ fn a_host_of_two_services_is_told_to_both_with_who_is_asked() {
         named("wine-predictor", "wine-predictor-predictor"),
         named("alone", "alone-predictor"),
     ]);
-    let hosts = Hosts::of(services.iter().map(|(key, parts)| (key, parts)));
+    let hosts = Hosts::of(services.iter());
     let told = |name: &str| {
         let key = ServiceKey::new("default", name);
         hosts.clashes(&key, &services[&key])

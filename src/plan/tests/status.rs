@@ -301,7 +301,7 @@ fn pods_tell_what_each_container_does() {
     sim.run(8.0);
     let mut pods = sim.plan.pods.clone();
     for pod in &mut pods {
-        pod.created_at = None;
+        std::sync::Arc::make_mut(pod).created_at = None;
     }
     insta::assert_debug_snapshot!(pods);
 }

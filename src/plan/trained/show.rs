@@ -27,7 +27,7 @@ pub(in crate::plan) fn show(plan: &mut Plan, world: &World, facts: &Facts<'_>) {
         for (model, verdict) in admit::verdicts(world, service) {
             let stand = stand(plan, world, facts, model, &verdict);
             let status = status_of(world, model, &verdict, &stand, parent.as_ref());
-            plan.other_statuses.push((model.key.to_key_of(Kind::TrainedModel), status));
+            plan.other_statuses.push((model.key.to_key_of(Kind::TrainedModel), status.into()));
             if !matches!(verdict, Verdict::NoService | Verdict::NotMultiModel | Verdict::Unresolved) {
                 routes.insert(model.key.name.clone(), stand.route);
             }

@@ -45,7 +45,7 @@ pub struct DriverParts {
     /// What the proxy may do.
     pub routes: Arc<ArcSwap<RouteTable>>,
     /// What runs, for people.
-    pub pods: watch::Sender<Arc<Vec<PodView>>>,
+    pub pods: watch::Sender<Arc<Vec<Arc<PodView>>>>,
     /// Who holds what, for people.
     pub room: watch::Sender<Arc<RoomView>>,
     /// What is being fetched, for metrics.

@@ -3,19 +3,17 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tracing::warn;
-
 use super::Driver;
-use crate::home::write_atomically;
+use crate::plan::pods::say_the_same;
 use crate::plan::ps::{self, RoomView};
 use crate::plan::{Now, Plan};
-use crate::reconcile::{pulls, revisions, said};
+use crate::reconcile::{pulls, said};
 
 impl Driver {
     /// Shows what a plan says to those whom it concerns; what nobody else asks for is taken out of it.
     pub(super) fn publish(&self, plan: &mut Plan, now: Now) {
         let routes = std::mem::take(&mut plan.routes);
-        if self.world.desired_known && *self.parts.routes.load_full() != routes {
+        if self.world.desired_known && !self.parts.routes.load().says_the_same(&routes) {
             self.parts.routes.store(Arc::new(routes));
             self.parts.board.announce_table();
         }
@@ -23,7 +21,7 @@ impl Driver {
         self.parts.pulls.send_replace(pulls::samples(&self.world));
         let pods = Arc::new(std::mem::take(&mut plan.pods));
         self.parts.pods.send_if_modified(|current| {
-            let differs = *current != pods;
+            let differs = !say_the_same(current, &pods);
             *current = pods;
             differs
         });
@@ -46,25 +44,11 @@ impl Driver {
         self.grants.save(&self.desk, &self.parts.home, &self.world.memory.granted);
         let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
         self.parts.board.retain(|name| replicas.contains(name));
-        let is_news = self.world.memory.revisions != self.saved_revisions || std::mem::take(&mut self.sources_changed);
-        if is_news {
-            self.save_revisions();
-        }
+        let changed = self.book.save(&self.desk, &self.parts.home, &self.world.memory);
         // Revisions are named after what is wanted.
-        if is_news || std::mem::take(&mut self.names_changed) {
+        if !changed.is_empty() || std::mem::take(&mut self.names_changed) {
             self.histories = Arc::new(ps::histories(&self.world));
         }
         self.show_room(plan);
-    }
-
-    pub(super) fn save_revisions(&mut self) {
-        self.saved_revisions.clone_from(&self.world.memory.revisions);
-        let bytes = revisions::to_bytes(&self.world.memory);
-        let path = self.parts.home.revisions();
-        self.desk.order("revisions", move || {
-            if let Err(error) = write_atomically(&path, &bytes, 0o600) {
-                warn!(%path, %error, "could not save the revisions");
-            }
-        });
     }
 }

@@ -47,8 +47,8 @@ impl Driver {
             for resolved in service.resolution.as_deref().unwrap_or_default() {
                 let component = &resolved.workload.component;
                 self.world.memory.want(component, &resolved.fingerprint, now);
-                if let Some(written) = written {
-                    self.sources_changed |= self.world.memory.note_source(component, written);
+                if written.is_some_and(|written| self.world.memory.note_source(component, written)) {
+                    self.book.note_source(component);
                 }
             }
             self.world.memory.want_canaries(&component, &service.canaries, now);
