@@ -175,3 +175,22 @@ fn a_container_the_engine_does_not_get_rid_of_is_removed_again_and_said_so() {
     assert_eq!(sim.log, [format!("remove {name}"), format!("create {name}")]);
     assert_eq!(sim.backends("iris"), [FIRST]);
 }
+
+#[test]
+fn a_canary_has_its_place_beside_the_revision_before_whatever_the_annotation_says() {
+    for (budget, strategy) in [(None, "replace"), (Some(1500), "auto")] {
+        let mut sim = serving(10_000);
+        sim.world.config.memory.budget = budget.map(|budget| Amount::Bytes(budget * MIB));
+        let mut workload = needing("server:good2", 1000);
+        workload.annotations.insert(ROLLOUT.to_owned(), strategy.to_owned());
+        workload.canary_percent = Some(10);
+        sim.apply(service("iris", vec![workload]));
+        sim.run(60.0);
+        let (_, reason, message) = sim.condition("iris", "PredictorReady");
+        match budget {
+            None => assert_eq!(sim.backends("iris").len(), 2, "{reason}: {message}"),
+            Some(_) => assert_eq!(reason, "InsufficientMemory", "nothing makes room for it: {message}"),
+        }
+        sim.assert_still(60.0);
+    }
+}
