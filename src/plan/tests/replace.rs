@@ -194,3 +194,21 @@ fn a_canary_has_its_place_beside_the_revision_before_whatever_the_annotation_say
         sim.assert_still(60.0);
     }
 }
+
+#[test]
+fn one_order_that_fails_is_not_the_end_of_a_revision_and_two_are() {
+    for (refusals, expected) in [(1, SECOND), (2, FIRST)] {
+        let mut sim = serving(1500);
+        sim.apply(iris("server:good2"));
+        while !sim.containers.is_empty() {
+            sim.run(0.001);
+        }
+        sim.faults.fail_every = Some(1);
+        while sim.world.memory.refusals.values().all(|refusal| refusal.failures < refusals) {
+            sim.run(0.1);
+        }
+        sim.faults.fail_every = None;
+        sim.run(30.0);
+        assert_eq!(sim.backends("iris"), [expected], "{refusals}: {:#?}", sim.log);
+    }
+}
