@@ -131,7 +131,10 @@ pub(super) fn sleep<'w>(
         Some((split, workload)) => split::shares(split, target, workload),
         None => split::all(target, rollout.workload()),
     };
-    rollout.report(shares, true, facts)
+    // What came back sleeps as it would have answered: the wanted revision is given up all the same.
+    rollout.given_up = rollout.came_back(draft).and(rollout.history.given_up.as_ref()).map(|one| one.why.clone());
+    let settled = rollout.given_up.is_none();
+    rollout.report(shares, settled, facts)
 }
 
 impl<'w, 'k> Rollout<'w, 'k> {

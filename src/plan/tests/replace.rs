@@ -212,3 +212,25 @@ fn one_order_that_fails_is_not_the_end_of_a_revision_and_two_are() {
         assert_eq!(sim.backends("iris"), [expected], "{refusals}: {:#?}", sim.log);
     }
 }
+
+#[test]
+fn a_service_that_falls_asleep_after_its_new_revision_was_given_up_still_says_so_and_wakes() {
+    let sleeping = |image: &str| {
+        let mut workload = needing(image, 1000);
+        workload.scaling = at_least(0);
+        service("iris", vec![workload])
+    };
+    let mut sim = Sim::new();
+    sim.world.config.memory.budget = Some(Amount::Bytes(1500 * MIB));
+    sim.apply(sleeping("server:good1"));
+    sim.run(5.0);
+    sim.apply(sleeping("server:crash"));
+    sim.run(300.0);
+    assert!(sim.running().is_empty() && sim.is_held("iris"), "{:?}", sim.running());
+    let (status, reason, message) = sim.condition("iris", "PredictorReady");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "RolledBack"), "{message}");
+    sim.ask("iris");
+    sim.run(5.0);
+    assert_eq!((sim.answered, sim.refused), (1, 0));
+    assert_eq!(sim.backends("iris"), [FIRST]);
+}
