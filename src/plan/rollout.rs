@@ -90,7 +90,7 @@ pub(super) fn advance<'w>(
     if let Some((split, workload)) = rollout.split() {
         return rollout.canary(draft, split, workload, facts);
     }
-    rollout.keep_surplus(draft);
+    rollout.keep_surplus_of_wanted(draft);
     let serving = match settled || rollout.replaces(draft) {
         true => rollout.target,
         false => rollout.keep_serving(draft),
@@ -218,7 +218,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
         }
         let target = self.history.target;
         let settled = self.is_settled();
-        self.keep_surplus(draft);
+        self.keep_surplus_of_wanted(draft);
         let serves = settled || (self.history.is_proven(target) && self.ready(Some(target)) > 0);
         match draft.world.older.get(self.key).and_then(|older| older.get(&split.stable)) {
             Some(resolved) => {
@@ -226,6 +226,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
                 let there = there(&self.units, split.stable);
                 let replicas = scale::count(draft.world, self.key, split.stable, policy, there);
                 self.advance_revision(draft, resolved, split.stable, replicas.wanted);
+                self.keep_surplus(draft, split.stable, replicas.wanted);
             }
             None => self.keep(draft, Some(split.stable)),
         }

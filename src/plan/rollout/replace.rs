@@ -143,6 +143,7 @@ impl<'w> Rollout<'w, '_> {
         let policy = &resolved.workload.scaling;
         let replicas = scale::count(draft.world, self.key, revision, policy, there(&self.units, revision));
         self.advance_revision(draft, resolved, revision, replicas.wanted.max(1));
+        self.keep_surplus(draft, revision, replicas.wanted.max(1));
         self.stand(draft, revision, &resolved.workload, None);
     }
 

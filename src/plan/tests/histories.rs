@@ -468,7 +468,7 @@ fn assert_wakes(sim: &mut Sim, last: &[Option<Shape>]) {
     }
 }
 
-fn play(history: &[(f64, Event)], holds_networks: bool) {
+pub(super) fn play(history: &[(f64, Event)], holds_networks: bool) {
     let mut sim = Sim::new();
     sim.world.holds_networks = holds_networks;
     sim.world.config.sandboxes.asleep = 1;

@@ -9,7 +9,7 @@ use super::sim::{Ledger, Orders, Sim};
 use crate::api::ComponentKind;
 use crate::plan::ledger::Amount;
 
-fn play(budget: u64, holds_networks: bool, history: &[(f64, Event)]) {
+pub(super) fn play(budget: u64, holds_networks: bool, history: &[(f64, Event)]) {
     let mut sim = Sim::new();
     sim.world.holds_networks = holds_networks;
     sim.world.config.sandboxes.asleep = 1;

@@ -934,12 +934,20 @@ impl Sim {
             !is_own && !canaries.iter().any(|one| one.name == *name)
         };
         let is_canary = fact.record.canary.is_some();
-        if is_canary && history.rolled_out.is_none() {
+        if (is_canary && history.rolled_out.is_none()) || self.is_dark(fact) {
             return false;
         }
         let goes_back = history.given_up.as_ref().is_some_and(|given_up| given_up.revision == history.target);
         let comes_back = is_canary || !goes_back || history.rolled_out == Some(fact.revision);
         comes_back && !fact.record.canary.as_ref().is_some_and(is_dropped)
+    }
+
+    /// Whether it is of a revision that is to have no traffic as long as the one before has it.
+    fn is_dark(&self, fact: &ContainerFact) -> bool {
+        let history = &self.world.memory.revisions[&fact.component];
+        let parts = self.world.services[&fact.component.service].resolution.as_deref().unwrap_or_default();
+        let is_asked_nothing = parts.iter().any(|part| part.workload.canary_percent == Some(0));
+        is_asked_nothing && fact.revision == history.target && history.rolled_out != Some(fact.revision)
     }
 
     fn is_well(&self, fact: &ContainerFact) -> bool {
