@@ -1,7 +1,8 @@
 //! Random histories: whatever happens, once it stops happening everything ends where it should, and stays there.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
@@ -497,18 +498,22 @@ pub(super) fn config(cases: u32) -> ProptestConfig {
     // The seed of a failure is printed and kept beside this file, and tried first from then on.
     let persistence = FileFailurePersistence::WithSource("regressions");
     let config = ProptestConfig::default();
-    let rng_seed = match config.rng_seed {
-        RngSeed::Random if cases < LONG => RngSeed::Fixed(SEED),
-        given => given,
+    let seed = match config.rng_seed {
+        RngSeed::Fixed(given) => given,
+        RngSeed::Random if cases < LONG => SEED,
+        RngSeed::Random => *FRESH,
     };
-    ProptestConfig { cases, rng_seed, failure_persistence: Some(Box::new(persistence)), ..config }
+    println!("PROPTEST_RNG_SEED={seed} plays these histories again");
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(seed), failure_persistence: Some(Box::new(persistence)), ..config }
 }
 
 /// Short runs play the same histories each time, so that they tell of a change and not of luck; `PROPTEST_RNG_SEED` gives
-/// them others, and long ones always look for others.
+/// them others.
 const SEED: u64 = 1;
 /// Histories from which on a run is long.
 const LONG: u32 = 1000;
+/// Long runs always look for others; a static, because it is asked for more than once and must be one.
+static FRESH: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
 
 proptest! {
     #![proptest_config(config(48))]
