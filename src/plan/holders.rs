@@ -15,6 +15,7 @@ use super::replica::Replica;
 use super::rollout::replace::Strategy;
 use super::routes::ReplicaName;
 use super::sleep::{self, Rest};
+use super::split;
 use super::world::{ContainerFact, DesiredService, FactState, Now, ResolvedWorkload, World};
 use crate::api::{ServiceKey, meta};
 use crate::workload::{ComponentKey, Workload, names};
@@ -213,10 +214,18 @@ pub(super) fn want(draft: &Draft<'_>, replica: &Replica<'_>) -> Want {
     };
     // A canary never takes the place of another revision.
     let own = replica.source.filter(|(workload, _)| workload.canary.is_none());
-    let strategy = own.map_or(Strategy::Beside, |(workload, _)| Strategy::of(workload));
+    let own_place = own.filter(|_| !is_split(world, &component));
+    let strategy = own_place.map_or(Strategy::Beside, |(workload, _)| Strategy::of(workload));
     // Nobody needs the other components for a canary: the stable revision has or gets them.
     let siblings = own.map_or(0, |_| siblings(draft, &component));
     Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, strategy, fixed, siblings }
+}
+
+/// Whether two revisions of a component are wanted at once: neither takes the place of the other.
+fn is_split(world: &World, component: &ComponentKey) -> bool {
+    let Some(history) = world.memory.revisions.get(component) else { return false };
+    let mut own = parts(world, &component.service).filter(|part| part.workload.component == *component);
+    own.any(|part| part.workload.canary.is_none() && split::split(history, &part.workload).is_some())
 }
 
 /// Memory that the other components of a service need before the service is whole: of every replica that must answer

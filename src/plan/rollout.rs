@@ -90,7 +90,7 @@ pub(super) fn advance<'w>(
     if let Some((split, workload)) = rollout.split() {
         return rollout.canary(draft, split, workload, facts);
     }
-    rollout.keep_surplus(draft);
+    rollout.keep_surplus_of_wanted(draft);
     let serving = match settled || rollout.replaces(draft) {
         true => rollout.target,
         false => rollout.keep_serving(draft),
@@ -131,7 +131,10 @@ pub(super) fn sleep<'w>(
         Some((split, workload)) => split::shares(split, target, workload),
         None => split::all(target, rollout.workload()),
     };
-    rollout.report(shares, true, facts)
+    // What came back sleeps as it would have answered: the wanted revision is given up all the same.
+    rollout.given_up = rollout.came_back(draft).and(rollout.history.given_up.as_ref()).map(|one| one.why.clone());
+    let settled = rollout.given_up.is_none();
+    rollout.report(shares, settled, facts)
 }
 
 impl<'w, 'k> Rollout<'w, 'k> {
@@ -215,7 +218,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
         }
         let target = self.history.target;
         let settled = self.is_settled();
-        self.keep_surplus(draft);
+        self.keep_surplus_of_wanted(draft);
         let serves = settled || (self.history.is_proven(target) && self.ready(Some(target)) > 0);
         match draft.world.older.get(self.key).and_then(|older| older.get(&split.stable)) {
             Some(resolved) => {
@@ -223,6 +226,7 @@ impl<'w, 'k> Rollout<'w, 'k> {
                 let there = there(&self.units, split.stable);
                 let replicas = scale::count(draft.world, self.key, split.stable, policy, there);
                 self.advance_revision(draft, resolved, split.stable, replicas.wanted);
+                self.keep_surplus(draft, split.stable, replicas.wanted);
             }
             None => self.keep(draft, Some(split.stable)),
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! beside ──no room──▶ replacing ──answers──▶ rolled out
-//!                         │ crashes twice, is refused, or never answers
+//!                         │ crashes twice, is refused twice, or never answers
 //!                         ▼
 //!                     given up: the old one is made again from what was written, the new one is not tried any more
 //! ```
@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use super::super::holders;
 use super::super::memory::GivenUp;
 use super::super::planner::Draft;
 use super::super::progress;
@@ -93,6 +94,7 @@ impl<'w> Rollout<'w, '_> {
             Phase::Crashed(crash) => crash.restarts >= 1 || crash.exit.is_memory_death(),
             // It is still on its way out, and has to be waited for.
             Phase::NoRoom { .. } => !self.units.keys().any(|(revision, _)| Some(*revision) == self.history.rolled_out),
+            Phase::Refused { .. } => !self.is_refused_once(draft),
             Phase::ModelFailed { transient, .. } | Phase::ImageFailed { transient, .. } => !transient,
             phase => phase.is_failure(),
         };
@@ -103,6 +105,16 @@ impl<'w> Rollout<'w, '_> {
         draft
             .due(since + deadline)
             .then(|| format!("it did not answer within {} s: {}", deadline.as_secs(), words(&phase)))
+    }
+
+    /// Whether all that the engine refused of the wanted revision is one order each that may succeed when it is repeated.
+    fn is_refused_once(&self, draft: &Draft<'w>) -> bool {
+        let (instance, refusals) = (&draft.world.instance, &draft.world.memory.refusals);
+        let own = self.of(self.target).flat_map(|(_, unit, _)| {
+            refusals.iter().filter(|(container, _)| holders::is_of(instance, &unit.name, container))
+        });
+        let mut own = own.map(|(_, refusal)| !refusal.permanent && refusal.failures < 2).peekable();
+        own.peek().is_some() && own.all(|once| once)
     }
 
     /// The revision that came back after the wanted one was given up.
@@ -131,6 +143,7 @@ impl<'w> Rollout<'w, '_> {
         let policy = &resolved.workload.scaling;
         let replicas = scale::count(draft.world, self.key, revision, policy, there(&self.units, revision));
         self.advance_revision(draft, resolved, revision, replicas.wanted.max(1));
+        self.keep_surplus(draft, revision, replicas.wanted.max(1));
         self.stand(draft, revision, &resolved.workload, None);
     }
 

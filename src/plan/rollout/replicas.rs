@@ -31,12 +31,18 @@ impl<'w> Rollout<'w, '_> {
         self.target.is_some() && self.ready(self.target) >= self.replicas.needed
     }
 
-    /// Keeps replicas of the wanted revision beyond the number that is wanted now, as many as are missing of that: they
-    /// go when the others answer.
-    pub(super) fn keep_surplus(&mut self, draft: &mut Draft<'w>) {
-        let Some(target) = self.target else { return };
-        let missing = self.replicas.wanted.saturating_sub(self.ready(Some(target)));
-        let surplus = self.units.iter().filter(|((revision, _), _)| *revision == target);
+    /// Keeps replicas of the wanted revision beyond the number that is wanted now.
+    pub(super) fn keep_surplus_of_wanted(&mut self, draft: &mut Draft<'w>) {
+        if let Some(target) = self.target {
+            self.keep_surplus(draft, target, self.replicas.wanted);
+        }
+    }
+
+    /// Keeps replicas of a revision beyond the number that is wanted now, as many as are missing of that: they go when the
+    /// others answer.
+    pub(super) fn keep_surplus(&mut self, draft: &mut Draft<'w>, revision: u32, wanted: u32) {
+        let missing = wanted.saturating_sub(self.ready(Some(revision)));
+        let surplus = self.units.iter().filter(|((number, _), _)| *number == revision);
         let hopeful = surplus.filter(|(_, containers)| checks::answered(draft, containers) > Answered::No);
         let kept: Vec<(u32, u32)> =
             hopeful.map(|(place, _)| *place).take(usize::try_from(missing).unwrap_or(usize::MAX)).collect();

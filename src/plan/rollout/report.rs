@@ -131,8 +131,8 @@ impl<'w> Rollout<'w, '_> {
         let asleep = self.wanted.is_some() && self.replicas.wanted == 0;
         let given_up = self.given_up.clone().map(|message| Phase::GivenUp { message });
         let phase = match () {
-            () if asleep => Phase::Asleep,
             () if given_up.is_some() => given_up.unwrap_or(Phase::Gone),
+            () if asleep => Phase::Asleep,
             // What load added may still be on its way, or fail: that is told of those replicas alone.
             () if settled => Phase::Ready,
             () => match (self.worst(self.target.or(serving)), self.overdue) {
@@ -149,7 +149,8 @@ impl<'w> Rollout<'w, '_> {
         let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let tags = self.tags(&shares);
         let coming = self.coming(&shares).filter(|_| self.wakes);
-        let state = self.state(backends, &phase, coming.as_ref());
+        // Requests wake what came back, whatever became of the revision that is wanted.
+        let state = self.state(backends, if asleep { &Phase::Asleep } else { &phase }, coming.as_ref());
         ComponentReport {
             key: self.key.clone(),
             service_name: service_name.clone(),

@@ -1,7 +1,8 @@
 //! Random histories: whatever happens, once it stops happening everything ends where it should, and stays there.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, RngSeed};
@@ -9,6 +10,7 @@ use proptest::test_runner::{FileFailurePersistence, RngSeed};
 use super::sample::{annotated, at_least, container, fingerprint, key, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::{ComponentKind, meta};
+use crate::plan::rollout::replace::ROLLOUT;
 use crate::plan::world::{ContainerFact, DesiredCanary, DesiredService, FactState, ResolvedWorkload};
 use crate::scale::{Hooks, Metric, Target, Way};
 use crate::workload::{Workload, names};
@@ -31,10 +33,71 @@ pub(super) enum Event {
     FailEvery(u64),
     LoseEvery(u64),
     Stale(usize),
-    RestartDaemon { orders: Orders, lost: bool },
+    RestartDaemon {
+        orders: Orders,
+        lost: bool,
+    },
     Jump(i64),
     Vanish(usize),
+    /// Part of what is written of a service changes.
+    Edit(usize, Edit),
+    /// Somebody pauses a container.
+    Pause(usize),
+    /// Somebody removes a container, running or not.
+    Remove(usize),
+    /// The engine ends with everything it runs, and is there again.
+    RestartEngine,
+    /// Whether models and images can be fetched.
+    Fetch(bool),
 }
+
+/// A change to what is written already.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Edit {
+    Image(&'static str),
+    Canary(Option<u32>),
+    Stop(bool),
+    Pin(bool),
+    /// What was written before is written again.
+    Undo,
+}
+
+/// What was written of each service last, and before that.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) last: [Option<Shape>; NAMES.len()],
+    before: [Option<Shape>; NAMES.len()],
+}
+
+impl Written {
+    /// Writes what an event writes.
+    fn follow(&mut self, sim: &mut Sim, event: &Event) {
+        let (index, shape) = match event {
+            Event::Apply(index, shape) => (*index, Some(*shape)),
+            Event::Delete(index) => (*index, None),
+            Event::Edit(index, edit) => {
+                let Some(last) = self.last[*index] else { return };
+                let shape = match *edit {
+                    Edit::Image(image) => Shape { image, ..last },
+                    Edit::Canary(canary) => Shape { canary, ..last },
+                    Edit::Stop(stopped) => Shape { stopped, ..last },
+                    Edit::Pin(pinned) => Shape { pinned, ..last },
+                    Edit::Undo => self.before[*index].unwrap_or(last),
+                };
+                (*index, Some(shape))
+            }
+            _ => return,
+        };
+        self.before[index] = std::mem::replace(&mut self.last[index], shape);
+        match shape {
+            Some(shape) => sim.apply(shape.service(NAMES[index])),
+            None => sim.delete(NAMES[index]),
+        }
+    }
+}
+
+/// A way to rest whose server cannot be woken.
+pub(super) const DOES_NOT_WAKE: u8 = 3;
 
 /// What is wanted of a service.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +117,10 @@ pub(super) struct Shape {
     pub(super) memory: u64,
     /// A named canary: its percent, and whether it ever answers.
     pub(super) named: Option<(u32, bool)>,
+    /// Whether it never sleeps although it may have no replica.
+    pub(super) pinned: bool,
+    /// How a new revision takes over: what the annotation says, if it is there.
+    pub(super) rollout: Option<&'static str>,
 }
 
 impl Shape {
@@ -63,6 +130,8 @@ impl Shape {
         workload.scaling.max = self.more.map(|more| self.replicas.max(1) + more);
         workload.scaling.target = Some(Target { metric: Metric::Concurrency, per_replica: 2.0 });
         workload.scaling.resting.way = self.way();
+        workload.scaling.resting.pinned = self.pinned;
+        workload.annotations.extend(self.rollout.map(|way| (ROLLOUT.to_owned(), way.to_owned())));
         workload.canary_percent = self.canary;
         workload.containers[0].resources.memory_request = (self.memory > 0).then_some(self.memory << 20);
         if self.liveness {
@@ -83,8 +152,14 @@ impl Shape {
             0 => Way::Pause,
             1 => Way::Hook(hooks("/sleep")),
             2 => Way::Hook(hooks("/absent")),
+            DOES_NOT_WAKE => Way::Hook(Hooks { wake: "/broken".to_owned(), ..hooks("/sleep") }),
             _ => Way::Stop,
         }
+    }
+
+    /// Whether it may have no replica.
+    pub(super) fn sleeps(self) -> bool {
+        self.replicas == 0 && !self.pinned
     }
 
     fn service(self, name: &str) -> DesiredService {
@@ -99,7 +174,7 @@ impl Shape {
 
     /// A named canary; what never answers would keep a service awake that may sleep.
     fn canary(self, name: &str, percent: u32, answers: bool) -> DesiredCanary {
-        let image = if answers || self.replicas == 0 { "canary:good1" } else { "canary:never" };
+        let image = if answers || self.sleeps() { "canary:good1" } else { "canary:never" };
         let mut workload = predicting(name, image);
         workload.containers[0].resources.memory_request = (self.memory > 0).then_some(self.memory << 20);
         let workload = Workload {
@@ -113,47 +188,64 @@ impl Shape {
     }
 }
 
-fn shape(memory: std::ops::Range<u64>) -> impl Strategy<Value = Shape> {
-    let image = prop_oneof![
+fn image() -> impl Strategy<Value = &'static str> {
+    prop_oneof![
         5 => Just("server:good1"),
         3 => Just("server:good2"),
         1 => Just("server:slow"),
         1 => Just("server:never"),
         1 => Just("server:crash"),
-    ];
+    ]
+}
+
+fn canary() -> impl Strategy<Value = Option<u32>> {
+    prop_oneof![6 => Just(None), 3 => (0..=100u32).prop_map(Some)]
+}
+
+fn shape(memory: std::ops::Range<u64>) -> impl Strategy<Value = Shape> {
     let rare = || prop::bool::weighted(0.15);
-    let canary = prop_oneof![6 => Just(None), 3 => (0..=100u32).prop_map(Some)];
     let more = prop_oneof![1 => Just(None), 1 => (1..4u32).prop_map(Some)];
     let named = prop_oneof![3 => Just(None), 1 => (0..=100u32, prop::bool::weighted(0.7)).prop_map(Some)];
-    (image, (0..3u32, more, canary, memory, named), (rare(), 0..6u8), rare(), rare(), rare(), prop::bool::weighted(0.1))
-        .prop_map(
-            |(
-                image,
-                (replicas, more, canary, memory, named),
-                (sidecar, rest),
-                init,
-                liveness,
-                stopped,
-                unresolvable,
-            )| Shape {
-                image,
-                replicas,
-                more,
-                canary,
-                sidecar,
-                init,
-                liveness,
-                stopped,
-                unresolvable,
-                memory,
-                rest,
-                named,
-            },
-        )
+    let rollout = prop_oneof![6 => Just(None), 1 => Just(Some("replace")), 1 => Just(Some("beside"))];
+    let unresolvable = prop::bool::weighted(0.1);
+    let seldom = (rare(), rare(), rare(), unresolvable, rare(), rollout);
+    (image(), (0..3u32, more, canary(), memory, named), (rare(), 0..7u8), seldom).prop_map(
+        |(
+            image,
+            (replicas, more, canary, memory, named),
+            (sidecar, rest),
+            (init, liveness, stopped, unresolvable, pinned, rollout),
+        )| Shape {
+            image,
+            replicas,
+            more,
+            canary,
+            sidecar,
+            init,
+            liveness,
+            stopped,
+            unresolvable,
+            memory,
+            rest,
+            named,
+            pinned,
+            rollout,
+        },
+    )
 }
 
 fn orders() -> impl Strategy<Value = Orders> {
     prop_oneof![Just(Orders::Dropped), Just(Orders::Done), Just(Orders::Late)]
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        2 => image().prop_map(Edit::Image),
+        3 => canary().prop_map(Edit::Canary),
+        1 => any::<bool>().prop_map(Edit::Stop),
+        1 => any::<bool>().prop_map(Edit::Pin),
+        2 => Just(Edit::Undo),
+    ]
 }
 
 fn event(memory: std::ops::Range<u64>) -> impl Strategy<Value = Event> {
@@ -176,17 +268,21 @@ fn event(memory: std::ops::Range<u64>) -> impl Strategy<Value = Event> {
         1 => (orders(), prop::bool::weighted(0.2)).prop_map(|(orders, lost)| Event::RestartDaemon { orders, lost }),
         1 => (-90_000..90_000i64).prop_map(Event::Jump),
         1 => (0..8usize).prop_map(Event::Vanish),
+        4 => (one(), edit()).prop_map(|(index, edit)| Event::Edit(index, edit)),
+        1 => (0..8usize).prop_map(Event::Pause),
+        2 => (0..8usize).prop_map(Event::Remove),
+        1 => Just(Event::RestartEngine),
+        1 => any::<bool>().prop_map(Event::Fetch),
     ]
 }
 
-pub(super) fn happen(sim: &mut Sim, event: &Event) {
+pub(super) fn happen(sim: &mut Sim, written: &mut Written, event: &Event) {
     let nth = |names: Vec<String>, index: usize| {
         let count = names.len();
         names.into_iter().nth(index % count.max(1))
     };
     match event {
-        Event::Apply(index, shape) => sim.apply(shape.service(NAMES[*index])),
-        Event::Delete(index) => sim.delete(NAMES[*index]),
+        Event::Apply(..) | Event::Delete(_) | Event::Edit(..) => written.follow(sim, event),
         Event::Crash(index) => nth(sim.running(), *index).into_iter().for_each(|name| sim.crash(&name)),
         Event::Sicken(index) => sim.sick.extend(nth(sim.running(), *index)),
         Event::Heal => sim.sick.clear(),
@@ -211,9 +307,25 @@ pub(super) fn happen(sim: &mut Sim, event: &Event) {
         Event::Vanish(index) => {
             let names = sim.containers.values().filter(|fact| matches!(fact.state, FactState::Exited(_)));
             let name = nth(names.map(|fact| fact.name.clone()).collect(), *index);
-            name.into_iter().for_each(|name| drop(sim.containers.remove(&name)));
+            name.into_iter().for_each(|name| sim.remove(&name));
+        }
+        Event::Pause(index) => nth(sim.running(), *index).into_iter().for_each(|name| sim.pause(&name)),
+        Event::Remove(index) => {
+            nth(sim.containers.keys().cloned().collect(), *index).into_iter().for_each(|name| sim.remove(&name));
+        }
+        Event::RestartEngine => sim.restart_engine(),
+        Event::Fetch(true) => fetch(sim),
+        Event::Fetch(false) => {
+            sim.faults.lost_models.extend(NAMES.map(str::to_owned));
+            sim.faults.lost_images.extend(["server:good2", "server:slow", "agent:good1"].map(str::to_owned));
         }
     }
+}
+
+/// Models and images can be fetched again.
+fn fetch(sim: &mut Sim) {
+    sim.faults.lost_models.clear();
+    sim.faults.lost_images.clear();
 }
 
 /// Ends every fault and waits long enough for every back-off and drain.
@@ -225,6 +337,8 @@ pub(super) fn settle(sim: &mut Sim) {
     sim.sick.clear();
     sim.leases.clear();
     sim.queued.clear();
+    sim.resume_paused();
+    fetch(sim);
     sim.run(1000.0);
 }
 
@@ -236,13 +350,15 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         return;
     };
     let own = || sim.containers.values().filter(|fact| fact.component.service == key(name));
-    assert!(own().all(|fact| !fact.is_running() || sim.has_network(fact)), "{name} is cut off");
+    // What rests is looked at when it is woken.
+    let needs_none = |fact: &ContainerFact| !fact.is_running() || sim.resting.contains(&fact.id);
+    assert!(own().all(|fact| needs_none(fact) || sim.has_network(fact)), "{name} is cut off");
     if shape.stopped {
         assert_eq!(own().count(), 0, "{name} is stopped");
     }
     for sandbox in own().filter(|fact| fact.is_sandbox()) {
         let is_lived_in = own().any(|fact| fact.replica == sandbox.replica && !fact.is_sandbox());
-        assert!(is_lived_in || shape.replicas == 0, "{} holds a network for nobody", sandbox.name);
+        assert!(is_lived_in || shape.sleeps(), "{} holds a network for nobody", sandbox.name);
     }
     let own: Vec<_> = own().filter(|fact| !fact.is_sandbox()).collect();
     let (canaries, own): (Vec<_>, Vec<_>) = own.into_iter().partition(|fact| fact.record.canary.is_some());
@@ -255,13 +371,18 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         assert!(!sim.status(name).is_ready());
         return;
     }
+    if let Some(back) = came_back(sim, name) {
+        assert_eq!(sim.condition(name, "PredictorReady").1, "RolledBack");
+        assert!(own.iter().all(|fact| fact.revision == back), "{name}: only {back} is there: {own:#?}");
+        return;
+    }
     let workload = shape.workload(name);
     let wanted = fingerprint(&workload).0;
     let answers = shape.image.contains("good") || shape.image.contains("slow");
-    if answers && shape.replicas == 0 {
+    if answers && shape.sleeps() {
         let rests = |fact: &ContainerFact| match shape.rest {
             0 => fact.state == FactState::Paused || fact.container == "prepare",
-            1 => sim.resting.contains(&fact.id) || fact.container != "kserve-container",
+            1 | DOES_NOT_WAKE => sim.resting.contains(&fact.id) || fact.container != "kserve-container",
             _ => false,
         };
         assert!(own.iter().all(|fact| rests(fact)), "{name} was not asked for and still runs: {own:#?}");
@@ -272,7 +393,8 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
         let canary_answers = shape.named.is_some_and(|(_, answers)| answers);
         assert!(!canary_answers || canaries.iter().any(|fact| fact.is_running()), "{name}: {canaries:#?}");
         // What answers of a canary stands in for one of it.
-        let replicas = if canary_answers { (shape.replicas - 1).max(1) } else { shape.replicas };
+        let replicas = shape.replicas.max(1);
+        let replicas = if canary_answers { (replicas - 1).max(1) } else { replicas };
         // Beside it, at most the one that keeps a share.
         let stable = crate::plan::split::split(history, &workload).map(|split| split.stable);
         assert!(own.iter().all(|fact| fact.revision == revision || Some(fact.revision) == stable), "{own:#?}");
@@ -307,6 +429,13 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>) {
     }
 }
 
+/// The revision that is back because the one that took its place failed and was given up.
+fn came_back(sim: &Sim, name: &str) -> Option<u32> {
+    let history = sim.world.memory.revisions.get(&predictor(name))?;
+    history.given_up.as_ref().filter(|given_up| given_up.revision == history.target)?;
+    history.rolled_out
+}
+
 /// Of a canary there is what is wanted and, as long as that does not answer, the one before, which must.
 fn assert_canaries(sim: &Sim, name: &str, shape: Shape, canaries: &[&ContainerFact]) {
     let wanted = shape.named.map(|(percent, answers)| shape.canary(name, percent, answers));
@@ -323,11 +452,16 @@ fn assert_canaries(sim: &Sim, name: &str, shape: Shape, canaries: &[&ContainerFa
 fn assert_wakes(sim: &mut Sim, last: &[Option<Shape>]) {
     let awaited: Vec<&str> = NAMES.into_iter().filter(|name| sim.is_held(name)).collect();
     let sleepers = NAMES.iter().zip(last).filter(|(_, last)| {
-        last.is_some_and(|shape| shape.replicas == 0 && !shape.stopped && !shape.unresolvable)
+        last.is_some_and(|shape| shape.sleeps() && !shape.stopped && !shape.unresolvable)
             && last.is_some_and(|shape| shape.image.contains("good") || shape.image.contains("slow"))
     });
-    for (name, _) in sleepers {
+    for (name, last) in sleepers {
         assert!(awaited.contains(name), "{name} is held");
+        if last.is_some_and(|shape| shape.rest == DOES_NOT_WAKE) {
+            // Whoever finds that out may be refused; the server is started anew for the next.
+            sim.ask(name);
+            sim.run(45.0);
+        }
         let (answered, refused) = (sim.answered, sim.refused);
         sim.ask(name);
         sim.run(45.0);
@@ -335,20 +469,16 @@ fn assert_wakes(sim: &mut Sim, last: &[Option<Shape>]) {
     }
 }
 
-fn play(history: &[(f64, Event)], holds_networks: bool) {
+pub(super) fn play(history: &[(f64, Event)], holds_networks: bool) {
     let mut sim = Sim::new();
     sim.world.holds_networks = holds_networks;
     sim.world.config.sandboxes.asleep = 1;
-    let mut last: [Option<Shape>; NAMES.len()] = [None; NAMES.len()];
+    let mut written = Written::default();
     for (pause, event) in history {
-        match event {
-            Event::Apply(index, shape) => last[*index] = Some(*shape),
-            Event::Delete(index) => last[*index] = None,
-            _ => {}
-        }
-        happen(&mut sim, event);
+        happen(&mut sim, &mut written, event);
         sim.run(*pause);
     }
+    let last = written.last;
     settle(&mut sim);
     for (name, last) in NAMES.iter().zip(last) {
         assert_settled(&sim, name, last);
@@ -368,18 +498,22 @@ pub(super) fn config(cases: u32) -> ProptestConfig {
     // The seed of a failure is printed and kept beside this file, and tried first from then on.
     let persistence = FileFailurePersistence::WithSource("regressions");
     let config = ProptestConfig::default();
-    let rng_seed = match config.rng_seed {
-        RngSeed::Random if cases < LONG => RngSeed::Fixed(SEED),
-        given => given,
+    let seed = match config.rng_seed {
+        RngSeed::Fixed(given) => given,
+        RngSeed::Random if cases < LONG => SEED,
+        RngSeed::Random => *FRESH,
     };
-    ProptestConfig { cases, rng_seed, failure_persistence: Some(Box::new(persistence)), ..config }
+    println!("PROPTEST_RNG_SEED={seed} plays these histories again");
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(seed), failure_persistence: Some(Box::new(persistence)), ..config }
 }
 
 /// Short runs play the same histories each time, so that they tell of a change and not of luck; `PROPTEST_RNG_SEED` gives
-/// them others, and long ones always look for others.
+/// them others.
 const SEED: u64 = 1;
 /// Histories from which on a run is long.
 const LONG: u32 = 1000;
+/// Long runs always look for others; a static, because it is asked for more than once and must be one.
+static FRESH: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
 
 proptest! {
     #![proptest_config(config(48))]

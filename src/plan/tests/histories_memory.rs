@@ -3,29 +3,24 @@
 
 use proptest::prelude::*;
 
-use super::histories::{Event, NAMES, Shape, config, happen, histories, settle};
+use super::histories::{DOES_NOT_WAKE, Event, NAMES, Shape, Written, config, happen, histories, settle};
 use super::sample::{component, key, service};
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::ComponentKind;
 use crate::plan::ledger::Amount;
 
-fn play(budget: u64, holds_networks: bool, history: &[(f64, Event)]) {
+pub(super) fn play(budget: u64, holds_networks: bool, history: &[(f64, Event)]) {
     let mut sim = Sim::new();
     sim.world.holds_networks = holds_networks;
     sim.world.config.sandboxes.asleep = 1;
     sim.world.config.memory.budget = Some(Amount::Bytes(budget << 20));
-    let mut last: [Option<Shape>; NAMES.len()] = [None; NAMES.len()];
-    for (pause, event) in history {
-        match event {
-            Event::Apply(index, shape) => last[*index] = Some(*shape),
-            Event::Delete(index) => last[*index] = None,
-            // The driver tells lists that are older than what it did from newer ones; the box does not.
-            Event::Stale(_) => continue,
-            _ => {}
-        }
-        happen(&mut sim, event);
+    let mut written = Written::default();
+    // The driver tells lists that are older than what it did from newer ones; the box does not.
+    for (pause, event) in history.iter().filter(|(_, event)| !matches!(event, Event::Stale(_))) {
+        happen(&mut sim, &mut written, event);
         sim.run(*pause);
     }
+    let last = written.last;
     settle(&mut sim);
     for (name, last) in NAMES.iter().zip(last) {
         assert_settled(&sim, name, last, budget);
@@ -59,9 +54,10 @@ fn assert_settled(sim: &Sim, name: &str, last: Option<Shape>, budget: u64) {
 /// Services that may sleep and fit are all answered, however little there is, as long as nobody else stays.
 fn assert_takes_turns(sim: &mut Sim, last: &[Option<Shape>], budget: u64) {
     let sleeps = |shape: &Shape| {
-        let fits = shape.replicas == 0 && shape.memory <= budget;
+        let fits = shape.sleeps() && shape.memory <= budget;
         fits && shape.image == "server:good1"
             && shape.canary.is_none()
+            && shape.rest != DOES_NOT_WAKE
             && shape.named.is_none()
             && !shape.stopped
             && !shape.unresolvable

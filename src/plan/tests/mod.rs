@@ -4,6 +4,7 @@ mod canary;
 mod doze;
 mod graphs;
 mod histories;
+mod histories_found;
 mod histories_memory;
 mod hosts;
 mod images;

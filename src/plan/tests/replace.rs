@@ -175,3 +175,62 @@ fn a_container_the_engine_does_not_get_rid_of_is_removed_again_and_said_so() {
     assert_eq!(sim.log, [format!("remove {name}"), format!("create {name}")]);
     assert_eq!(sim.backends("iris"), [FIRST]);
 }
+
+#[test]
+fn a_canary_has_its_place_beside_the_revision_before_whatever_the_annotation_says() {
+    for (budget, strategy) in [(None, "replace"), (Some(1500), "auto")] {
+        let mut sim = serving(10_000);
+        sim.world.config.memory.budget = budget.map(|budget| Amount::Bytes(budget * MIB));
+        let mut workload = needing("server:good2", 1000);
+        workload.annotations.insert(ROLLOUT.to_owned(), strategy.to_owned());
+        workload.canary_percent = Some(10);
+        sim.apply(service("iris", vec![workload]));
+        sim.run(60.0);
+        let (_, reason, message) = sim.condition("iris", "PredictorReady");
+        match budget {
+            None => assert_eq!(sim.backends("iris").len(), 2, "{reason}: {message}"),
+            Some(_) => assert_eq!(reason, "InsufficientMemory", "nothing makes room for it: {message}"),
+        }
+        sim.assert_still(60.0);
+    }
+}
+
+#[test]
+fn one_order_that_fails_is_not_the_end_of_a_revision_and_two_are() {
+    for (refusals, expected) in [(1, SECOND), (2, FIRST)] {
+        let mut sim = serving(1500);
+        sim.apply(iris("server:good2"));
+        while !sim.containers.is_empty() {
+            sim.run(0.001);
+        }
+        sim.faults.fail_every = Some(1);
+        while sim.world.memory.refusals.values().all(|refusal| refusal.failures < refusals) {
+            sim.run(0.1);
+        }
+        sim.faults.fail_every = None;
+        sim.run(30.0);
+        assert_eq!(sim.backends("iris"), [expected], "{refusals}: {:#?}", sim.log);
+    }
+}
+
+#[test]
+fn a_service_that_falls_asleep_after_its_new_revision_was_given_up_still_says_so_and_wakes() {
+    let sleeping = |image: &str| {
+        let mut workload = needing(image, 1000);
+        workload.scaling = at_least(0);
+        service("iris", vec![workload])
+    };
+    let mut sim = Sim::new();
+    sim.world.config.memory.budget = Some(Amount::Bytes(1500 * MIB));
+    sim.apply(sleeping("server:good1"));
+    sim.run(5.0);
+    sim.apply(sleeping("server:crash"));
+    sim.run(300.0);
+    assert!(sim.running().is_empty() && sim.is_held("iris"), "{:?}", sim.running());
+    let (status, reason, message) = sim.condition("iris", "PredictorReady");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "RolledBack"), "{message}");
+    sim.ask("iris");
+    sim.run(5.0);
+    assert_eq!((sim.answered, sim.refused), (1, 0));
+    assert_eq!(sim.backends("iris"), [FIRST]);
+}

@@ -554,7 +554,8 @@ impl Sim {
     pub(super) fn has_network(&self, fact: &ContainerFact) -> bool {
         let Some(id) = &fact.sandbox else { return true };
         let holds = |sandbox: &&ContainerFact| {
-            sandbox.id == *id && sandbox.is_running() && self.runs[&sandbox.name] <= self.runs[&fact.name]
+            let lives = sandbox.is_running() || sandbox.state == FactState::Paused;
+            sandbox.id == *id && lives && self.runs[&sandbox.name] <= self.runs[&fact.name]
         };
         self.containers.values().any(|other| holds(&other))
     }
@@ -703,6 +704,37 @@ impl Sim {
         self.end(name, ExitFact { code: 139, ..ExitFact::default() });
     }
 
+    /// Pauses a container from outside.
+    pub(super) fn pause(&mut self, name: &str) {
+        self.containers.get_mut(name).unwrap().state = FactState::Paused;
+    }
+
+    /// Whoever paused containers lets them go on. What the planner took for asleep is the planner's to wake.
+    pub(super) fn resume_paused(&mut self) {
+        let state = FactState::Running { started_at: Some(self.now().wall) };
+        let memory = &self.world.memory;
+        for fact in self.containers.values_mut().filter(|fact| fact.state == FactState::Paused) {
+            if memory.dozing(&fact.component, &fact.name).is_none_or(|dozing| dozing.id != fact.id) {
+                fact.state = state.clone();
+            }
+        }
+    }
+
+    /// Removes a container from outside.
+    pub(super) fn remove(&mut self, name: &str) {
+        let fact = self.containers.remove(name).unwrap();
+        self.leases.remove(fact.replica.as_ref());
+    }
+
+    /// Ends the engine with everything it runs.
+    pub(super) fn restart_engine(&mut self) {
+        let lives = |fact: &&ContainerFact| fact.is_running() || fact.state == FactState::Paused;
+        let names: Vec<String> = self.containers.values().filter(lives).map(|fact| fact.name.clone()).collect();
+        for name in names {
+            self.end(&name, ExitFact { code: 137, ..ExitFact::default() });
+        }
+    }
+
     /// Ends the daemon and starts it again. Orders under way are lost, or done by the engine all the same.
     pub(super) fn restart_daemon(&mut self, orders: Orders, ledger: Ledger) {
         let orders = if ledger == Ledger::Lost && orders == Orders::Late { Orders::Done } else { orders };
@@ -799,7 +831,11 @@ impl Sim {
     }
 
     fn check_stop(&self, action: &Action) {
-        let Action::Stop { name, why, .. } = action else { return };
+        let (name, why) = match action {
+            Action::Stop { name, why, .. } => (name, why.as_str()),
+            Action::Doze(order) => (&order.name, "nobody has asked for it lately"),
+            _ => return,
+        };
         let Some(fact) = self.world.containers.get(name) else { return };
         let leases = self.world.leases.get(&fact.replica).copied().unwrap_or(0);
         if leases == 0 || why.contains("probe failed") || why.starts_with("the container whose network") {
@@ -822,7 +858,9 @@ impl Sim {
             let specs = &made_from.workload.containers;
             specs.iter().find(|spec| spec.name == fact.container)?.resources.memory_request
         };
-        let running = self.containers.values().filter(|fact| fact.is_running());
+        // What is paused keeps its memory.
+        let lives = |fact: &&ContainerFact| fact.is_running() || fact.state == FactState::Paused;
+        let running = self.containers.values().filter(lives);
         let held: u64 = running.clone().filter_map(|fact| request(&fact)).sum();
         let names: Vec<&String> = running.map(|fact| &fact.name).collect();
         assert!(held <= budget, "{held} of {budget} are held by {names:?}");
@@ -887,8 +925,9 @@ impl Sim {
     }
 
     /// Whether traffic may not be taken from a container that answers. A canary that was taken out of the manifest is not
-    /// wanted, whatever it answers; and when the wanted revision is given up, the last one that had all traffic comes back
-    /// and what answered in part between the two goes.
+    /// wanted, whatever it answers, and one beside a first deployment that has not come up whole has no more than its share;
+    /// and when the wanted revision is given up, the last one that had all traffic comes back and what answered in part
+    /// between the two goes.
     fn is_to_stay(&self, fact: &ContainerFact) -> bool {
         let history = &self.world.memory.revisions[&fact.component];
         let is_dropped = |name: &String| {
@@ -897,9 +936,20 @@ impl Sim {
             !is_own && !canaries.iter().any(|one| one.name == *name)
         };
         let is_canary = fact.record.canary.is_some();
+        if (is_canary && history.rolled_out.is_none()) || self.is_dark(fact) {
+            return false;
+        }
         let goes_back = history.given_up.as_ref().is_some_and(|given_up| given_up.revision == history.target);
         let comes_back = is_canary || !goes_back || history.rolled_out == Some(fact.revision);
         comes_back && !fact.record.canary.as_ref().is_some_and(is_dropped)
+    }
+
+    /// Whether it is of a revision that is to have no traffic as long as the one before has it.
+    fn is_dark(&self, fact: &ContainerFact) -> bool {
+        let history = &self.world.memory.revisions[&fact.component];
+        let parts = self.world.services[&fact.component.service].resolution.as_deref().unwrap_or_default();
+        let is_asked_nothing = parts.iter().any(|part| part.workload.canary_percent == Some(0));
+        is_asked_nothing && fact.revision == history.target && history.rolled_out != Some(fact.revision)
     }
 
     fn is_well(&self, fact: &ContainerFact) -> bool {
