@@ -59,8 +59,10 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
             let dozing = memory.dozing(&fact.component, &fact.name);
             fact.is_running() && dozing.is_none_or(|dozing| dozing.id != fact.id)
         };
-        let runs = sleepers.iter().any(|part| facts.of(&part.workload.component).iter().any(is_awake));
-        return Some(if runs { Rest::Busy } else { Rest::Asleep });
+        let runs = || sleepers.iter().any(|part| facts.of(&part.workload.component).iter().any(is_awake));
+        // What runs is not known before the engine has said it.
+        let may_run = draft.world.listed_at.is_none() || runs();
+        return Some(if may_run { Rest::Busy } else { Rest::Asleep });
     };
     if !parts.iter().all(|part| answers(draft, part, facts.of(&part.workload.component))) {
         return Some(Rest::Busy);

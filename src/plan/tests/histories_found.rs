@@ -53,7 +53,6 @@ fn a_revision_that_is_asked_nothing_again_waits_for_the_one_before_to_come_back(
 }
 
 #[test]
-#[ignore = "a known defect: what was not listed yet is taken for asleep while the engine is away, and remembered as such"]
 fn a_service_that_never_answered_is_not_taken_for_asleep_after_a_restart_without_an_engine() {
     let restart = |lost| Event::RestartDaemon { orders: Orders::Dropped, lost };
     let history = [
