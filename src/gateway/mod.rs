@@ -58,6 +58,7 @@ mod payload_log;
 mod payload_object;
 mod payload_post;
 mod peek;
+mod peek_grpc;
 mod place;
 mod refusal;
 mod relay;
