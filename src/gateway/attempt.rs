@@ -38,7 +38,7 @@ pub(super) struct Endpoint {
 pub(super) enum Attempt {
     Answered(Response<BackendBody>),
     /// Nothing was sent; the request is as it was.
-    Unsent(Request<RequestBody>, Box<Refusal>),
+    Unsent(Box<Refusal>),
 }
 
 impl Exchange<'_> {
@@ -87,9 +87,11 @@ impl Exchange<'_> {
         &mut self,
         endpoint: Endpoint,
         path: &PathAndQuery,
-        mut request: Request<RequestBody>,
+        outgoing: &mut Option<Request<RequestBody>>,
     ) -> Refused<Attempt> {
-        self.address(&mut request, endpoint, path)?;
+        if let Some(request) = outgoing {
+            self.address(request, endpoint, path)?;
+        }
         let mut why = None;
         for _ in 0..MAX_RESENDS {
             let Endpoint { address, protocol } = endpoint;
@@ -97,11 +99,12 @@ impl Exchange<'_> {
                 Some(sender) => sender,
                 None => match Box::pin(self.worker.pool.connect(address, protocol)).await {
                     Ok(sender) => sender,
-                    Err(error) => return Ok(Attempt::Unsent(request, self.no_connection(&error))),
+                    Err(error) => return Ok(Attempt::Unsent(self.no_connection(&error))),
                 },
             };
             let limits = self.limits();
-            let unsent = match sender {
+            let Some(request) = outgoing.take() else { break };
+            match sender {
                 Sender::Http1(checkout) => {
                     let asked = pin!(talk::ask(checkout, request, limits)).await;
                     return match asked {
@@ -117,15 +120,14 @@ impl Exchange<'_> {
                         Err(Unanswered::Unsent(unsent, error)) => {
                             self.worker.pool.forget(address, &shared);
                             why = Some(self.cut(&error));
-                            unsent
+                            *outgoing = Some(*unsent);
                         }
                     }
                 }
-            };
-            request = *unsent;
+            }
         }
         let why = why.unwrap_or_else(|| Box::new(no_place(NoPlace::Nobody, &self.key())));
-        Ok(Attempt::Unsent(request, why))
+        Ok(Attempt::Unsent(why))
     }
 
     fn limits(&self) -> Limits {

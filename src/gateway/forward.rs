@@ -51,7 +51,7 @@ pub(crate) struct Exchange<'a> {
 impl Exchange<'_> {
     /// Forwards the request and relays the answer.
     pub(crate) async fn run(
-        mut self,
+        &mut self,
         mut request: Box<Request<Incoming>>,
         mut front: Front,
     ) -> Refused<Response<AnswerBody>> {
@@ -62,12 +62,12 @@ impl Exchange<'_> {
             Some(place) => place,
             None => Box::pin(self.wait_for_place(&mut request, &mut front)).await?,
         };
-        let outgoing = self.prepare(*request, front, upgrade.as_ref());
-        pin!(self.deliver(place, outgoing, &path, upgrade)).await
+        let mut outgoing = Some(self.prepare(*request, front, upgrade.as_ref()));
+        pin!(self.deliver(place, &mut outgoing, &path, upgrade)).await
     }
 
     /// Forwards a request of our own, whose body is all there.
-    pub(crate) async fn run_whole(mut self, request: Request<Bytes>) -> Refused<Response<AnswerBody>> {
+    pub(crate) async fn run_whole(&mut self, request: Request<Bytes>) -> Refused<Response<AnswerBody>> {
         let path = self.forwarded_path(request.uri())?;
         let place = match self.place_now()? {
             Some(place) => place,
@@ -75,14 +75,15 @@ impl Exchange<'_> {
         };
         let (mut parts, body) = request.into_parts();
         let metrics = self.prepare_head(&mut parts, None);
-        let outgoing = Request::from_parts(parts, RequestBody::whole(body, metrics).tapped(self.request_tap()));
-        self.deliver(place, outgoing, &path, None).await
+        let body = RequestBody::whole(body, metrics).tapped(self.request_tap());
+        self.deliver(place, &mut Some(Request::from_parts(parts, body)), &path, None).await
     }
 
+    /// `outgoing` is there until it is sent; by reference, as it is large.
     async fn deliver(
-        mut self,
+        &mut self,
         mut place: Place,
-        mut outgoing: Request<RequestBody>,
+        outgoing: &mut Option<Request<RequestBody>>,
         path: &PathAndQuery,
         upgrade: Option<Upgrade>,
     ) -> Refused<Response<AnswerBody>> {
@@ -101,10 +102,9 @@ impl Exchange<'_> {
                     held.judge(response.status());
                     return self.relay(response, held, upgrade);
                 }
-                Attempt::Unsent(request, why) => {
+                Attempt::Unsent(why) => {
                     held.judge(why.status);
                     drop(held);
-                    outgoing = request;
                     tried.push(backend.replica);
                     // When every replica was tried, what the last one said is most to the point.
                     place = Box::pin(self.place(&tried)).await.map_err(|_| why)?;

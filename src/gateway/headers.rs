@@ -14,28 +14,29 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Removes what concerns one connection only, fields named by `Connection` included.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        for name in named_by_connection(headers) {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
-    }
     // One look at each name is cheaper than a search for each of these.
     let mut found: [Option<HeaderName>; HOP_BY_HOP] = Default::default();
     let names = headers.keys().filter(|name| is_hop_by_hop(name));
     found.iter_mut().zip(names).for_each(|(place, name)| *place = Some(name.clone()));
-    for name in found.into_iter().flatten() {
+    let found = || found.iter().map_while(Option::as_ref);
+    if found().any(|name| *name == header::CONNECTION) {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
+    }
+    for name in found() {
         headers.remove(name);
     }
 }
 
 /// As many as [`is_hop_by_hop`] knows.
-const HOP_BY_HOP: usize = 8;
+const HOP_BY_HOP: usize = 9;
 
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "te" | "upgrade"
+            | "connection"
             | "keep-alive"
             | "http2-settings"
             | "proxy-connection"
@@ -48,7 +49,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// `Host` and the body's length are never hop-by-hop, whoever says so.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let names = values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    // What most say is no field, or one that stops here anyhow.
+    let usual = |name: &&str| ["keep-alive", "close", "upgrade", "te"].iter().any(|one| name.eq_ignore_ascii_case(one));
+    let names = values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !usual(name));
+    let names = names.filter_map(|name| name.parse::<HeaderName>().ok());
     names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH).collect()
 }
 

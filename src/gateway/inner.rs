@@ -92,7 +92,7 @@ pub(crate) async fn post(
     let length = HeaderValue::from(request.body().len());
     request.headers_mut().insert(header::CONTENT_LENGTH, length);
     let mut flight = Some(Flight::begin(Arc::clone(client), Arc::clone(&call.desk.metrics)));
-    let exchange = Exchange {
+    let mut exchange = Exchange {
         worker,
         target: call.target,
         desk: call.desk,

@@ -60,6 +60,7 @@ mod payload_post;
 mod peek;
 mod peek_grpc;
 mod place;
+mod quiet;
 mod refusal;
 mod relay;
 mod roll;

@@ -104,7 +104,7 @@ impl Walk<'_> {
                 }
                 let grpc = self.grpc;
                 let check = hold::is_check(&request, &request.uri().path()[target.strip..], grpc);
-                let exchange = Exchange {
+                let mut exchange = Exchange {
                     worker: self.worker,
                     target,
                     desk,
