@@ -54,7 +54,7 @@ impl Exchange<'_> {
     }
 
     /// Puts the request into the form the protocol wants.
-    fn address(&self, request: &mut Request<RequestBody>, endpoint: Endpoint, path: &PathAndQuery) -> Refused<()> {
+    fn address(&mut self, request: &mut Request<RequestBody>, endpoint: Endpoint, path: &PathAndQuery) -> Refused<()> {
         let host = match &self.host {
             Some(host) if !host.is_empty() => host.clone(),
             _ => HeaderValue::try_from(endpoint.address.to_string()).unwrap_or(HeaderValue::from_static("localhost")),
@@ -74,6 +74,7 @@ impl Exchange<'_> {
                 request.headers_mut().remove(header::CONNECTION);
                 request.headers_mut().remove(header::UPGRADE);
                 request.headers_mut().remove(header::HOST);
+                self.said.move_into(request.headers_mut());
                 uri.scheme = Some(Scheme::HTTP);
                 uri.authority = Authority::try_from(host.as_bytes()).ok();
             }
@@ -106,7 +107,7 @@ impl Exchange<'_> {
             let Some(request) = outgoing.take() else { break };
             match sender {
                 Sender::Http1(checkout) => {
-                    let asked = pin!(talk::ask(checkout, request, limits)).await;
+                    let asked = pin!(talk::ask(checkout, request, &self.said, limits)).await;
                     return match asked {
                         Ok(response) => Ok(Attempt::Answered(response.map(BackendBody::Http1))),
                         Err(error) => Err(self.unanswered(&error, limits)),

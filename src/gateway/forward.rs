@@ -16,7 +16,7 @@ use super::attempt::Attempt;
 use super::body::{AnswerBody, Held, RequestBody};
 use super::desk::Desk;
 use super::flight::Flight;
-use super::headers::{self, Origin};
+use super::headers::{self, Origin, Said};
 use super::metrics::ServiceMetrics;
 use super::place::Place;
 use super::refusal::Refusal;
@@ -46,6 +46,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) held: OnceLock<HeaderValue>,
     /// Who gets copies of the request and its answer.
     pub(crate) taps: Option<Box<Taps>>,
+    /// Our own header lines of the request.
+    pub(crate) said: Said,
 }
 
 impl Exchange<'_> {
@@ -142,8 +144,8 @@ impl Exchange<'_> {
     /// Makes the head of a request what the backend is to see.
     fn prepare_head(&mut self, parts: &mut http::request::Parts, upgrade: Option<&Upgrade>) -> Arc<ServiceMetrics> {
         let trailers = headers::wants_trailers(&parts.headers);
-        headers::strip_hop_by_hop(&mut parts.headers);
-        parts.headers.remove(header::EXPECT);
+        let trust = self.worker.config.trust_forwarded;
+        headers::strip_request(&mut parts.headers, trust);
         parts.extensions.clear();
         if parts.version == Version::HTTP_2 {
             headers::join_cookies(&mut parts.headers);
@@ -158,10 +160,9 @@ impl Exchange<'_> {
         let metrics = self.flight.as_ref().map(|flight| Arc::clone(flight.metrics())).unwrap_or_default();
         if let Some(flight) = self.flight.as_mut() {
             let from = Origin { client: &flight.client().ip, host: self.host.as_ref() };
-            let trust = self.worker.config.trust_forwarded;
-            headers::set_forwarding(&mut parts.headers, from, &self.desk, trust);
+            self.said = Said::new(&mut parts.headers, from, &self.desk, trust);
             if let Some(entry) = flight.entry() {
-                entry.id = parts.headers.get("x-request-id").cloned();
+                entry.id = self.said.id().or_else(|| parts.headers.get("x-request-id")).cloned();
             }
         }
         metrics

@@ -71,9 +71,11 @@ struct QuietWaker(Option<(Waker, Waker)>);
 impl QuietWaker {
     /// Returns the one that stands for the task of `cx`; the same as long as that is the same.
     fn of(&mut self, cx: &Context<'_>) -> &Waker {
-        let known = self.0.take().filter(|(task, _)| task.will_wake(cx.waker()));
+        if self.0.as_ref().is_some_and(|(task, _)| !task.will_wake(cx.waker())) {
+            self.0 = None;
+        }
         let fresh = || (cx.waker().clone(), Waker::from(Arc::new(Quiet { task: cx.waker().clone() })));
-        &self.0.insert(known.unwrap_or_else(fresh)).1
+        &self.0.get_or_insert_with(fresh).1
     }
 }
 

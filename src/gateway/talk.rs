@@ -22,6 +22,7 @@ use super::answer_frames::Frames;
 use super::answer_head::{AnswerHead, Nonsense, read_head};
 use super::body::{BodyError, RequestBody};
 use super::deadline::Deadline;
+use super::headers::Said;
 use super::outgoing::{Outgoing, SendError};
 use super::patience::{Limits, Patience};
 use super::upstream::Checkout;
@@ -147,11 +148,12 @@ impl Ear {
 pub(crate) fn ask(
     checkout: Checkout,
     request: Request<RequestBody>,
+    said: &Said,
     limits: Limits,
-) -> impl Future<Output = Result<Response<Hearing>, AskError>> {
+) -> impl Future<Output = Result<Response<Hearing>, AskError>> + use<> {
     let to_head = request.method() == Method::HEAD;
     // Not within what follows, where the request would take room until the answer begins.
-    let outgoing = Outgoing::new(request);
+    let outgoing = Outgoing::new(request, said);
     exchange(checkout, outgoing, to_head, limits)
 }
 
