@@ -88,8 +88,11 @@ impl Drop for Taking {
     }
 }
 
+/// What comes of that; none at the end.
+type Taken<B> = Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>;
+
 /// Takes the next piece of a body.
-pub(crate) fn take<B>(body: &mut B, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>>
+pub(crate) fn take<B>(body: &mut B, cx: &mut Context<'_>) -> Poll<Taken<B>>
 where
     B: Body + Unpin,
 {
