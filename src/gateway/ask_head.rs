@@ -4,6 +4,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http_body::SizeHint;
 
+use super::headers::Said;
+
 /// Where a request's body ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Extent {
@@ -64,14 +66,15 @@ const NO_TRAILERS: [HeaderName; 12] = [
     header::TRANSFER_ENCODING,
 ];
 
-/// Writes a request's head.
-pub(crate) fn write_head(into: &mut Vec<u8>, head: &Parts) {
+/// Writes a request's head: the client's lines, then ours.
+pub(crate) fn write_head(into: &mut Vec<u8>, head: &Parts, said: &Said) {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     into.reserve(head.method.as_str().len() + path.len() + 16 + 48 * head.headers.len());
     for part in [head.method.as_str(), " ", path, " HTTP/1.1\r\n"] {
         into.extend_from_slice(part.as_bytes());
     }
     write_lines(into, &head.headers);
+    write_lines(into, said.lines());
     into.extend_from_slice(b"\r\n");
 }
 
@@ -105,7 +108,7 @@ mod tests {
         let hint = length.map_or(SizeHint::new(), SizeHint::with_exact);
         let extent = Extent::decide(&mut head.headers, &hint, length == Some(0));
         let mut written = Vec::new();
-        write_head(&mut written, &head);
+        write_head(&mut written, &head, &Said::default());
         (extent, String::from_utf8(written).unwrap())
     }
 

@@ -38,7 +38,7 @@ pub(super) struct Endpoint {
 pub(super) enum Attempt {
     Answered(Response<BackendBody>),
     /// Nothing was sent; the request is as it was.
-    Unsent(Request<RequestBody>, Box<Refusal>),
+    Unsent(Box<Refusal>),
 }
 
 impl Exchange<'_> {
@@ -54,7 +54,7 @@ impl Exchange<'_> {
     }
 
     /// Puts the request into the form the protocol wants.
-    fn address(&self, request: &mut Request<RequestBody>, endpoint: Endpoint, path: &PathAndQuery) -> Refused<()> {
+    fn address(&mut self, request: &mut Request<RequestBody>, endpoint: Endpoint, path: &PathAndQuery) -> Refused<()> {
         let host = match &self.host {
             Some(host) if !host.is_empty() => host.clone(),
             _ => HeaderValue::try_from(endpoint.address.to_string()).unwrap_or(HeaderValue::from_static("localhost")),
@@ -74,6 +74,7 @@ impl Exchange<'_> {
                 request.headers_mut().remove(header::CONNECTION);
                 request.headers_mut().remove(header::UPGRADE);
                 request.headers_mut().remove(header::HOST);
+                self.said.move_into(request.headers_mut());
                 uri.scheme = Some(Scheme::HTTP);
                 uri.authority = Authority::try_from(host.as_bytes()).ok();
             }
@@ -87,9 +88,11 @@ impl Exchange<'_> {
         &mut self,
         endpoint: Endpoint,
         path: &PathAndQuery,
-        mut request: Request<RequestBody>,
+        outgoing: &mut Option<Request<RequestBody>>,
     ) -> Refused<Attempt> {
-        self.address(&mut request, endpoint, path)?;
+        if let Some(request) = outgoing {
+            self.address(request, endpoint, path)?;
+        }
         let mut why = None;
         for _ in 0..MAX_RESENDS {
             let Endpoint { address, protocol } = endpoint;
@@ -97,13 +100,14 @@ impl Exchange<'_> {
                 Some(sender) => sender,
                 None => match Box::pin(self.worker.pool.connect(address, protocol)).await {
                     Ok(sender) => sender,
-                    Err(error) => return Ok(Attempt::Unsent(request, self.no_connection(&error))),
+                    Err(error) => return Ok(Attempt::Unsent(self.no_connection(&error))),
                 },
             };
             let limits = self.limits();
-            let unsent = match sender {
+            let Some(request) = outgoing.take() else { break };
+            match sender {
                 Sender::Http1(checkout) => {
-                    let asked = pin!(talk::ask(checkout, request, limits)).await;
+                    let asked = pin!(talk::ask(checkout, request, &self.said, limits)).await;
                     return match asked {
                         Ok(response) => Ok(Attempt::Answered(response.map(BackendBody::Http1))),
                         Err(error) => Err(self.unanswered(&error, limits)),
@@ -117,15 +121,14 @@ impl Exchange<'_> {
                         Err(Unanswered::Unsent(unsent, error)) => {
                             self.worker.pool.forget(address, &shared);
                             why = Some(self.cut(&error));
-                            unsent
+                            *outgoing = Some(*unsent);
                         }
                     }
                 }
-            };
-            request = *unsent;
+            }
         }
         let why = why.unwrap_or_else(|| Box::new(no_place(NoPlace::Nobody, &self.key())));
-        Ok(Attempt::Unsent(request, why))
+        Ok(Attempt::Unsent(why))
     }
 
     fn limits(&self) -> Limits {

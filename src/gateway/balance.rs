@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::plan::routes::{Backend, ReplicaName, RouteState, RouteTable};
+use crate::traffic::turn;
 use crate::workload::ComponentKey;
 
 use super::breaker::{Health, Policy, Standing, Verdict};
@@ -189,7 +189,7 @@ impl Balancer {
         tried: &[ReplicaName],
         queue: &Arc<Queue>,
     ) -> Result<Option<(Backend, Slot)>, NoPlace> {
-        let now = Instant::now();
+        let now = turn::now();
         let mut replicas = self.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let condition = |one: &Backend| {
             let known = replicas.get(&one.replica);
@@ -252,7 +252,7 @@ impl Slot {
         }
         let mut replicas = self.balancer.replicas.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(load) = replicas.get_mut(&self.replica) else { return };
-        if load.health.report(verdict, self.trial, Instant::now(), self.balancer.policy) {
+        if load.health.report(verdict, self.trial, turn::now(), self.balancer.policy) {
             self.balancer.metrics.ejections.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(replica = %self.replica, "replica fails; others get its requests until it works again");
         }

@@ -21,6 +21,7 @@ use super::breaker::Verdict;
 use super::executor::{self, Standing};
 use super::flight::Flight;
 use super::metrics::{ServiceMetrics, UpstreamError};
+use super::quiet;
 use super::talk::TalkError;
 use super::tap::Tap;
 use super::upload::{Pace, Upload};
@@ -106,7 +107,7 @@ impl Body for RequestBody {
         let this = &mut *self;
         let frame = match (this.front.pop_front(), &mut this.rest) {
             (Some(frame), _) => Some(Ok(frame)),
-            (None, Some(rest)) => match Pin::new(rest).poll_frame(cx) {
+            (None, Some(rest)) => match quiet::take(rest, cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
                     let Some(clock) = &mut this.clock else { return Poll::Pending };
@@ -183,7 +184,7 @@ pub(crate) enum AnswerBody {
         _flight: Option<Flight>,
     },
     /// A backend's.
-    Relayed(Relay),
+    Relayed(Box<Relay>),
 }
 
 /// A backend's answer on its way through. Holds what the request has taken until the last byte is out or the client

@@ -15,6 +15,7 @@ use hyper::rt::Executor;
 use tokio::time::Sleep;
 
 use crate::tasks::Tasks;
+use crate::traffic::turn::Turn;
 
 /// Spawns a client's HTTP/2 streams through [`Tasks`].
 #[derive(Clone, Debug)]
@@ -67,6 +68,7 @@ impl<F: Future> Future for Stream<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         SAID.set(None);
+        let _turn = Turn::begin();
         if self.future.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }

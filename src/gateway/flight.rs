@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::api::ServiceKey;
+use crate::traffic::turn;
 
 use super::access_log::{End, Entry};
 use super::crew::Place;
@@ -116,7 +117,7 @@ impl Flight {
     pub(crate) fn begin(client: Arc<Client>, metrics: Arc<ServiceMetrics>) -> Self {
         client.in_flight.fetch_add(1, Ordering::AcqRel);
         metrics.begin();
-        Self { client, metrics, started: Instant::now(), status: None, entry: None }
+        Self { client, metrics, started: turn::now(), status: None, entry: None }
     }
 
     /// Counts the request as this service's from now on.
@@ -169,7 +170,7 @@ impl Drop for Flight {
             // Another flight takes the apology to the client, and is counted.
             return self.metrics.forget();
         }
-        let took = self.started.elapsed();
+        let took = turn::now().duration_since(self.started);
         self.metrics.end(self.status.map_or(0, |status| usize::from(status.as_u16() / 100)), took);
         if let Some(entry) = &self.entry {
             let client = self.client.ip.to_str().unwrap_or_default();

@@ -16,7 +16,7 @@ use super::attempt::Attempt;
 use super::body::{AnswerBody, Held, RequestBody};
 use super::desk::Desk;
 use super::flight::Flight;
-use super::headers::{self, Origin};
+use super::headers::{self, Origin, Said};
 use super::metrics::ServiceMetrics;
 use super::place::Place;
 use super::refusal::Refusal;
@@ -46,12 +46,14 @@ pub(crate) struct Exchange<'a> {
     pub(crate) held: OnceLock<HeaderValue>,
     /// Who gets copies of the request and its answer.
     pub(crate) taps: Option<Box<Taps>>,
+    /// Our own header lines of the request.
+    pub(crate) said: Said,
 }
 
 impl Exchange<'_> {
     /// Forwards the request and relays the answer.
     pub(crate) async fn run(
-        mut self,
+        &mut self,
         mut request: Box<Request<Incoming>>,
         mut front: Front,
     ) -> Refused<Response<AnswerBody>> {
@@ -62,12 +64,12 @@ impl Exchange<'_> {
             Some(place) => place,
             None => Box::pin(self.wait_for_place(&mut request, &mut front)).await?,
         };
-        let outgoing = self.prepare(*request, front, upgrade.as_ref());
-        pin!(self.deliver(place, outgoing, &path, upgrade)).await
+        let mut outgoing = Some(self.prepare(*request, front, upgrade.as_ref()));
+        pin!(self.deliver(place, &mut outgoing, &path, upgrade)).await
     }
 
     /// Forwards a request of our own, whose body is all there.
-    pub(crate) async fn run_whole(mut self, request: Request<Bytes>) -> Refused<Response<AnswerBody>> {
+    pub(crate) async fn run_whole(&mut self, request: Request<Bytes>) -> Refused<Response<AnswerBody>> {
         let path = self.forwarded_path(request.uri())?;
         let place = match self.place_now()? {
             Some(place) => place,
@@ -75,14 +77,15 @@ impl Exchange<'_> {
         };
         let (mut parts, body) = request.into_parts();
         let metrics = self.prepare_head(&mut parts, None);
-        let outgoing = Request::from_parts(parts, RequestBody::whole(body, metrics).tapped(self.request_tap()));
-        self.deliver(place, outgoing, &path, None).await
+        let body = RequestBody::whole(body, metrics).tapped(self.request_tap());
+        self.deliver(place, &mut Some(Request::from_parts(parts, body)), &path, None).await
     }
 
+    /// `outgoing` is there until it is sent; by reference, as it is large.
     async fn deliver(
-        mut self,
+        &mut self,
         mut place: Place,
-        mut outgoing: Request<RequestBody>,
+        outgoing: &mut Option<Request<RequestBody>>,
         path: &PathAndQuery,
         upgrade: Option<Upgrade>,
     ) -> Refused<Response<AnswerBody>> {
@@ -101,10 +104,9 @@ impl Exchange<'_> {
                     held.judge(response.status());
                     return self.relay(response, held, upgrade);
                 }
-                Attempt::Unsent(request, why) => {
+                Attempt::Unsent(why) => {
                     held.judge(why.status);
                     drop(held);
-                    outgoing = request;
                     tried.push(backend.replica);
                     // When every replica was tried, what the last one said is most to the point.
                     place = Box::pin(self.place(&tried)).await.map_err(|_| why)?;
@@ -142,8 +144,8 @@ impl Exchange<'_> {
     /// Makes the head of a request what the backend is to see.
     fn prepare_head(&mut self, parts: &mut http::request::Parts, upgrade: Option<&Upgrade>) -> Arc<ServiceMetrics> {
         let trailers = headers::wants_trailers(&parts.headers);
-        headers::strip_hop_by_hop(&mut parts.headers);
-        parts.headers.remove(header::EXPECT);
+        let trust = self.worker.config.trust_forwarded;
+        headers::strip_request(&mut parts.headers, trust);
         parts.extensions.clear();
         if parts.version == Version::HTTP_2 {
             headers::join_cookies(&mut parts.headers);
@@ -158,10 +160,9 @@ impl Exchange<'_> {
         let metrics = self.flight.as_ref().map(|flight| Arc::clone(flight.metrics())).unwrap_or_default();
         if let Some(flight) = self.flight.as_mut() {
             let from = Origin { client: &flight.client().ip, host: self.host.as_ref() };
-            let trust = self.worker.config.trust_forwarded;
-            headers::set_forwarding(&mut parts.headers, from, &self.desk, trust);
+            self.said = Said::new(&mut parts.headers, from, &self.desk, trust);
             if let Some(entry) = flight.entry() {
-                entry.id = parts.headers.get("x-request-id").cloned();
+                entry.id = self.said.id().or_else(|| parts.headers.get("x-request-id")).cloned();
             }
         }
         metrics

@@ -14,28 +14,54 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Removes what concerns one connection only, fields named by `Connection` included.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
+    strip(headers, is_hop_by_hop);
+}
+
+/// Removes the same from a request, what has been answered by us, and what only we may say unless `trust` says that the
+/// client is a proxy of ours.
+pub(crate) fn strip_request(headers: &mut HeaderMap, trust: bool) {
+    strip(headers, |name| is_hop_by_hop(name) || name == "expect" || (!trust && is_ours(name)));
+}
+
+fn strip(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
+    // One look at each name is cheaper than a search for each of these.
+    let mut found: [Option<HeaderName>; HOP_BY_HOP + EXPECT + OURS] = Default::default();
+    let names = headers.keys().filter(|name| goes(name.as_str()));
+    found.iter_mut().zip(names).for_each(|(place, name)| *place = Some(name.clone()));
+    let found = || found.iter().map_while(Option::as_ref);
+    if found().any(|name| *name == header::CONNECTION) {
         for name in named_by_connection(headers) {
             headers.remove(name);
         }
-        headers.remove(header::CONNECTION);
     }
-    // One look at each name is cheaper than a search for each of these.
-    let mut found: [Option<HeaderName>; HOP_BY_HOP] = Default::default();
-    let names = headers.keys().filter(|name| is_hop_by_hop(name));
-    found.iter_mut().zip(names).for_each(|(place, name)| *place = Some(name.clone()));
-    for name in found.into_iter().flatten() {
+    for name in found() {
         headers.remove(name);
     }
 }
 
 /// As many as [`is_hop_by_hop`] knows.
-const HOP_BY_HOP: usize = 8;
+const HOP_BY_HOP: usize = 9;
+const EXPECT: usize = 1;
+/// As many as [`is_ours`] knows.
+const OURS: usize = 6;
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+fn is_ours(name: &str) -> bool {
     matches!(
-        name.as_str(),
+        name,
+        "forwarded"
+            | "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "x-forwarded-host"
+            | "kserve-isvc-name"
+            | "kserve-isvc-namespace"
+    )
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
         "te" | "upgrade"
+            | "connection"
             | "keep-alive"
             | "http2-settings"
             | "proxy-connection"
@@ -48,7 +74,10 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// `Host` and the body's length are never hop-by-hop, whoever says so.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let names = values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse::<HeaderName>().ok());
+    // What most say is no field, or one that stops here anyhow.
+    let usual = |name: &&str| ["keep-alive", "close", "upgrade", "te"].iter().any(|one| name.eq_ignore_ascii_case(one));
+    let names = values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !usual(name));
+    let names = names.filter_map(|name| name.parse::<HeaderName>().ok());
     names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH).collect()
 }
 
@@ -101,36 +130,70 @@ pub(crate) struct Origin<'a> {
     pub(crate) host: Option<&'a HeaderValue>,
 }
 
-/// Says honestly where a request came from and whose it is. What the client claimed about that is replaced, unless
-/// `trust` says it is a proxy of ours.
-pub(crate) fn set_forwarding(headers: &mut HeaderMap, from: Origin<'_>, desk: &Desk, trust: bool) {
-    if trust {
-        // Several lines are one list (RFC 9110, section 5.3), and the last of them is what our proxy said.
-        let before = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
-        let chain: Vec<&[u8]> = before.chain([from.client.as_bytes()]).collect();
-        let chain = HeaderValue::from_bytes(&chain.join(&b", "[..])).ok();
-        headers.insert(X_FORWARDED_FOR, chain.unwrap_or_else(|| from.client.clone()));
-        headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-        if let Some(host) = from.host {
-            headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
+/// What we say about a request. It is written behind the client's own lines: making room for it in their map would cost
+/// more than writing it.
+#[derive(Debug, Default)]
+pub(crate) struct Said([Option<HeaderValue>; SAID.len()]);
+
+static SAID: [HeaderName; 6] =
+    [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, ISVC_NAME, ISVC_NAMESPACE, X_REQUEST_ID];
+
+impl Said {
+    /// Says honestly where a request came from and whose it is. What the client claims about that has been taken away,
+    /// unless `trust` says that it is a proxy of ours.
+    pub(crate) fn new(headers: &mut HeaderMap, from: Origin<'_>, desk: &Desk, trust: bool) -> Self {
+        let client = if trust { chain(headers, from.client) } else { from.client.clone() };
+        let said = |name: HeaderName| trust && headers.contains_key(name);
+        let proto = (!said(X_FORWARDED_PROTO)).then(|| HeaderValue::from_static("http"));
+        let host = from.host.filter(|_| !said(X_FORWARDED_HOST)).cloned();
+        // Whoever it is, nobody but us says whose request it is.
+        if trust {
+            headers.remove(ISVC_NAME);
+            headers.remove(ISVC_NAMESPACE);
         }
-    } else {
-        headers.remove(header::FORWARDED);
-        headers.insert(X_FORWARDED_FOR, from.client.clone());
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-        set(headers, X_FORWARDED_HOST, from.host);
+        Self([Some(client), proto, host, desk.name.clone(), desk.namespace.clone(), fresh_id(headers)])
     }
-    set(headers, ISVC_NAME, desk.name.as_ref());
-    set(headers, ISVC_NAMESPACE, desk.namespace.as_ref());
-    match headers.entry(X_REQUEST_ID) {
-        Entry::Occupied(mut given) => given.iter_mut().for_each(said_once),
-        Entry::Vacant(none) => {
-            if let Ok(mut id) = HeaderValue::from_bytes(&request_id()) {
-                said_once(&mut id);
-                none.insert(id);
+
+    /// Returns the lines.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        SAID.iter().zip(&self.0).filter_map(|(name, value)| Some((name, value.as_ref()?)))
+    }
+
+    /// Returns the request's id, if the client has given none.
+    pub(crate) fn id(&self) -> Option<&HeaderValue> {
+        self.0.last()?.as_ref()
+    }
+
+    /// Moves the lines into the client's.
+    pub(crate) fn move_into(&mut self, headers: &mut HeaderMap) {
+        for (name, value) in SAID.iter().zip(&mut self.0) {
+            if let Some(value) = value.take() {
+                headers.insert(name, value);
             }
         }
     }
+}
+
+/// Several lines are one list (RFC 9110, section 5.3), and the last of them is what our proxy said.
+fn chain(headers: &mut HeaderMap, client: &HeaderValue) -> HeaderValue {
+    let before = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let chain: Vec<&[u8]> = before.chain([client.as_bytes()]).collect();
+    let chain = HeaderValue::from_bytes(&chain.join(&b", "[..])).ok();
+    headers.remove(X_FORWARDED_FOR);
+    chain.unwrap_or_else(|| client.clone())
+}
+
+/// Makes a request's id if it has none.
+fn fresh_id(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    if headers.contains_key(X_REQUEST_ID) {
+        if let Entry::Occupied(mut given) = headers.entry(X_REQUEST_ID) {
+            given.iter_mut().for_each(said_once);
+        }
+        return None;
+    }
+    let mut id = HeaderValue::from_bytes(&request_id()).ok()?;
+    said_once(&mut id);
+    Some(id)
 }
 
 /// Keeps a value out of the tables in which HTTP/2 remembers headers: they would fill up with what never comes again.
@@ -144,16 +207,16 @@ fn request_id() -> [u8; 32] {
     std::array::from_fn(|at| b"0123456789abcdef"[(number >> (4 * at)) as usize & 15])
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue>) {
-    match value {
-        Some(value) => drop(headers.insert(name, value.clone())),
-        None => drop(headers.remove(name)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn set_forwarding(headers: &mut HeaderMap, from: Origin<'_>, desk: &Desk, trust: bool) {
+        strip_request(headers, trust);
+        let mut said = Said::new(headers, from, desk, trust);
+        assert!(said.lines().all(|(name, _)| !headers.contains_key(name)), "said once");
+        said.move_into(headers);
+    }
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(name, value): &(&'static str, &'static str)| {

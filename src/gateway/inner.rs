@@ -11,6 +11,7 @@ use super::batcher;
 use super::desk::Desk;
 use super::flight::{Client, Flight};
 use super::forward::Exchange;
+use super::headers::Said;
 use super::refusal::Refusal;
 use super::route::Target;
 use super::service_extras::{self, Head};
@@ -92,7 +93,7 @@ pub(crate) async fn post(
     let length = HeaderValue::from(request.body().len());
     request.headers_mut().insert(header::CONTENT_LENGTH, length);
     let mut flight = Some(Flight::begin(Arc::clone(client), Arc::clone(&call.desk.metrics)));
-    let exchange = Exchange {
+    let mut exchange = Exchange {
         worker,
         target: call.target,
         desk: call.desk,
@@ -103,6 +104,7 @@ pub(crate) async fn post(
         check: false,
         held: OnceLock::new(),
         taps,
+        said: Said::default(),
     };
     match exchange.run_whole(request).await {
         Ok(response) => {

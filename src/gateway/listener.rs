@@ -25,6 +25,7 @@ use tracing::{debug, warn};
 use crate::plan::routes::RouteTable;
 use crate::tasks::Tasks;
 use crate::traffic::TrafficBoard;
+use crate::traffic::turn::Turn;
 
 use super::access_log::{AccessLog, AccessLogFormat, LogFile};
 use super::balance::Balancer;
@@ -41,6 +42,7 @@ use super::inside::Call;
 use super::metrics::Metrics;
 use super::outside::Outside;
 use super::payload_log::{LogPlaces, PayloadLog};
+use super::quiet::Quietly;
 use super::roll::Roll;
 use super::upstream::Pool;
 use super::whole::Room;
@@ -473,9 +475,10 @@ async fn serve_http1(
         .header_read_timeout(None)
         .serve_connection(TokioIo::new(guard), service)
         .with_upgrades();
-    let mut connection = pin!(connection);
+    let connection = pin!(connection);
     let told = drained(drain, LAST_REQUEST);
-    until_drained(connection.as_mut(), drain, told, |connection| connection.graceful_shutdown()).await
+    let quietly = pin!(Quietly::new(connection));
+    until_drained(quietly, drain, told, |mut quietly| quietly.inner().graceful_shutdown()).await
 }
 
 async fn serve_http2(
@@ -520,6 +523,7 @@ async fn until_drained<C: Future>(
     let mut told = pin!(told);
     let (mut heard, mut wind_up) = (false, Some(wind_up));
     poll_fn(move |cx| {
+        let _turn = Turn::begin();
         let ended = connection.as_mut().poll(cx);
         if ended.is_ready() || wind_up.is_none() {
             return ended;

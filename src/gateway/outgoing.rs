@@ -14,6 +14,7 @@ use tokio::io::AsyncWrite;
 
 use super::ask_head::{Extent, write_chunk_size, write_head, write_lines};
 use super::body::{BodyError, RequestBody};
+use super::headers::Said;
 
 /// What is still to be written of a request.
 #[derive(Debug)]
@@ -52,13 +53,13 @@ const LAST_LINES: &[u8] = b"\r\n0\r\n\r\n";
 
 impl Outgoing {
     /// Begins with the head.
-    pub(crate) fn new(request: Request<RequestBody>) -> Self {
+    pub(crate) fn new(request: Request<RequestBody>, said: &Said) -> Self {
         let (mut head, body) = request.into_parts();
         let body = Some(body).filter(|body| !body.is_end_stream());
         let hint = body.as_ref().map_or_else(Default::default, Body::size_hint);
         let extent = Extent::decide(&mut head.headers, &hint, body.is_none());
         let mut small = Vec::with_capacity(1024);
-        write_head(&mut small, &head);
+        write_head(&mut small, &head, said);
         Self { body, extent, small, at: 0, piece: Bytes::new(), tail: &[], moves: 0 }
     }
 

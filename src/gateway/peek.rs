@@ -1,13 +1,17 @@
-//! Finding a model's name in the first bytes of a body, without parsing, buffering or changing the rest. Pure.
+//! Finding a model's name at the beginning of a JSON body, without parsing, buffering or changing the rest. Pure.
+//!
+//! Of two members `model` some servers take the first and most the last, so a body with two is refused. That is known
+//! only when the object has ended: until then there may always be another. What is looked at is therefore everything up
+//! to the end of the object, or up to the caller's limit.
 
 use serde_json::Value;
 
 /// What has been found in a body so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// The name.
+    /// The only name there is: what could hold another has ended.
     Name(String),
-    /// Not yet; more bytes are needed.
+    /// Not yet known; more bytes are needed.
     More,
     /// More than one is named; servers and proxies differ in which of them they take.
     Twice,
@@ -15,8 +19,7 @@ pub(crate) enum Found {
     Not(&'static str),
 }
 
-/// Looks for the string member `model` of a JSON object, at its top level. Fed piece by piece, until the end of the piece
-/// it is found in: what has arrived with it must not name another.
+/// Looks for the string member `model` of a JSON object, at its top level. Fed piece by piece.
 #[derive(Debug, Default)]
 pub(crate) struct JsonModel {
     depth: usize,
@@ -51,12 +54,17 @@ impl JsonModel {
         for &byte in piece {
             match if self.in_string { self.string_byte(byte) } else { self.token_byte(byte) } {
                 Found::More => {}
-                // What comes after the name is the server's business.
-                Found::Not(_) if self.name.is_some() => break,
+                // The object has ended, or is broken: that is the server's business.
+                Found::Not(why) => return self.name.take().map_or(Found::Not(why), Found::Name),
                 found => return found,
             }
         }
-        self.name.take().map_or(Found::More, Found::Name)
+        Found::More
+    }
+
+    /// Returns what has been found when no more is looked at.
+    pub(crate) fn so_far(self) -> Option<String> {
+        self.name
     }
 
     fn string_byte(&mut self, byte: u8) -> Found {
@@ -91,7 +99,10 @@ impl JsonModel {
         let text = self.literal.take().and_then(|literal| serde_json::from_slice::<Value>(&literal).ok());
         let text = text.as_ref().and_then(Value::as_str);
         match self.place {
-            Place::Key if text == Some("model") && self.name.is_some() => return Found::Twice,
+            // Some servers, those in Go among them, do not mind the case of a key.
+            Place::Key if self.name.is_some() && text.is_some_and(|key| key.eq_ignore_ascii_case("model")) => {
+                return Found::Twice;
+            }
             Place::Key => {
                 self.key_is_model = text == Some("model");
                 self.place = Place::Colon;
@@ -142,108 +153,6 @@ impl JsonModel {
     }
 }
 
-/// Which field of a method's request message names the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GrpcName {
-    /// A string field of this number.
-    Field(u64),
-    /// The string field 1 of the message in field 1, as TensorFlow's `ModelSpec`.
-    Nested,
-}
-
-impl GrpcName {
-    /// Returns where the model's name is for a method that has one.
-    pub(crate) fn of_method(path: &str) -> Option<Self> {
-        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-        match (service, method) {
-            ("inference.GRPCInferenceService", "RepositoryModelLoad" | "RepositoryModelUnload") => Some(Self::Field(2)),
-            ("inference.GRPCInferenceService", "ModelInfer" | "ModelReady" | "ModelMetadata")
-            | ("inference.GRPCInferenceService", "ModelStreamInfer" | "ModelConfig" | "ModelStatistics") => {
-                Some(Self::Field(1))
-            }
-            ("tensorflow.serving.PredictionService", _) => Some(Self::Nested),
-            _ => None,
-        }
-    }
-
-    /// Looks in the first bytes of a gRPC request body, its five-byte prefix included.
-    pub(crate) fn look(self, body: &[u8]) -> Found {
-        let Some((prefix, message)) = body.split_first_chunk::<5>() else { return Found::More };
-        if prefix[0] != 0 {
-            return Found::Not("the first message is compressed; address the service by its host name");
-        }
-        let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-        let whole = message.len() >= len;
-        let message = &message[..message.len().min(len)];
-        let name = match self {
-            Self::Field(number) => bytes_field(message, number),
-            Self::Nested => match bytes_field(message, 1) {
-                Field::Whole(spec) => bytes_field(spec, 1),
-                other => other,
-            },
-        };
-        match name {
-            Field::Whole(name) => match std::str::from_utf8(name) {
-                Ok("") | Err(_) => Found::Not("the first message names no model"),
-                Ok(name) => Found::Name(name.to_owned()),
-            },
-            Field::Cut if !whole => Found::More,
-            Field::Cut | Field::Broken => Found::Not("the first message is not valid protobuf"),
-            Field::Absent if !whole => Found::More,
-            Field::Absent => Found::Not("the first message names no model"),
-        }
-    }
-}
-
-/// A length-delimited field of a protobuf message of which we may have only the beginning.
-enum Field<'a> {
-    Whole(&'a [u8]),
-    Cut,
-    Absent,
-    Broken,
-}
-
-fn bytes_field(message: &[u8], wanted: u64) -> Field<'_> {
-    let mut rest = message;
-    while !rest.is_empty() {
-        let Some(tag) = varint(&mut rest) else { return Field::Cut };
-        let skip = match tag & 7 {
-            0 => match varint(&mut rest) {
-                Some(_) => 0,
-                None => return Field::Cut,
-            },
-            1 => 8,
-            2 => match varint(&mut rest) {
-                Some(len) if tag >> 3 == wanted => {
-                    let len = usize::try_from(len).unwrap_or(usize::MAX);
-                    return rest.get(..len).map_or(Field::Cut, Field::Whole);
-                }
-                Some(len) => usize::try_from(len).unwrap_or(usize::MAX),
-                None => return Field::Cut,
-            },
-            5 => 4,
-            _ => return Field::Broken,
-        };
-        rest = match rest.get(skip..) {
-            Some(rest) => rest,
-            None => return Field::Cut,
-        };
-    }
-    Field::Absent
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for (at, &byte) in bytes.iter().take(10).enumerate() {
-        value |= u64::from(byte & 0x7f) << (7 * at).min(63);
-        if byte & 0x80 == 0 {
-            *bytes = &bytes[at + 1..];
-            return Some(value);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,13 +160,8 @@ mod tests {
 
     fn json_model(body: &str, piece: usize) -> Found {
         let mut scan = JsonModel::default();
-        for part in body.as_bytes().chunks(piece) {
-            match scan.feed(part) {
-                Found::More => {}
-                found => return found,
-            }
-        }
-        Found::More
+        let found = body.as_bytes().chunks(piece).map(|part| scan.feed(part)).find(|found| *found != Found::More);
+        found.unwrap_or(Found::More)
     }
 
     #[test]
@@ -265,7 +169,7 @@ mod tests {
         let name = |name: &str| Found::Name(name.to_owned());
         let table = [
             (r#"{"model":"llama"}"#, name("llama")),
-            (r#" { "messages" : [{"model":"no","x":"}]"}], "n":1, "model" : "ll\u0061ma" "#, name("llama")),
+            (r#" { "messages" : [{"model":"no","x":"}]"}], "n":1, "model" : "ll\u0061ma" }"#, name("llama")),
             (r#"{"a":{"model":"no"},"b":null,"c":true,"d":-1.5e3,"model":"org/x"}"#, name("org/x")),
             (r#"{"mo\u0064el":"x"}"#, name("x")),
             (r#"{"s":"a \" model \\","model":"y"}"#, name("y")),
@@ -290,52 +194,29 @@ mod tests {
         for body in [
             r#"{"model":"aa","model":"oa"}"#,
             r#"{"model":"aa","messages":[{"model":1}],"mo\u0064el":null}"#,
-            r#"{"model":"aa","model"#,
+            r#"{"model":"aa","Model":"oa"}"#,
         ] {
-            let wanted = if body.ends_with("model") { Found::Name("aa".to_owned()) } else { Found::Twice };
-            assert_eq!(json_model(body, 1000), wanted, "{body}");
+            for piece in [1, 13, 1000] {
+                assert_eq!(json_model(body, piece), Found::Twice, "{body} in pieces of {piece}");
+            }
         }
-        let apart = json_model(r#"{"model":"aa","model":"oa"}"#, 13);
-        assert_eq!(apart, Found::Name("aa".to_owned()), "what has not arrived is not waited for");
         for rest in [r#","x":{"model":"no"}}"#, "] nonsense", r#"} {"model":"no"}"#] {
             let body = format!(r#"{{"model":"aa"{rest}"#);
-            assert_eq!(json_model(&body, 1000), Found::Name("aa".to_owned()), "{body}");
+            assert_eq!(json_model(&body, 1), Found::Name("aa".to_owned()), "{body}");
         }
-    }
-
-    fn frame(message: &[u8]) -> Vec<u8> {
-        let mut body = vec![0];
-        body.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-        body.extend(message);
-        body
     }
 
     #[test]
-    fn the_model_of_a_grpc_message_is_found_from_its_first_bytes() {
-        let infer = frame(b"\x0a\x04iris\x12\x011\x2a\x80\x80\x04");
-        assert_eq!(GrpcName::Field(1).look(&infer[..3]), Found::More);
-        assert_eq!(GrpcName::Field(1).look(&infer[..9]), Found::More);
-        assert_eq!(GrpcName::Field(1).look(&infer[..11]), Found::Name("iris".into()), "the rest is not needed");
-        assert_eq!(GrpcName::Field(2).look(&frame(b"\x0a\x01r\x12\x04iris")), Found::Name("iris".into()));
-        assert_eq!(GrpcName::Nested.look(&frame(b"\x0a\x06\x0a\x04iris")), Found::Name("iris".into()));
-        assert_eq!(
-            GrpcName::Field(1).look(&frame(b"\x18\x05\x0d1234\x0a\x04iris")),
-            Found::Name("iris".into()),
-            "other fields may come first"
-        );
-        assert!(matches!(GrpcName::Field(1).look(&frame(b"")), Found::Not(_)));
-        assert!(matches!(GrpcName::Field(1).look(&frame(b"\x0a\x09iris")), Found::Not(_)), "a length that lies");
-        assert!(matches!(GrpcName::Field(1).look(b"\x01\0\0\0\x01x"), Found::Not(_)), "compressed");
-        assert!(matches!(GrpcName::Field(1).look(&frame(b"\x0b")), Found::Not(_)), "groups are not protobuf 3");
+    fn a_name_is_sure_only_when_the_object_has_ended() {
+        let mut scan = JsonModel::default();
+        assert_eq!(scan.feed(br#"{"model":"aa","x":"#), Found::More);
+        assert_eq!(scan.so_far().as_deref(), Some("aa"));
     }
 
     proptest! {
         #[test]
         fn no_body_makes_the_search_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = JsonModel::default().feed(&body);
-            for shape in [GrpcName::Field(1), GrpcName::Field(2), GrpcName::Nested] {
-                let _ = shape.look(&body);
-            }
         }
 
         #[test]

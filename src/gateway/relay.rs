@@ -64,7 +64,7 @@ impl Exchange<'_> {
         let tap = self.taps.as_mut().and_then(|taps| taps.of_answer(parts.status, &parts.headers));
         let idle_timeout = self.worker.config.body_idle_timeout;
         let relay = Relay::new(body, idle_timeout, flight, held, tap);
-        Ok(Response::from_parts(parts, AnswerBody::Relayed(relay)))
+        Ok(Response::from_parts(parts, AnswerBody::Relayed(Box::new(relay))))
     }
 
     /// The backend has agreed to an upgrade: from here on bytes, until one side ends.

@@ -14,7 +14,7 @@ use crate::plan::routes::{Backend, ComponentRoute, GraphRoute, RouteState, Route
 use crate::workload::Extras;
 
 use super::address::{self, Place};
-use super::peek::GrpcName;
+use super::peek_grpc::GrpcName;
 
 /// The parts of a request that decide where it goes.
 #[derive(Clone, Copy, Debug)]

@@ -22,6 +22,7 @@ use super::answer_frames::Frames;
 use super::answer_head::{AnswerHead, Nonsense, read_head};
 use super::body::{BodyError, RequestBody};
 use super::deadline::Deadline;
+use super::headers::Said;
 use super::outgoing::{Outgoing, SendError};
 use super::patience::{Limits, Patience};
 use super::upstream::Checkout;
@@ -144,13 +145,25 @@ impl Ear {
 }
 
 /// Sends a request and waits until its answer begins.
-pub(crate) async fn ask(
-    mut checkout: Checkout,
+pub(crate) fn ask(
+    checkout: Checkout,
     request: Request<RequestBody>,
+    said: &Said,
+    limits: Limits,
+) -> impl Future<Output = Result<Response<Hearing>, AskError>> + use<> {
+    let to_head = request.method() == Method::HEAD;
+    // Not within what follows, where the request would take room until the answer begins.
+    let outgoing = Outgoing::new(request, said);
+    exchange(checkout, outgoing, to_head, limits)
+}
+
+async fn exchange(
+    mut checkout: Checkout,
+    mut outgoing: Outgoing,
+    to_head: bool,
     limits: Limits,
 ) -> Result<Response<Hearing>, AskError> {
-    let (most_lines, to_head) = (checkout.most_lines(), request.method() == Method::HEAD);
-    let mut outgoing = Outgoing::new(request);
+    let most_lines = checkout.most_lines();
     let talk = &mut checkout.talk;
     let mut patience = Patience::new(limits, std::mem::take(&mut talk.deadline));
     let mut refused = None;

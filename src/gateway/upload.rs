@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::traffic::turn;
+
 /// The slowest that a body may come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
@@ -25,7 +27,7 @@ impl Upload {
     /// Bytes have come. Enough of them begin a new count.
     pub(crate) fn came(&mut self, bytes: usize, pace: Pace) {
         if let Some(since) = self.waiting_since.take() {
-            self.waited += since.elapsed();
+            self.waited += turn::now().duration_since(since);
         }
         self.moved += bytes;
         if self.moved >= pace.bytes {
@@ -35,7 +37,7 @@ impl Upload {
 
     /// Nothing has come. Returns since when time may be counted towards the limit.
     pub(crate) fn waits(&mut self) -> Instant {
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let since = *self.waiting_since.get_or_insert_with(turn::now);
         since.checked_sub(self.waited).unwrap_or(since)
     }
 }

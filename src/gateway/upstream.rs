@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::tasks::Tasks;
+use crate::traffic::turn;
 use crate::workload::UpstreamProtocol;
 
 use super::config::GatewayConfig;
@@ -125,7 +126,7 @@ impl Pool {
     }
 
     fn take_idle(&self, address: SocketAddr) -> Option<Box<Talk>> {
-        let now = Instant::now();
+        let now = turn::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let stack = idle.get_mut(&address)?;
         while let Some(Idle { talk, since }) = stack.pop() {
@@ -143,7 +144,7 @@ impl Pool {
         if stack.len() >= self.config.max_idle_upstream {
             stack.remove(0);
         }
-        stack.push(Idle { talk, since: Instant::now() });
+        stack.push(Idle { talk, since: turn::now() });
     }
 
     /// Keeps connections to these addresses only, from now on; what is under way elsewhere ends first.

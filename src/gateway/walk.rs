@@ -19,6 +19,7 @@ use super::flight::{Client, Flight};
 use super::forward::Exchange;
 use super::graph_run;
 use super::guard;
+use super::headers::Said;
 use super::hold;
 use super::index::{own_answer, own_message};
 use super::name_ahead::read_name;
@@ -104,7 +105,7 @@ impl Walk<'_> {
                 }
                 let grpc = self.grpc;
                 let check = hold::is_check(&request, &request.uri().path()[target.strip..], grpc);
-                let exchange = Exchange {
+                let mut exchange = Exchange {
                     worker: self.worker,
                     target,
                     desk,
@@ -115,6 +116,7 @@ impl Walk<'_> {
                     rather_not_wait: !grpc && early::prefers_async(request.headers()),
                     held: OnceLock::new(),
                     taps: None,
+                    said: Said::default(),
                 };
                 match exchange.target.extras().filter(|extras| !extras.is_plain() && !grpc && !check).cloned() {
                     None => pin!(exchange.run(request, front)).await,

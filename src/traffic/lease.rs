@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::meter::{Measured, Meter};
 use super::queue::Queues;
+use super::turn;
 use super::waiting::WaitingRoom;
 
 /// Counts of one replica.
@@ -40,6 +41,11 @@ impl Counters {
             meter: Meter::new(origin.elapsed()),
             origin,
         }
+    }
+
+    /// Time since the board was made.
+    fn age(&self) -> Duration {
+        turn::now().duration_since(self.origin)
     }
 
     /// Requests in flight that are somebody's.
@@ -180,7 +186,7 @@ impl BoardEntry {
     /// Takes a lease. It ends when the lease is dropped.
     pub fn lease(&self) -> Lease {
         self.0.in_flight.fetch_add(1, Ordering::SeqCst);
-        self.0.meter.begin(self.0.origin.elapsed());
+        self.0.meter.begin(self.0.age());
         Lease { counters: Arc::clone(&self.0), overlooked: false }
     }
 }
@@ -203,7 +209,7 @@ impl Lease {
     pub fn overlooked(mut self) -> Self {
         if !std::mem::replace(&mut self.overlooked, true) {
             self.counters.overlooked.fetch_add(1, Ordering::SeqCst);
-            self.counters.meter.forget(self.counters.origin.elapsed());
+            self.counters.meter.forget(self.counters.age());
         }
         self
     }
@@ -215,7 +221,7 @@ impl Drop for Lease {
         if self.overlooked {
             counters.overlooked.fetch_sub(1, Ordering::SeqCst);
         } else {
-            let now = counters.origin.elapsed();
+            let now = counters.age();
             // Before the count goes down: who sees it at nought must see since when.
             counters.ended.store(micros(now) + 1, Ordering::SeqCst);
             counters.meter.end(now);

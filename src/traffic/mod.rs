@@ -8,6 +8,7 @@
 mod lease;
 mod meter;
 mod queue;
+pub mod turn;
 mod waiting;
 
 pub use lease::{BoardEntry, Lease, ReplicaTraffic, TrafficBoard};

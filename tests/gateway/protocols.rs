@@ -312,6 +312,7 @@ async fn our_own_errors_to_grpc_clients_are_grpc_statuses() {
         ("nobody.localhost", iris_message.clone(), None, "5"),
         ("localhost", grpc_frame(b"\x0a\x02no"), None, "5"),
         ("localhost", Vec::new(), None, "3"),
+        ("localhost", grpc_frame(b"\x0a\x04iris\x12\x011\x0a\x05other"), None, "3"),
         ("iris-default.localhost", iris_message, Some(asleep), "14"),
     ] {
         if let Some(state) = state {
@@ -323,6 +324,29 @@ async fn our_own_errors_to_grpc_clients_are_grpc_statuses() {
         assert!(hyper::body::Body::is_end_stream(response.body()), "trailers only");
     }
     assert_eq!(upstream.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_second_model_that_comes_later_than_the_first_is_seen_before_anything_is_routed() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.http2().await;
+    for (end, status) in [(r#""model":"other"}"#, 400), (r#""n":1}"#, 200)] {
+        let (sender, body) = pieces();
+        let request = post("/openai/v1/chat/completions", "localhost", "application/json", "").map(|_| body);
+        let answer = client.send_request(request);
+        for piece in [r#"{"model":"iris","#, end] {
+            sender.send(data(piece)).await.unwrap();
+        }
+        drop(sender);
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), status, "{end}");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let forwarded = String::from_utf8_lossy(&body).contains(r#"{\"model\":\"iris\",\"n\":1}"#);
+        assert_eq!(forwarded, status == 200, "{body:?}");
+    }
+    assert_eq!(upstream.requests(), 1);
 }
 
 /// Agrees to every upgrade to `echo` and sends bytes back.
