@@ -250,7 +250,7 @@ fn plan_service<'w>(draft: &mut Draft<'w>, service: &'w Arc<DesiredService>, res
         cluster_local: service.meta.is_cluster_local(),
     };
     for report in reports {
-        route.components.insert(report.key.component, report.route);
+        route.components.insert(report.key.component, Box::new(report.route));
         draft.plan.routes.scrapes.extend(report.scrapes);
         draft.plan.pods.extend(report.pods);
     }
