@@ -1,6 +1,7 @@
 //! What `get`, `describe` and `wait` see.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::sample::{annotated, component, key, predicting, service, unresolvable};
 use super::sim::{Faults, Sim};
