@@ -215,6 +215,26 @@ const BAD: [(&str, &str); 16] = [
 ];
 
 #[test]
+fn what_is_kept_of_a_document_has_no_spare_room() {
+    let text = "\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata: {name: iris}
+spec:
+  predictor:
+    containers: [{name: kserve-container, image: mine, env: [{name: A, value: b}, {name: C, value: d}]}]
+";
+    let decoded = decode("iris.yaml", text);
+    assert_eq!((decoded.objects.len(), decoded.objects.capacity()), (1, 1));
+    let spec = decoded.objects[0].object.as_inference_service().unwrap();
+    let containers = spec.predictor.containers.as_ref().unwrap();
+    assert_eq!(containers.capacity(), 1);
+    assert_eq!(containers[0].env.as_ref().unwrap().capacity(), 2);
+    let size = std::mem::size_of_val(spec);
+    assert!(size <= 2048, "a service takes {size} bytes before anything is written in it");
+}
+
+#[test]
 fn bad_files_are_explained() {
     for (name, text) in BAD {
         insta::assert_snapshot!(name, shown(&format!("{name}.yaml"), text));

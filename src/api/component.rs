@@ -105,9 +105,9 @@ pub struct ComponentSpec {
     /// Percent of traffic to the newest revision.
     pub canary_traffic_percent: Option<i64>,
     /// Payload logging.
-    pub logger: Option<LoggerSpec>,
+    pub logger: Option<Box<LoggerSpec>>,
     /// Request batching.
-    pub batcher: Option<BatcherSpec>,
+    pub batcher: Option<Box<BatcherSpec>>,
     /// Pod labels.
     pub labels: Option<BTreeMap<String, String>>,
     /// Pod annotations.
@@ -153,7 +153,7 @@ pub struct ComponentSpec {
     /// Share one process namespace in the pod.
     pub share_process_namespace: Option<bool>,
     /// Pod-level security settings.
-    pub security_context: Option<core::PodSecurityContext>,
+    pub security_context: Option<Box<core::PodSecurityContext>>,
     /// Registry credentials.
     pub image_pull_secrets: Option<Vec<core::LocalObjectReference>>,
     /// Host name of the pod.
@@ -161,7 +161,7 @@ pub struct ComponentSpec {
     /// Subdomain of the pod.
     pub subdomain: Option<String>,
     /// Scheduling affinity.
-    pub affinity: Option<core::Affinity>,
+    pub affinity: Option<Box<core::Affinity>>,
     /// Scheduler by name.
     pub scheduler_name: Option<String>,
     /// Scheduling tolerations.
@@ -173,7 +173,7 @@ pub struct ComponentSpec {
     /// Priority value.
     pub priority: Option<i32>,
     /// DNS settings.
-    pub dns_config: Option<core::PodDNSConfig>,
+    pub dns_config: Option<Box<core::PodDNSConfig>>,
     /// Extra readiness gates.
     pub readiness_gates: Option<Vec<core::PodReadinessGate>>,
     /// Container runtime class.
@@ -198,7 +198,7 @@ pub struct ComponentSpec {
     /// Dynamic resource claims.
     pub resource_claims: Option<Vec<core::PodResourceClaim>>,
     /// Pod-level resources.
-    pub resources: Option<core::ResourceRequirements>,
+    pub resources: Option<Box<core::ResourceRequirements>>,
     /// Overrides the host name.
     pub hostname_override: Option<String>,
 }

@@ -13,10 +13,10 @@ pub struct InferenceServiceSpec {
     pub predictor: ComponentSpec,
     /// Pre- and post-processing in front of the predictor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub transformer: Option<ComponentSpec>,
+    pub transformer: Option<Box<ComponentSpec>>,
     /// Explains predictions; calls the predictor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub explainer: Option<ComponentSpec>,
+    pub explainer: Option<Box<ComponentSpec>>,
     /// Named canaries of the predictor (Standard mode, KServe 0.20).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub canary: Vec<CanarySpec>,
@@ -39,8 +39,8 @@ impl InferenceServiceSpec {
     pub fn component(&self, kind: ComponentKind) -> Option<&ComponentSpec> {
         match kind {
             ComponentKind::Predictor => Some(&self.predictor),
-            ComponentKind::Transformer => self.transformer.as_ref(),
-            ComponentKind::Explainer => self.explainer.as_ref(),
+            ComponentKind::Transformer => self.transformer.as_deref(),
+            ComponentKind::Explainer => self.explainer.as_deref(),
         }
     }
 

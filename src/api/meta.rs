@@ -1,6 +1,7 @@
 //! Object metadata, and the labels and annotations that mean something here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -11,10 +12,10 @@ pub struct Metadata {
     pub name: String,
     /// Namespace; `default` when the manifest names none; empty for cluster-scoped kinds.
     pub namespace: String,
-    /// Labels as written.
-    pub labels: BTreeMap<String, String>,
-    /// Annotations as written.
-    pub annotations: BTreeMap<String, String>,
+    /// Labels as written; copies of the object share them.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Annotations as written; the same.
+    pub annotations: Arc<BTreeMap<String, String>>,
     /// Identity of this object's life, given by the store.
     pub uid: String,
     /// Counts changes of the desired state, given by the store.

@@ -28,7 +28,7 @@ pub struct InferenceServiceStatus {
     pub addresses: Vec<ModelAddress>,
     /// Per component.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub components: BTreeMap<ComponentKind, ComponentStatus>,
+    pub components: BTreeMap<ComponentKind, Box<ComponentStatus>>,
     /// State of the model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_status: Option<ModelStatus>,

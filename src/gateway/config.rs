@@ -37,7 +37,7 @@ pub struct GatewayConfig {
     /// Largest request head in bytes, request line included. Then 431. Default 64 KiB.
     #[serde(with = "size")]
     pub max_header_bytes: usize,
-    /// Most header lines of a request. Then 431. Default 128.
+    /// Most header lines of a request. Then 431. Default 100, as in Envoy and Apache.
     pub max_header_count: usize,
     /// Longest request target in bytes. Then 414. Default 16 KiB.
     #[serde(with = "size")]
@@ -128,7 +128,7 @@ impl Default for GatewayConfig {
             stall_timeout: Duration::from_secs(60),
             min_upload_rate: 50,
             max_header_bytes: 64 << 10,
-            max_header_count: 128,
+            max_header_count: 100,
             max_uri_bytes: 16 << 10,
             max_connections: 10_000,
             max_streams: 256,

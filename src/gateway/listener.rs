@@ -463,23 +463,28 @@ async fn serve_http1(
     drain: &CancellationToken,
 ) -> hyper::Result<()> {
     let guard = Guard::http1(socket, first, Arc::clone(client), &worker.config);
-    let max_headers = worker.config.max_header_count;
+    let most_lines = worker.config.max_header_count;
     let service = service_fn(move |request: Request<Incoming>| {
         let (worker, client) = (Arc::clone(worker), Arc::clone(client));
         // Boxed: it is large, and hyper moves it.
         Box::pin(async move { Ok::<_, std::convert::Infallible>(pin!(worker.answer(client, Box::new(request))).await) })
     });
     // The guard keeps the time; hyper's own timer would also end connections that are merely idle.
-    let connection = http1::Builder::new()
-        .max_headers(max_headers)
-        .header_read_timeout(None)
-        .serve_connection(TokioIo::new(guard), service)
-        .with_upgrades();
+    let mut http = http1::Builder::new();
+    http.header_read_timeout(None);
+    // So does it count the lines; to be told any number costs hyper two lists of that length for each request.
+    if most_lines > HYPERS_LINES {
+        http.max_headers(most_lines);
+    }
+    let connection = http.serve_connection(TokioIo::new(guard), service).with_upgrades();
     let connection = pin!(connection);
     let told = drained(drain, LAST_REQUEST);
     let quietly = pin!(Quietly::new(connection));
     until_drained(quietly, drain, told, |mut quietly| quietly.inner().graceful_shutdown()).await
 }
+
+/// Header lines of a request that hyper takes by itself.
+const HYPERS_LINES: usize = 100;
 
 async fn serve_http2(
     worker: Arc<Worker>,

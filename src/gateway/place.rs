@@ -86,7 +86,7 @@ impl Exchange<'_> {
     }
 
     fn backends<'a>(&self, service: &'a ServiceRoute) -> Refused<Cow<'a, [Backend]>> {
-        let route = service.components.get(&self.target.component);
+        let route = service.components.get(&self.target.component).map(|route| &**route);
         match (self.target.state(service), &self.target.tag) {
             (Some(RouteState::Open(backends)), None) => Ok(Cow::Borrowed(backends)),
             // A tagged revision is reached although its share of the traffic may be nothing.

@@ -279,7 +279,7 @@ impl RouteIndex {
         }
         // Those that are called within the cluster only have no public names.
         for model in route.model_names.iter().filter(|_| !route.cluster_local) {
-            let services = self.models.entry(model.as_str().into()).or_default();
+            let services = self.models.entry(model.as_str().into()).or_insert_with(|| Vec::with_capacity(1));
             if !services.iter().any(|known| known.number == service.number) {
                 services.push(service.clone());
             }
@@ -485,7 +485,8 @@ fn insert(names: &mut Names, name: &str, service: &Numbered, component: Option<C
     let namespace = &service.route.key.namespace;
     let tag = tag.cloned();
     for spelling in [format!("{name}-{namespace}"), format!("{name}.{namespace}")] {
-        let known = names.entry(spelling.to_ascii_lowercase().into()).or_default();
+        // Few names are those of several.
+        let known = names.entry(spelling.to_ascii_lowercase().into()).or_insert_with(|| Vec::with_capacity(1));
         let is_same = |one: &Addressee| one.component == component && one.tag == tag;
         if !known.iter().any(|one| one.service.number == service.number && is_same(one)) {
             known.push(Addressee { service: service.clone(), component, tag: tag.clone() });

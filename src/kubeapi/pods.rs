@@ -36,7 +36,7 @@ pub fn to_value(pod: &PodView, snapshot: &Snapshot) -> Value {
         let set = names::revision_name(&pod.service_name, pod.revision);
         metadata["ownerReferences"] = views::owned_by("apps/v1", "ReplicaSet", &set, &owner.object.meta.uid);
     }
-    let written = owner.map(|owner| &owner.object.meta.labels);
+    let written = owner.map(|owner| &*owner.object.meta.labels);
     for (key, value) in written.into_iter().flatten() {
         if metadata["labels"].get(key).is_none() {
             metadata["labels"][key] = json!(value);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::identify::{Identity, identify};
 use super::locate::Located;
@@ -206,6 +206,7 @@ impl Decoding<'_> {
 
     fn finish(mut self) -> Decoded {
         self.decoded.diagnostics.sort_by_key(|diagnostic| diagnostic.position);
+        self.decoded.objects.shrink_to_fit();
         self.decoded
     }
 }
@@ -262,7 +263,21 @@ fn read_object(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<Obj
     }
     defaults::apply(&mut metadata, &mut typed);
     let key = ObjectKey { kind, namespace: metadata.namespace.clone(), name: metadata.name.clone() };
-    Some(Object { key, meta: metadata, typed, raw: Arc::new(value.clone()) })
+    Some(Object { key, meta: metadata, typed, raw: Arc::new(compact(value)) })
+}
+
+/// Copies a value into no more room than it takes: documents are kept for as long as they are in the folder, and a map that
+/// is cloned has room for more.
+fn compact(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut copy = Map::with_capacity(map.len());
+            copy.extend(map.iter().map(|(key, value)| (key.clone(), compact(value))));
+            Value::Object(copy)
+        }
+        Value::Array(items) => Value::Array(items.iter().map(compact).collect()),
+        other => other.clone(),
+    }
 }
 
 fn read_typed(kind: Kind, value: &Value, report: &mut Report<'_>) -> Option<(ObjectMeta, Typed)> {
@@ -376,8 +391,8 @@ fn to_metadata(kind: Kind, written: &ObjectMeta, value: &Value, report: &mut Rep
     Metadata {
         name,
         namespace: namespace_of(kind, namespace),
-        labels: written.labels.clone().unwrap_or_default(),
-        annotations: written.annotations.clone().unwrap_or_default(),
+        labels: Arc::new(written.labels.clone().unwrap_or_default()),
+        annotations: Arc::new(written.annotations.clone().unwrap_or_default()),
         ..Metadata::default()
     }
 }

@@ -18,7 +18,8 @@ const MODEL_V2: [&str; 2] = ["triton", "vLLM"];
 
 /// Writes the deployment mode in today's words.
 pub(super) fn normalise_mode(metadata: &mut Metadata) {
-    if let Some(mode) = metadata.annotations.get_mut(meta::DEPLOYMENT_MODE) {
+    let annotations = Arc::make_mut(&mut metadata.annotations);
+    if let Some(mode) = annotations.get_mut(meta::DEPLOYMENT_MODE) {
         match mode.as_str() {
             "RawDeployment" => "Standard".clone_into(mode),
             "Serverless" => "Knative".clone_into(mode),
@@ -46,7 +47,7 @@ fn apply_to_service(metadata: &mut Metadata, spec: &mut InferenceServiceSpec) {
     default_protocol(&mut spec.predictor);
     if let Some(model) = &spec.predictor.model {
         let format = model.model_format.name.clone();
-        metadata.annotations.entry(meta::MODEL_FORMAT.to_owned()).or_insert(format);
+        Arc::make_mut(&mut metadata.annotations).entry(meta::MODEL_FORMAT.to_owned()).or_insert(format);
     }
     name_container(ComponentKind::Predictor, &mut spec.predictor);
     for (kind, component) in

@@ -402,6 +402,11 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
         self.next += 1;
         self.pass.below(step, value, seed).map(Some)
     }
+
+    fn size_hint(&self) -> Option<usize> {
+        // Lists are then made no larger than they get.
+        self.items.len().checked_sub(self.next)
+    }
 }
 
 struct Entries<'a> {

@@ -269,7 +269,7 @@ pub(super) fn plan_service<'w>(
     };
     let is_quiet = reports.iter().all(ComponentReport::is_quiet);
     for report in reports {
-        route.components.insert(report.key.component, report.route);
+        route.components.insert(report.key.component, Box::new(report.route));
         draft.plan.routes.scrapes.extend(report.scrapes);
         draft.plan.pods.extend(report.pods.into_iter().map(Arc::new));
     }

@@ -259,7 +259,9 @@ pub fn histories(world: &World) -> BTreeMap<ServiceKey, Vec<HistoryLine>> {
     let mut all: BTreeMap<ServiceKey, Vec<HistoryLine>> = BTreeMap::new();
     for (component, revisions) in &world.memory.revisions {
         let lines = revisions.known.keys().rev().map(|number| line(world, component, revisions, *number));
-        all.entry(component.service.clone()).or_default().extend(lines);
+        let of_service = all.entry(component.service.clone()).or_default();
+        of_service.reserve_exact(revisions.known.len());
+        of_service.extend(lines);
     }
     all
 }

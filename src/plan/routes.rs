@@ -66,7 +66,7 @@ pub struct ServiceRoute {
     pub key: ServiceKey,
     /// Its components. Requests to the service itself go to the transformer if there is one, else the predictor;
     /// `^/v1/models/[\w-]+:explain$` goes to the explainer if there is one (§4.2).
-    pub components: BTreeMap<ComponentKind, ComponentRoute>,
+    pub components: BTreeMap<ComponentKind, Box<ComponentRoute>>,
     /// Names under which the service's models are called on the bare address (`localhost:8080`).
     pub model_names: Vec<String>,
     /// Whether `/{namespace}/{name}/` on the bare address leads to it, as to LLMInferenceServices.
@@ -80,6 +80,7 @@ pub struct ServiceRoute {
 impl ServiceRoute {
     /// Makes a route that is public, without TrainedModels.
     pub fn new(key: ServiceKey, components: BTreeMap<ComponentKind, ComponentRoute>, model_names: Vec<String>) -> Self {
+        let components = components.into_iter().map(|(kind, route)| (kind, Box::new(route))).collect();
         Self { key, components, model_names, by_path: false, cluster_local: false, trained: BTreeMap::new() }
     }
 

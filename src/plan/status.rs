@@ -65,7 +65,7 @@ pub(super) fn close_when_empty(mut route: ServiceRoute, service: &DesiredService
         timeout: None,
         extras: Extras::default(),
     };
-    route.components.insert(ComponentKind::Predictor, component);
+    route.components.insert(ComponentKind::Predictor, Box::new(component));
     route
 }
 
@@ -111,7 +111,7 @@ pub(super) fn of_service(
                 component.url = component.url.map(|_| component_address(report));
                 component.traffic.iter_mut().for_each(|share| share.url = None);
             }
-            status.components.insert(report.key.component, component);
+            status.components.insert(report.key.component, Box::new(component));
         }
     }
     // The addresses stay once given, as KServe's do: while nothing answers, the proxy says there what is wrong.

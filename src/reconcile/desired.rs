@@ -113,7 +113,7 @@ impl Resolver {
                 resolved = resolve(versioned, &catalog, &references, &self.config);
                 self.written.insert(key.clone(), Arc::clone(&versioned.raw));
             }
-            let resolution = resolved.map(|workloads| workloads.into_iter().map(with_fingerprint).collect());
+            let resolution = resolved.map(with_fingerprints);
             let canaries = resolve_canaries(versioned.as_ref().unwrap_or(object), &catalog, &references, &self.config);
             let canaries = canaries.into_iter().map(|canary| DesiredCanary {
                 resolution: canary.workload.map(with_fingerprint),
@@ -240,6 +240,13 @@ fn with_fingerprint(workload: Workload) -> ResolvedWorkload {
     ResolvedWorkload { workload: Arc::new(workload), fingerprint }
 }
 
+/// The same for a list, in no more room than it takes: what is collected from workloads keeps the room of those.
+fn with_fingerprints(workloads: Vec<Workload>) -> Vec<ResolvedWorkload> {
+    let mut resolved: Vec<ResolvedWorkload> = workloads.into_iter().map(with_fingerprint).collect();
+    resolved.shrink_to_fit();
+    resolved
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,6 +266,15 @@ mod tests {
         assert_eq!(decoded.objects.len(), 2, "{:?}", decoded.diagnostics);
         let objects = decoded.objects.into_iter().map(|found| (found.object, Origin::Implied)).collect();
         store.replace(objects, "2026-01-01T00:00:00Z".parse().unwrap());
+    }
+
+    #[test]
+    fn what_a_service_resolves_to_takes_no_more_room_than_it_needs() {
+        let (store, mut resolver) = (Store::new(Ledger::default()), Resolver::default());
+        write(&store, "one", "a: b");
+        let (services, _) = resolver.resolve(&store.snapshot());
+        let resolution = services[&ServiceKey::new("default", "iris")].resolution.as_ref().unwrap();
+        assert_eq!((resolution.len(), resolution.capacity()), (1, 1));
     }
 
     /// Returns how many services a change of the runtime's image resolves anew, and then one of the service itself.

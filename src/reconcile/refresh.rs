@@ -92,7 +92,7 @@ impl Versions {
         let metadata = Arc::make_mut(&mut object.raw).as_object_mut()?.entry("metadata").or_insert_with(|| json!({}));
         let annotations = metadata.as_object_mut()?.entry("annotations").or_insert_with(|| json!({}));
         annotations.as_object_mut()?.insert(meta::MODEL_VERSIONS.to_owned(), Value::String(text.clone()));
-        object.meta.annotations.insert(meta::MODEL_VERSIONS.to_owned(), text);
+        Arc::make_mut(&mut object.meta.annotations).insert(meta::MODEL_VERSIONS.to_owned(), text);
         Some(object)
     }
 

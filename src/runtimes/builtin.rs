@@ -49,7 +49,7 @@ fn parse(name: &str, text: &str) -> Runtime {
         .filter(|object| object.key.kind == Kind::ClusterServingRuntime && object.key.name == name)
         .and_then(|object| {
             let spec = object.as_serving_runtime()?.clone();
-            let annotations = object.meta.annotations;
+            let annotations = Arc::unwrap_or_clone(object.meta.annotations);
             Some(Runtime {
                 name: object.key.name,
                 namespace: None,

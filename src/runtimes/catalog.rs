@@ -33,7 +33,7 @@ impl Runtime {
         Some(Self {
             name: object.key.name.clone(),
             namespace: namespaced.then(|| object.key.namespace.clone()),
-            annotations: object.meta.annotations.clone(),
+            annotations: (*object.meta.annotations).clone(),
             created: object.meta.creation_timestamp,
             built_in: false,
             spec: Arc::new(spec.clone()),

@@ -155,18 +155,19 @@ fn error(field: &str, placeholder: &str, problem: &str) -> TemplateError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
 
     fn meta() -> Metadata {
+        let labels = [("modelClass", "mlserver_sklearn.SKLearnModel"), ("risky", "a<b> & \"c\" 'd' +e \\n")];
         Metadata {
             name: "iris".to_owned(),
             namespace: "team".to_owned(),
-            labels: [("modelClass", "mlserver_sklearn.SKLearnModel"), ("risky", "a<b> & \"c\" 'd' +e \\n")]
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into(),
-            annotations: [("modelFormat".to_owned(), "sklearn".to_owned())].into(),
+            labels: Arc::new(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            annotations: Arc::new([("modelFormat".to_owned(), "sklearn".to_owned())].into()),
             ..Metadata::default()
         }
     }

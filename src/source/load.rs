@@ -439,10 +439,22 @@ fn decoded(state: &mut State, file: &FoundFile) -> std::io::Result<Arc<Decoded>>
     }
     let read_at = wall_clock();
     let text = scan::read(&file.path)?;
-    let decoded = Arc::new(manifest::decode(file.path.as_str(), &text));
+    let mut decoded = manifest::decode(file.path.as_str(), &text);
+    share(&mut decoded, &state.good);
+    let decoded = Arc::new(decoded);
     let read = ReadFile { signature: file.signature.clone(), read_at, decoded: Arc::clone(&decoded) };
     state.read.insert(file.path.clone(), read);
     Ok(decoded)
+}
+
+/// Takes the copy that is kept already of each object that says what it said before: of two copies of everything one is
+/// let go file by file, and not when the whole folder is read.
+fn share(decoded: &mut Decoded, good: &BTreeMap<ObjectKey, (Object, Origin)>) {
+    for found in &mut decoded.objects {
+        if let Some((old, _)) = good.get(&found.object.key).filter(|(old, _)| *old == found.object) {
+            found.object = old.clone();
+        }
+    }
 }
 
 /// Whether the file had rested long enough when it was read: clocks of file systems are coarse, and a second write in
@@ -522,6 +534,22 @@ fn remembered(home: &Home) -> BTreeMap<ObjectKey, (Object, Origin)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_that_says_what_it_said_before_is_kept_once() {
+        let read = |value: &str| {
+            let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: c}}\ndata: {{a: {value}}}\n");
+            manifest::decode("c.yaml", &text)
+        };
+        let kept = read("b").objects.remove(0).object;
+        let good = BTreeMap::from([(kept.key.clone(), (kept.clone(), Origin::Implied))]);
+        for (value, same) in [("b", true), ("c", false)] {
+            let mut decoded = read(value);
+            share(&mut decoded, &good);
+            assert_eq!(Arc::ptr_eq(&decoded.objects[0].object.raw, &kept.raw), same);
+            assert_eq!(decoded, read(value));
+        }
+    }
 
     #[test]
     fn a_file_that_went_after_the_folder_was_listed_is_missing_and_not_unreadable() {

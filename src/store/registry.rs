@@ -328,6 +328,7 @@ impl State {
         let current = self.snapshot.objects.get(key)?;
         let previous = current.status.as_ref().map(|old| old.conditions.as_slice()).unwrap_or_default();
         condition::stamp(previous, &mut status.conditions, now);
+        status.conditions.shrink_to_fit();
         if current.status.as_ref() == Some(&status) {
             return None;
         }

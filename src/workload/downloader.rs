@@ -77,7 +77,7 @@ impl Fetching<'_> {
             working_dir: written.working_dir.clone().filter(|path| !path.is_empty()),
             mounts: all_mounts,
             resources: amounts,
-            security: security::security(written, &origin, self.component.security_context.as_ref())?,
+            security: security::security(written, &origin, self.component.security_context.as_deref())?,
             env,
             ..ContainerSpec::default()
         };

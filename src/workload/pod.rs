@@ -386,7 +386,7 @@ impl Translator<'_> {
             ports: ports(container, origin)?,
             mounts: mounts::mounts(container, origin, self.volumes, &env)?,
             resources: self.facts.resources.get(&container.name).cloned().unwrap_or_default(),
-            security: security::security(container, origin, self.component.security_context.as_ref())?,
+            security: security::security(container, origin, self.component.security_context.as_deref())?,
             stdin: container.stdin.unwrap_or(false),
             tty: container.tty.unwrap_or(false),
             stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),

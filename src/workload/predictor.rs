@@ -1,5 +1,7 @@
 //! A model predictor: the chosen runtime's pod with the manifest's changes over it (§1.6, §2.5 to §2.7).
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::Container;
 
 use super::merge::{merge_containers, merge_pull_secrets, merge_volumes, pod_annotations, pod_labels};
@@ -107,7 +109,7 @@ fn with_server_defaults(
 ) -> (ModelSpec, Metadata) {
     let (mut model, mut meta) = (written.clone(), scope.meta.clone());
     if let Some(server_type) = server_type {
-        server_defaults::apply(server_type, &scope.key.name, &mut model, &mut meta.labels);
+        server_defaults::apply(server_type, &scope.key.name, &mut model, Arc::make_mut(&mut meta.labels));
     }
     if model.protocol_version.is_none() {
         let spoken = runtime.spec.protocol_versions.iter();

@@ -17,7 +17,7 @@ const SUBDOMAIN_LENGTH: usize = 253;
 
 pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value, report: &mut Report<'_>) {
     let path = FieldPath::of(&["metadata"]);
-    for (key, value) in &metadata.labels {
+    for (key, value) in &*metadata.labels {
         check_key(key, &path.key("labels"), report);
         if !is_label_value(value) {
             report.invalid(
@@ -30,7 +30,7 @@ pub(super) fn check(kind: Kind, metadata: &Metadata, typed: &Typed, raw: &Value,
         }
     }
     let mut size = 0;
-    for (key, value) in &metadata.annotations {
+    for (key, value) in &*metadata.annotations {
         check_key(&key.to_ascii_lowercase(), &path.key("annotations"), report);
         size += key.len() + value.len();
     }

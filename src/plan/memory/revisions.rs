@@ -27,7 +27,7 @@ pub struct Revisions {
     /// The one before.
     pub previous: Option<u32>,
     /// Fingerprint and age by number, the newest few.
-    pub known: BTreeMap<u32, RevisionNote>,
+    pub known: BTreeMap<u32, Box<RevisionNote>>,
     /// The wanted revision when it was last looked at, and the percent of traffic asked for it then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked: Option<(u32, u32)>,
@@ -110,7 +110,7 @@ impl Memory {
         }
         revisions.highest += 1;
         revisions.target = revisions.highest;
-        revisions.known.insert(revisions.highest, RevisionNote::new(&fingerprint.0, now));
+        revisions.known.insert(revisions.highest, Box::new(RevisionNote::new(&fingerprint.0, now)));
         revisions.forget_oldest(self.history_limit.unwrap_or(REVISIONS_KEPT));
         true
     }
@@ -164,7 +164,7 @@ impl Memory {
         }
         let note = RevisionNote { canary: canary.map(str::to_owned), ..RevisionNote::new(fingerprint, now) };
         revisions.highest = revisions.highest.max(revision);
-        if let Some(other) = revisions.known.insert(revision, note) {
+        if let Some(other) = revisions.known.insert(revision, Box::new(note)) {
             revisions.renumber(revision, other);
         }
         if let Some(name) = canary.filter(|name| revisions.canaries.contains_key(*name)) {
@@ -208,9 +208,15 @@ impl Memory {
         let Some(revisions) = self.revisions.get(component) else { return false };
         let sources = self.sources.entry(component.clone()).or_default();
         sources.retain(|revision, _| revisions.known.contains_key(revision));
-        let is_news = !sources.contains_key(&revisions.target);
-        sources.entry(revisions.target).or_insert_with(|| Arc::clone(source));
-        is_news
+        let Some(known) = sources.get_mut(&revisions.target) else {
+            sources.insert(revisions.target, Arc::clone(source));
+            return true;
+        };
+        // What an earlier daemon wrote down is the document that is in the folder: one of the two is enough.
+        if !Arc::ptr_eq(known, source) && known == source {
+            *known = Arc::clone(source);
+        }
+        false
     }
 }
 
@@ -246,7 +252,7 @@ impl Revisions {
     /// Makes `fingerprint` the wanted revision of a canary; one that is still known is taken up again.
     fn want_canary(&mut self, name: &str, fingerprint: &Fingerprint, now: Now) {
         let is_it = |note: &RevisionNote| note.fingerprint == fingerprint.0 && note.canary.as_deref() == Some(name);
-        let current = self.canaries.get(name).filter(|number| self.known.get(number).is_some_and(is_it));
+        let current = self.canaries.get(name).filter(|number| self.known.get(number).is_some_and(|note| is_it(note)));
         if current.is_some() {
             return;
         }
@@ -254,7 +260,7 @@ impl Revisions {
         let number = known.unwrap_or_else(|| {
             self.highest += 1;
             let note = RevisionNote { canary: Some(name.to_owned()), ..RevisionNote::new(&fingerprint.0, now) };
-            self.known.insert(self.highest, note);
+            self.known.insert(self.highest, Box::new(note));
             self.highest
         });
         self.canaries.insert(name.to_owned(), number);
@@ -269,7 +275,7 @@ impl Revisions {
     }
 
     /// Gives what the ledger called `taken` the next free number.
-    fn renumber(&mut self, taken: u32, note: RevisionNote) {
+    fn renumber(&mut self, taken: u32, note: Box<RevisionNote>) {
         self.highest += 1;
         let next = self.highest;
         self.known.insert(next, note);

@@ -62,7 +62,7 @@ fn a_graph_that_is_stopped_or_shares_its_name_is_not_run() {
     let (status, runs) = planned(&sim, graph("iris", r#"[{"serviceName": "iris"}]"#));
     assert_eq!((ready(&status).1.as_str(), runs, status.url), ("NameTaken", false, None));
     let mut stopped = graph("chain", r#"[{"serviceName": "iris"}]"#);
-    stopped.meta.annotations.insert(meta::STOP.to_owned(), "True".to_owned());
+    Arc::make_mut(&mut stopped.meta.annotations).insert(meta::STOP.to_owned(), "True".to_owned());
     let (status, runs) = planned(&sim, stopped);
     assert_eq!((ready(&status).1.as_str(), runs), ("Stopped", false));
     assert!(status.condition("Stopped").is_some());

@@ -1,5 +1,7 @@
 //! An edit loses no request: the new revision takes over when it answers, and never before.
 
+use std::sync::Arc;
+
 use super::sample::{self, container, predicting, predictor, service, unresolvable};
 use super::sim::{Ledger, Orders, Sim};
 use crate::plan::Now;
@@ -291,6 +293,20 @@ fn revisions_are_counted_and_remembered() {
     assert!(memory.rolled_out(&key, 2));
     let known = &memory.revisions[&key];
     assert_eq!((known.rolled_out, known.previous), (Some(2), Some(1)));
+}
+
+#[test]
+fn the_document_in_the_folder_takes_the_place_of_the_same_one_from_the_ledger() {
+    let mut memory = Memory::default();
+    let key = predictor("iris");
+    memory.want(&key, &Fingerprint("a".to_owned()), Now::at(0.0));
+    let document = |image: &str| Arc::new(serde_json::json!({"image": image}));
+    let (ledger, folder, other) = (document("one"), document("one"), document("two"));
+    assert!(memory.note_source(&key, &ledger));
+    assert!(!memory.note_source(&key, &folder), "it says the same");
+    assert!(Arc::ptr_eq(&memory.sources[&key][&1], &folder), "one of the two is kept");
+    assert!(!memory.note_source(&key, &other), "a revision stays what it was made from");
+    assert!(Arc::ptr_eq(&memory.sources[&key][&1], &folder));
 }
 
 #[test]

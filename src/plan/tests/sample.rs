@@ -120,7 +120,7 @@ pub(super) fn unresolvable(name: &str) -> DesiredService {
 
 /// Adds an annotation.
 pub(super) fn annotated(mut service: DesiredService, name: &str, value: &str) -> DesiredService {
-    service.meta.annotations.insert(name.to_owned(), value.to_owned());
+    Arc::make_mut(&mut service.meta.annotations).insert(name.to_owned(), value.to_owned());
     service
 }
 

@@ -1,6 +1,7 @@
 //! What `get`, `describe` and `wait` see.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::sample::{annotated, component, key, predicting, service, unresolvable};
 use super::sim::{Faults, Sim};
@@ -41,7 +42,7 @@ fn what_is_cluster_local_shows_the_address_others_use_in_either_mode() {
     {
         let mut sim = Sim::new();
         let mut hidden = annotated(iris("server:good1"), meta::DEPLOYMENT_MODE, mode);
-        hidden.meta.labels.insert(label.to_owned(), "cluster-local".to_owned());
+        Arc::make_mut(&mut hidden.meta.labels).insert(label.to_owned(), "cluster-local".to_owned());
         sim.apply(hidden);
         sim.run(10.0);
         let status = shown(&sim);

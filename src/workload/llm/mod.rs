@@ -190,7 +190,7 @@ fn in_users_words(error: ResolveError) -> ResolveError {
 /// Variables placeholders are rendered from.
 fn values(meta: &Metadata, spec: &Value) -> BTreeMap<&'static str, Value> {
     let object = serde_json::json!({
-        "Name": meta.name, "Namespace": meta.namespace, "Labels": meta.labels, "Annotations": meta.annotations,
+        "Name": meta.name, "Namespace": meta.namespace, "Labels": *meta.labels, "Annotations": *meta.annotations,
     });
     BTreeMap::from([("Spec", spec.clone()), ("ObjectMeta", object)])
 }
