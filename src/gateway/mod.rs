@@ -1,13 +1,13 @@
 //! The data path: one port for every protocol, one table that says where each request goes.
 //!
-//! A request's way: `listener` accepts the connection, `guard` checks HTTP/1 framing more strictly than hyper does,
-//! `walk` takes the request through `route` (pure) and, where the body names the model, `peek` (pure); `forward` waits in
-//! `hold` for a service that sleeps, gets a `place` from `balance`, makes an `attempt` on a connection from `upstream`, and
-//! has the answer passed on by `relay`, piece by piece as a `body`. What is said on a backend's connection is `talk`
-//! (HTTP/1.1: `outgoing` and `ask_head` one way, `answer_head` and `answer_frames` the other) or `multiplex` (HTTP/2), for as
-//! long as there is `patience`; all of it happens in the request's own task. `tunnel` takes over after an upgrade. Replicas
-//! that call their own service come in by the `gate` and are looked up `inside` it. Whatever we answer ourselves is a
-//! `refusal` or comes from `index`.
+//! A request's way: `listener` accepts the connection, which has a life of its own in `connection`; `guard` checks
+//! HTTP/1 framing more strictly than hyper does, `walk` takes the request through `route` (pure) and, where the body
+//! names the model, `peek` (pure); `forward` waits in `hold` for a service that sleeps, gets a `place` from `balance`,
+//! makes an `attempt` on a connection from `upstream`, and has the answer passed on by `relay`, piece by piece as a
+//! `body`. What is said on a backend's connection is `talk` (HTTP/1.1: `outgoing` and `ask_head` one way, `answer_head`
+//! and `answer_frames` the other) or `multiplex` (HTTP/2), for as long as there is `patience`; all of it happens in the
+//! request's own task. `tunnel` takes over after an upgrade. Replicas that call their own service come in by the `gate`
+//! and are looked up `inside` it. Whatever we answer ourselves is a `refusal` or comes from `index`.
 //!
 //! **Invariants:** the gateway decides nothing that the [route table](crate::plan::routes) does not say. A lease is held
 //! from before a backend is contacted until the last byte of its answer has been passed on, on every path. Bodies are
@@ -26,6 +26,7 @@ mod batcher;
 mod body;
 mod breaker;
 mod config;
+mod connection;
 mod crew;
 mod deadline;
 mod desk;

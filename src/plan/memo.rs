@@ -5,7 +5,7 @@
 //! Nobody has to say that something changed: it is compared.
 //!
 //! **Invariant:** a plan with a memo is the plan without one. Only a plan that asked for no order, no room and no retreat
-//! is kept, since all else depends on what other services got; what such a plan reads is [`Seen`], and nothing else.
+//! is kept, since all else depends on what other services got; what such a plan reads is `Seen`, and nothing else.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
