@@ -23,7 +23,14 @@ impl Exchange<'_> {
             None => Ok((service, false)),
             Some(hold) if self.check => Err(Box::new(refusal(hold, "health checks do not wait for it"))),
             Some(hold) if self.rather_not_wait => self.answer_early(hold),
-            Some(_) => Ok((self.hold().await?, true)),
+            Some(hold) => {
+                // Where it was found counts; where it went meanwhile does not. Said before the wait begins, which may
+                // wake the service sooner than it is looked at again.
+                if let (None, Ok(phase)) = (self.held.get(), HeaderValue::from_str(&hold.reason)) {
+                    let _ = self.held.set(phase);
+                }
+                Ok((self.hold().await?, true))
+            }
         }
     }
 
@@ -39,10 +46,6 @@ impl Exchange<'_> {
             let Some(hold) = self.held_in(&service) else { return Ok(service) };
             if waiting.is_err() {
                 return Err(Box::new(refusal(hold, "as many requests as may are waiting for it")));
-            }
-            if let (None, Ok(phase)) = (self.held.get(), HeaderValue::from_str(&hold.reason)) {
-                // Where it was found counts; where it went meanwhile does not.
-                let _ = self.held.set(phase);
             }
             if known.as_ref() != Some(hold) {
                 // Something moved, and what moves may take its time.
