@@ -301,6 +301,7 @@ async fn a_process_is_a_server_of_several_models_too() {
         iris()
     );
     daemon.drop_file("rose.yaml", &rose);
+    eventually("its file is read", || daemon.cli(&["get", "tm/rose"]).status.success().then_some(()));
     daemon.cli_ok(&["wait", "tm/rose", "--for=condition=Ready", "--timeout=60s"]);
     // The server says what is in its folder.
     let shown = async || post(&daemon.url("/serving/default/shelf/v1/models"), &json!({})).await.1["models"].clone();

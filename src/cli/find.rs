@@ -49,6 +49,10 @@ pub async fn not_found(
     let items = items(&list);
     let own = |item: &&Value| !resource.is_namespaced() || item["metadata"]["namespace"] == namespace;
     let names = items.iter().copied().filter(own).filter_map(|item| item["metadata"]["name"].as_str());
+    if names.clone().any(|own| own == name) {
+        // It was not there when it was asked for, and is now: its file has just been read.
+        return problem.hint("it has appeared since: say the same again");
+    }
     let elsewhere = items.iter().find(|item| item["metadata"]["name"] == name);
     if let Some(namespace) = elsewhere.and_then(|item| item["metadata"]["namespace"].as_str()) {
         return problem.hint(format!("there is one in the namespace `{namespace}`: add -n {namespace}"));
