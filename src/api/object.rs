@@ -194,6 +194,13 @@ impl fmt::Display for ObjectKey {
     }
 }
 
+impl ObjectKey {
+    /// Returns the service of that name: the object itself, or what another kind has its route and its pods under.
+    pub fn to_service_key(&self) -> ServiceKey {
+        ServiceKey::new(self.namespace.clone(), self.name.clone())
+    }
+}
+
 /// Names one InferenceService.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {

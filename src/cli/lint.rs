@@ -51,7 +51,7 @@ pub async fn run(home: &Utf8Path, args: LintArgs) -> Result<Exit> {
             .extend(source.decoded.diagnostics.iter().map(|found| document(source, "manifest", &found.render(None))));
         for found in &source.decoded.objects {
             let key = &found.object.key;
-            let peak = peak(&measured, &ServiceKey::new(key.namespace.clone(), key.name.clone()));
+            let peak = peak(&measured, &key.to_service_key());
             for gap in parity::differences(&found.object, peak) {
                 let place = crate::manifest::locate(&source.text, found.position, &gap.field).unwrap_or(found.position);
                 findings.push(document(source, gap.rule, &format!("{}:{place}: {gap}", source.name)));

@@ -86,7 +86,7 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
     let parts: BTreeMap<ServiceKey, Vec<Workload>> = objects
         .values()
         .filter(|object| object.as_inference_service().is_some())
-        .map(|object| (service_key(object), resolve(object).into_iter().flatten().collect()))
+        .map(|object| (object.key.to_service_key(), resolve(object).into_iter().flatten().collect()))
         .collect();
     let hosts = Hosts::of(parts.iter().map(|(key, parts)| (key, parts.iter())));
     for source in sources {
@@ -100,7 +100,7 @@ pub fn resolve_all(home: &Utf8Path, sources: &mut [Source]) -> Result<()> {
                     Err(error) => found_out.push(diagnostic(source, found, error)),
                 }
             }
-            let key = service_key(&found.object);
+            let key = found.object.key.to_service_key();
             let clashes = hosts.clashes(&key, parts.get(&key).into_iter().flatten());
             found_out.extend(clashes.into_iter().map(|text| warning(source, found, format!("metadata.name: {text}"))));
         }
@@ -122,10 +122,6 @@ fn resolve_parts(
     };
     let canaries = workload::resolve_canaries(object, catalog, companions, config);
     components.into_iter().chain(canaries.into_iter().map(|canary| canary.workload)).collect()
-}
-
-fn service_key(object: &Object) -> ServiceKey {
-    ServiceKey::new(object.key.namespace.clone(), object.key.name.clone())
 }
 
 /// Says which of the given runtimes would be chosen as well as another: one of the folder's, built in, or given before.

@@ -95,7 +95,7 @@ impl Resolver {
         let kinds = [Kind::InferenceService, Kind::LlmInferenceService];
         for stored in kinds.into_iter().flat_map(|kind| snapshot.list(kind, None)) {
             let object = &stored.object;
-            let key = ServiceKey::new(object.key.namespace.clone(), object.key.name.clone());
+            let key = object.key.to_service_key();
             if services.contains_key(&key) {
                 // An InferenceService has the name; both would have one address.
                 continue;
@@ -151,7 +151,7 @@ impl Resolver {
     pub fn shadowed(snapshot: &Snapshot) -> Vec<(ServiceKey, i64)> {
         let all = snapshot.list(Kind::LlmInferenceService, None).map(|stored| {
             let object = &stored.object;
-            (ServiceKey::new(object.key.namespace.clone(), object.key.name.clone()), object.meta.generation)
+            (object.key.to_service_key(), object.meta.generation)
         });
         all.filter(|(key, _)| snapshot.objects.contains_key(&key.to_object_key())).collect()
     }

@@ -16,7 +16,7 @@ pub(super) fn desired(
     let graphs = snapshot.list(Kind::InferenceGraph, None).filter_map(|stored| {
         let object = &stored.object;
         let spec = object.as_inference_graph()?;
-        let key = ServiceKey::new(object.key.namespace.clone(), object.key.name.clone());
+        let key = object.key.to_service_key();
         // The generation counts every change of a spec.
         let same = known.get(&key).filter(|known| known.meta == object.meta);
         let make = || DesiredGraph { key: key.clone(), meta: object.meta.clone(), graph: compile(spec) };
