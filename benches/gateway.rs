@@ -34,6 +34,7 @@ use kserve_local::tasks::Tasks;
 use kserve_local::traffic::TrafficBoard;
 use kserve_local::workload::{Extras, UpstreamProtocol};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 // As the daemon has it.
 #[global_allocator]
@@ -69,6 +70,15 @@ async fn proxy(listen: &str, workers: &str, http: &str, grpc: &str) -> Outcome {
     let gateway = Arc::new(Gateway::new(routes, TrafficBoard::default(), config));
     let tasks = Tasks::new();
     let end = tasks.token();
+    // It ends in order, so that a build that counts its own steps can write down what it counted.
+    let mut asked = signal(SignalKind::terminate())?;
+    tasks.spawn_droppable("signals", {
+        let end = end.clone();
+        async move {
+            asked.recv().await;
+            end.cancel();
+        }
+    });
     Ok(gateway.serve(TcpListener::bind(listen).await?, &tasks, end).await?)
 }
 
