@@ -6,7 +6,9 @@
 
 mod admit;
 pub mod document;
-pub mod load;
+pub mod good;
+mod load;
+mod pass;
 pub mod published;
 pub mod scan;
 pub mod settle;
