@@ -243,6 +243,17 @@ pub(super) fn would_fit(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
     !draft.world.machine.pending && draft.room.fit(&want, ahead(draft.world, &want), &|_| false).is_some()
 }
 
+/// Whether a replica has no room only because its containers were made with GPUs that are somebody else's by now.
+pub(super) fn would_fit_elsewhere(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
+    if draft.room.holders.contains_key(&replica.name) {
+        return false;
+    }
+    let want = holders::want(draft, replica);
+    let anew = Want { fixed: Vec::new(), ..want.clone() };
+    let fits = |want: &Want| draft.room.fit(want, ahead(draft.world, want), &|_| false).is_some();
+    !want.fixed.is_empty() && !draft.world.machine.pending && !fits(&want) && fits(&anew)
+}
+
 /// Whether an older revision that had all traffic is still there.
 fn has_older(draft: &Draft<'_>, want: &Want) -> bool {
     let history = draft.world.memory.revisions.get(&want.component);

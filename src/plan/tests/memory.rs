@@ -378,6 +378,22 @@ fn with_gpus(uuids: &[&str]) -> Sim {
 }
 
 #[test]
+fn what_lost_its_gpu_while_it_was_down_is_made_anew_with_another() {
+    let mut sim = with_gpus(&["one", "two"]);
+    for name in ["wine", "mnist", "iris"] {
+        sim.apply(on_a_gpu(name, 100));
+        sim.run(10.0);
+    }
+    assert_eq!(awake(&sim), ["mnist", "wine"]);
+    sim.kill_for_memory("kserve-local.test.wine-predictor-00001-0.default");
+    sim.run(10.0);
+    assert_eq!(awake(&sim), ["iris", "mnist"], "what is killed for memory gives its room back");
+    sim.delete("mnist");
+    sim.run(60.0);
+    assert_eq!(awake(&sim), ["iris", "wine"]);
+}
+
+#[test]
 fn a_service_on_a_gpu_that_lacks_memory_says_that_it_lacks_memory() {
     let mut sim = with_gpus(&["one"]);
     sim.apply(on_a_gpu("iris", 5000));

@@ -111,6 +111,11 @@ impl Sim {
         self.saved.revisions.clone_from(&self.world.memory.revisions);
     }
 
+    /// The kernel kills a container for memory.
+    pub(in super::super) fn kill_for_memory(&mut self, name: &str) {
+        self.end(name, ExitFact { code: 137, out_of_memory: true, ..ExitFact::default() });
+    }
+
     /// Moves the wall clock.
     pub(in super::super) fn jump(&mut self, seconds: i64) {
         self.wall_offset += SignedDuration::from_secs(seconds);
