@@ -52,6 +52,8 @@ pub(super) struct Sim {
     pub(super) queued: BTreeMap<String, u64>,
     /// How many requests wait for each service.
     pub(super) waiting: BTreeMap<String, u64>,
+    /// What other programs use of the machine's memory, in bytes; none when a test says itself what is available.
+    pub(super) others: Option<u64>,
     /// What was applied so far, by fingerprint.
     pub(super) made_from: BTreeMap<String, ResolvedWorkload>,
     /// Requests that waited and were answered.
@@ -96,6 +98,8 @@ pub(super) struct Faults {
     pub(super) local_images: BTreeSet<String>,
     /// How long a stop takes.
     pub(super) stop_takes: Duration,
+    /// How much longer than usual the engine takes over an order on a container.
+    pub(super) slow: Duration,
 }
 
 struct Pending {
@@ -122,6 +126,7 @@ impl Sim {
             resting: BTreeSet::new(),
             queued: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            others: None,
             made_from: BTreeMap::new(),
             answered: 0,
             refused: 0,
@@ -208,7 +213,10 @@ impl Sim {
         for fact in self.world.containers.values().filter(|fact| fact.is_running()) {
             let concurrency = self.leases.get(fact.replica.as_ref()).copied().map_or(0.0, many);
             let load = loads.entry(fact.component.clone()).or_default();
-            load.revisions.entry(fact.revision).or_default().concurrency += concurrency;
+            let usage = load.revisions.entry(fact.revision).or_default();
+            // A request takes a second.
+            usage.concurrency += concurrency;
+            usage.rps += concurrency;
         }
         for (component, load) in &mut loads {
             load.queued = self.queued.get(&component.service.name).copied().map_or(0.0, many);

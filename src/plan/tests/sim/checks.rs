@@ -1,6 +1,6 @@
 //! What must hold in every pass, whatever happens, and when nothing does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Sim;
 use super::shown::open_backends;
@@ -25,6 +25,7 @@ impl Sim {
             self.check_stop(action);
         }
         self.check_budget();
+        self.check_gpus();
         self.check_routes(next);
     }
 
@@ -62,6 +63,20 @@ impl Sim {
         let held: u64 = running.clone().filter_map(|fact| request(&fact)).sum();
         let names: Vec<&String> = running.map(|fact| &fact.name).collect();
         assert!(held <= budget, "{held} of {budget} are held by {names:?}");
+    }
+
+    /// A GPU that a replica wants for itself is nobody else's, whatever got lost on the way.
+    fn check_gpus(&self) {
+        if self.faults.stale > 0 {
+            return;
+        }
+        let mut taken: BTreeMap<&str, &str> = BTreeMap::new();
+        for fact in self.containers.values().filter(|fact| fact.holds_memory()) {
+            for uuid in &fact.gpus {
+                let other = taken.insert(uuid, &fact.replica);
+                assert!(other.is_none_or(|other| other == &*fact.replica), "{other:?} and {} have {uuid}", fact.name);
+            }
+        }
     }
 
     fn check_routes(&self, next: &Plan) {

@@ -7,7 +7,7 @@ use super::{Pending, Sim};
 use crate::api::ComponentKind;
 use crate::plan::trained::RepositoryWork;
 use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PullNote};
-use crate::plan::{Action, Memory, plan, plan_anew};
+use crate::plan::{Action, ActionKey, Memory, plan, plan_anew};
 use crate::workload::ComponentKey;
 
 impl Sim {
@@ -87,6 +87,10 @@ impl Sim {
             self.save_if(|memory| memory.want_canaries(&component, &service.canaries, now));
         }
         self.revive_older();
+        if let (Some(memory), Some(others)) = (&mut self.world.machine.memory, self.others) {
+            let used: u64 = self.world.used.values().map(|used| used.memory).sum();
+            memory.available = Some(memory.total.saturating_sub(others + used));
+        }
         self.world.leases = self.leases.iter().map(|(name, count)| (name.as_str().into(), *count)).collect();
         self.world.wanted = self.world.leases.keys().cloned().collect();
         let waits = |(name, count): (&String, &u64)| (sample::predictor(name), *count);
@@ -160,7 +164,8 @@ impl Sim {
             }
             _ => {}
         }
-        self.pending.push(Pending { at: self.clock + takes, action });
+        let slow = if matches!(action.key(), ActionKey::Container(_)) { self.faults.slow } else { Duration::ZERO };
+        self.pending.push(Pending { at: self.clock + takes + slow, action });
     }
 
     pub(super) fn finish_due(&mut self) {

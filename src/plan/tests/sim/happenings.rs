@@ -111,9 +111,25 @@ impl Sim {
         self.saved.revisions.clone_from(&self.world.memory.revisions);
     }
 
+    /// Measures that every container of a service that runs uses so many bytes, and nobody else's anything.
+    pub(in super::super) fn use_memory_of(&mut self, service: &str, memory: u64) {
+        let own = self.containers.values().filter(|fact| fact.is_running() && fact.component.service.name == service);
+        let used = Used { memory, peak: memory, ..Used::default() };
+        self.world.used = own.map(|fact| (fact.name.clone(), used.clone())).collect();
+        if self.world.learn_footprints() {
+            self.saved.revisions.clone_from(&self.world.memory.revisions);
+        }
+    }
+
     /// The kernel kills a container for memory.
     pub(in super::super) fn kill_for_memory(&mut self, name: &str) {
         self.end(name, ExitFact { code: 137, out_of_memory: true, ..ExitFact::default() });
+    }
+
+    /// Moves the wall clock to an hour of the day it shows.
+    pub(in super::super) fn jump_to(&mut self, hour: i64) {
+        let seconds = self.now().wall.as_second().rem_euclid(24 * 60 * 60);
+        self.jump(hour * 60 * 60 - seconds);
     }
 
     /// Moves the wall clock.
