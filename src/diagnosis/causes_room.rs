@@ -73,7 +73,7 @@ pub(super) const CAUSES: &[Cause] = &[
     Cause {
         id: "gpu-too-small",
         reasons: &["InsufficientGPU"],
-        clue: Says(&["no gpu has room", "it can never run here"]),
+        clue: Says(&["no gpu has room", "the biggest of this machine has"]),
         what: "no GPU has enough memory for it",
         step: "kserve-local explain {isvc} shows who holds what; let one of them sleep (minReplicas: 0), or ask for less",
     },

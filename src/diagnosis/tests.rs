@@ -299,6 +299,7 @@ fn room() -> Vec<(&'static str, String, &'static str)> {
     ];
     let gpus = [
         ("no GPU has room: GPU-0 has 1.0 GiB of 8.0 GiB free", "gpu-too-small"),
+        ("it needs 20.0 GiB on 1 GPU, and the biggest of this machine has 16.0 GiB", "gpu-too-small"),
         ("it asks for 2 GPUs and this machine has 1 GPU", "gpu-absent"),
     ];
     let waits = waits.map(|(text, id)| ("WaitingForMemory", text.to_owned(), id));

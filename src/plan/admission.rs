@@ -132,6 +132,13 @@ impl Want {
     }
 }
 
+/// What there is too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    Memory,
+    Gpu,
+}
+
 impl Room {
     /// Most that models may hold together now; none when nobody can tell.
     pub(super) fn limit(&self) -> Option<u64> {
@@ -176,15 +183,22 @@ impl Room {
         gpus::best_fit(&seats, need)
     }
 
-    /// Why it can never fit.
-    fn impossible(&self, want: &Want) -> Option<String> {
+    /// Why it can never fit, and what there is too little of.
+    fn impossible(&self, want: &Want) -> Option<(String, Lack)> {
         let need = &want.footprint.gpus;
         let is_something = want.footprint.memory > 0;
         if let Some(ceiling) = self.ceiling().filter(|ceiling| is_something && want.together() > *ceiling) {
-            return Some(words::too_big(self, want, ceiling));
+            return Some((words::too_big(self, want, ceiling), Lack::Memory));
         }
         let gpus: Vec<_> = self.seats.as_ref()?.values().map(|seat| seat.gpu.clone()).collect();
-        gpus::impossible(&gpus, need)
+        Some((gpus::impossible(&gpus, need)?, Lack::Gpu))
+    }
+
+    /// What there is too little of for a replica that has no room: its memory, or else its GPUs.
+    pub(super) fn lack(&self, want: &Want) -> Lack {
+        let held = self.held(&|holder| holder.leaving);
+        let has_memory = self.limit().is_none_or(|limit| held.saturating_add(want.together()) <= limit);
+        if has_memory && want.footprint.gpus.count > 0 && self.seats.is_some() { Lack::Gpu } else { Lack::Memory }
     }
 }
 
@@ -197,8 +211,8 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
         return Err(Phase::Creating);
     }
     let want = holders::want(draft, replica);
-    if let Some(why) = draft.room.impossible(&want) {
-        return Err(refuse(draft, &want, why));
+    if let Some((why, lack)) = draft.room.impossible(&want) {
+        return Err(refuse(draft, &want, why, lack));
     }
     if want.strategy == Strategy::Replace && has_older(draft, &want) {
         draft.room.replaced.insert(want.component.clone());
@@ -227,6 +241,17 @@ pub(super) fn would_fit(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
     }
     let want = holders::want(draft, replica);
     !draft.world.machine.pending && draft.room.fit(&want, ahead(draft.world, &want), &|_| false).is_some()
+}
+
+/// Whether a replica has no room only because its containers were made with GPUs that are somebody else's by now.
+pub(super) fn would_fit_elsewhere(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
+    if draft.room.holders.contains_key(&replica.name) {
+        return false;
+    }
+    let want = holders::want(draft, replica);
+    let anew = Want { fixed: Vec::new(), ..want.clone() };
+    let fits = |want: &Want| draft.room.fit(want, ahead(draft.world, want), &|_| false).is_some();
+    !want.fixed.is_empty() && !draft.world.machine.pending && !fits(&want) && fits(&anew)
 }
 
 /// Whether an older revision that had all traffic is still there.
@@ -331,8 +356,8 @@ fn blocked(draft: &mut Draft<'_>, want: &Want, ahead: u64) -> Phase {
         let why = words::busy(room, want);
         return wait(draft, want, why, false);
     }
-    let why = words::no_room(room, want);
-    refuse(draft, want, why)
+    let (why, lack) = (words::no_room(room, want), room.lack(want));
+    refuse(draft, want, why, lack)
 }
 
 /// Puts idle services to sleep when more is held than there is: a model grew, or other programs did.
@@ -377,10 +402,9 @@ fn wait_quietly(draft: &mut Draft<'_>, want: &Want, message: String, making: boo
     Phase::WaitingForRoom { message }
 }
 
-fn refuse(draft: &mut Draft<'_>, want: &Want, message: String) -> Phase {
+fn refuse(draft: &mut Draft<'_>, want: &Want, message: String, lack: Lack) -> Phase {
     explain(draft, want, Verdict::Refused, message.clone(), &[]);
-    let gpu = want.footprint.gpus.count > 0 && message.contains("GPU");
-    Phase::NoRoom { message, gpu }
+    Phase::NoRoom { message, gpu: lack == Lack::Gpu }
 }
 
 fn explain(draft: &mut Draft<'_>, want: &Want, verdict: Verdict, summary: String, evicts: &[ServiceKey]) {

@@ -450,11 +450,21 @@ fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>, container: &str) -> Resul
     if container == names::SANDBOX { gpus.map(|_| Vec::new()) } else { gpus }
 }
 
+/// Asks for room for a container that is there. A replica that was made with GPUs that are somebody else's now goes, when
+/// one that is made anew would find others.
+fn readmit(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact) -> Result<(), Phase> {
+    if replica.source.is_some() && admission::would_fit_elsewhere(draft, replica) {
+        replica.containers.values().for_each(|fact| remove(draft, fact));
+        return Err(Phase::Creating);
+    }
+    admit(draft, replica, &fact.container).map(drop)
+}
+
 fn start(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact) -> Phase {
     if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
         return phase;
     }
-    if let Err(phase) = admit(draft, replica, &fact.container) {
+    if let Err(phase) = readmit(draft, replica, fact) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });
@@ -488,7 +498,7 @@ fn restart(draft: &mut Draft<'_>, replica: &Replica<'_>, fact: &ContainerFact, e
     if let Some(phase) = without_engine(draft).or_else(|| refused(draft, &fact.name)) {
         return phase;
     }
-    if let Err(phase) = admit(draft, replica, &fact.container) {
+    if let Err(phase) = readmit(draft, replica, fact) {
         return phase;
     }
     draft.act(Action::Start { id: fact.id.clone(), name: fact.name.clone() });

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::admission::{Room, Want};
+use super::admission::{Lack, Room, Want};
 use super::holders::Holder;
 use super::ledger::Footprint;
 use super::planner::Draft;
@@ -279,9 +279,7 @@ pub(super) fn no_room(room: &Room, want: &Want) -> String {
 
 /// What there is too little of.
 fn lacking(room: &Room, want: &Want) -> String {
-    let memory =
-        room.limit().is_none_or(|limit| room.held(&|holder| holder.leaving).saturating_add(want.together()) <= limit);
-    let Some(seats) = room.seats.as_ref().filter(|_| memory && want.footprint.gpus.count > 0) else {
+    let Some(seats) = room.seats.as_ref().filter(|_| room.lack(want) == Lack::Gpu) else {
         return free(room);
     };
     let mut seats = seats.clone();

@@ -1,26 +1,8 @@
 //! Histories that ended where they should not have, as short as they could be made.
 
-use super::histories::{Edit, Event, Shape, play};
+use super::histories::{Edit, Event, SLEEPER, Shape, play};
 use super::histories_memory;
 use super::sim::Orders;
-
-/// A service that sleeps by being paused and asks for nothing in particular.
-const SLEEPER: Shape = Shape {
-    image: "server:good1",
-    replicas: 0,
-    more: None,
-    canary: None,
-    sidecar: false,
-    init: false,
-    liveness: false,
-    stopped: false,
-    unresolvable: false,
-    rest: 0,
-    memory: 0,
-    named: None,
-    pinned: false,
-    rollout: None,
-};
 
 #[test]
 fn what_load_added_to_the_stable_revision_stays_while_the_others_do_not_answer() {

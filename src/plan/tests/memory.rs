@@ -6,7 +6,8 @@ use super::sample::{annotated, at_least, component, predicting, predictor, servi
 use super::sim::{Ledger, Orders, Sim};
 use crate::api::ComponentKind;
 use crate::plan::admission::{NAMED, Verdict};
-use crate::plan::ledger::{Amount, Machine, MachineMemory, Used};
+use crate::plan::gpus::GPU_SHARING;
+use crate::plan::ledger::{Amount, Gpu, Machine, MachineMemory, Used};
 use crate::plan::world::{DesiredService, ModelState};
 use crate::workload::Workload;
 
@@ -359,4 +360,47 @@ fn what_an_unknown_revision_holds_is_on_its_label() {
     sim.run(5.0);
     let row = sim.plan.rows.iter().find(|row| row.revision.ends_with("00001")).unwrap();
     assert_eq!(row.memory, 600 * MIB);
+}
+
+/// A service that wants a GPU for itself.
+fn on_a_gpu(name: &str, mib: u64) -> DesiredService {
+    let mut workload = needing(name, mib, 1);
+    workload.containers[0].resources.gpus.insert("nvidia.com/gpu".to_owned(), 1);
+    workload.annotations.insert(GPU_SHARING.to_owned(), "exclusive".to_owned());
+    service(name, vec![workload])
+}
+
+fn with_gpus(uuids: &[&str]) -> Sim {
+    let mut sim = with_budget(4000);
+    let gpu = |uuid: &&str| Gpu { uuid: (*uuid).to_owned(), name: "A10".to_owned(), total: 24 << 30, free: 24 << 30 };
+    sim.world.machine.gpus = Some(uuids.iter().map(gpu).collect());
+    sim
+}
+
+#[test]
+fn what_lost_its_gpu_while_it_was_down_is_made_anew_with_another() {
+    let mut sim = with_gpus(&["one", "two"]);
+    for name in ["wine", "mnist", "iris"] {
+        sim.apply(on_a_gpu(name, 100));
+        sim.run(10.0);
+    }
+    assert_eq!(awake(&sim), ["mnist", "wine"]);
+    sim.kill_for_memory("kserve-local.test.wine-predictor-00001-0.default");
+    sim.run(10.0);
+    assert_eq!(awake(&sim), ["iris", "mnist"], "what is killed for memory gives its room back");
+    sim.delete("mnist");
+    sim.run(60.0);
+    assert_eq!(awake(&sim), ["iris", "wine"]);
+}
+
+#[test]
+fn a_service_on_a_gpu_that_lacks_memory_says_that_it_lacks_memory() {
+    let mut sim = with_gpus(&["one"]);
+    sim.apply(on_a_gpu("iris", 5000));
+    sim.run(10.0);
+    assert_eq!(sim.condition("iris", "PredictorReady").1, "InsufficientMemory");
+    sim.apply(on_a_gpu("iris", 1000));
+    sim.apply(on_a_gpu("mnist", 1000));
+    sim.run(60.0);
+    assert_eq!(sim.condition("mnist", "PredictorReady").1, "InsufficientGPU");
 }
