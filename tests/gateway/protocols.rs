@@ -349,6 +349,29 @@ async fn a_second_model_that_comes_later_than_the_first_is_seen_before_anything_
     assert_eq!(upstream.requests(), 1);
 }
 
+#[tokio::test]
+async fn answers_of_http1_backends_have_nothing_that_breaks_them_over_http2() {
+    let tasks = Tasks::new();
+    for (wire, status) in [
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n", 204),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 5\r\nX-Sum: 1\r\n\r\n", 200),
+    ] {
+        let upstream = Upstream::raw(&tasks, move |mut socket| async move {
+            while !super::endings::hear(&mut socket).await.is_empty() {
+                socket.write_all(wire.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let house = House::before(&tasks, &upstream).await;
+        let answer = house.http2().await.send_request(post("/v1/models/iris:predict", "localhost", "a/b", "")).await;
+        let answer = answer.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers().get("content-length")), (status, None));
+        let trailers = answer.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
+        assert!(!trailers.contains_key("content-length"), "{trailers:?}");
+        assert_eq!(trailers.len(), usize::from(status == 200));
+    }
+}
+
 /// Agrees to every upgrade to `echo` and sends bytes back.
 async fn upgrading(mut request: Request<Incoming>) -> Response<AnswerBody> {
     if request.headers().get("upgrade").is_none_or(|protocol| protocol != "echo") {
