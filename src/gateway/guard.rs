@@ -13,8 +13,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use futures::FutureExt;
 use http::{Request, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -121,6 +122,12 @@ impl Guard {
 
     fn socket(&mut self) -> Pin<&mut TcpStream> {
         Pin::new(self.socket.as_mut().expect("only dropping takes the socket"))
+    }
+
+    /// Whether the client has ended its side, what it has sent before that unread.
+    fn is_left(&self) -> bool {
+        let ready = self.socket.as_ref().and_then(|socket| socket.ready(Interest::READABLE).now_or_never());
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
     fn look_at_pending(&mut self) {
@@ -336,6 +343,10 @@ impl AsyncWrite for Guard {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper comes here whenever a request of the connection has been looked after.
+        if self.client.is_watched() && self.is_left() {
+            self.client.leave();
+        }
         self.socket().poll_flush(cx)
     }
 
