@@ -382,9 +382,14 @@ fn stand_in(fault: Fault) -> Vec<u8> {
     format!("{method} /{number} HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n").into_bytes()
 }
 
+/// Whether a request stands in for one that could not be read.
+pub(crate) fn is_stand_in<B>(request: &Request<B>) -> bool {
+    request.method().as_str().as_bytes() == REFUSED_METHOD
+}
+
 /// Returns the refusal that a stand-in request asks for.
 pub(crate) fn refusal_of<B>(request: &Request<B>) -> Option<Refusal> {
-    if request.method().as_str().as_bytes() != REFUSED_METHOD {
+    if !is_stand_in(request) {
         return None;
     }
     let number: Option<usize> = request.uri().path().get(1..).and_then(|number| number.parse().ok());

@@ -131,5 +131,6 @@ pub(crate) fn own(response: Response<Bytes>, mut flight: Flight) -> Response<Ans
     response.map(|body| AnswerBody::Own(Some(body), Some(flight)))
 }
 
+    flight.sent(response.body().len() as u64);
 /// Seconds after which a client whose request met a full queue may try again.
 pub(crate) const RETRY_SOON: Duration = Duration::from_secs(1);
