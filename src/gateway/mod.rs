@@ -25,6 +25,7 @@ mod batch;
 mod batcher;
 mod body;
 mod breaker;
+mod check;
 mod config;
 mod connection;
 mod crew;

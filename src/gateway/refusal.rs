@@ -79,6 +79,17 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, reason, message)
     }
 
+    pub(crate) fn uri_too_long() -> Self {
+        let message = "the request's target is too long; shorten it, or raise `gateway.maxUriBytes`";
+        Self::new(StatusCode::URI_TOO_LONG, "UriTooLong", message)
+    }
+
+    pub(crate) fn headers_too_large() -> Self {
+        let message = "the request's headers are too large or too many; send less, or raise `gateway.maxHeaderBytes` or \
+                       `gateway.maxHeaderCount`";
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "HeadersTooLarge", message)
+    }
+
     /// What came of a body cannot be told from a whole one; nothing more is read.
     pub(crate) fn broken_body(message: impl Into<String>) -> Self {
         Self::bad_request("BrokenBody", message).closing()

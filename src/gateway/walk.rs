@@ -4,15 +4,14 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use hyper::ext::Protocol;
 
 use crate::api::ServiceKey;
 
 use super::access_log::Entry;
-use super::address;
 use super::body::AnswerBody;
+use super::check::{self, as_str};
 use super::desk::Desks;
 use super::early;
 use super::flight::{Client, Flight};
@@ -60,8 +59,8 @@ impl Walk<'_> {
         if let Some(refusal) = guard::refusal_of(&request) {
             return Err(Box::new(refusal));
         }
-        check(&request)?;
-        let host = host_of(&request)?;
+        check::check(&request, &self.worker.config)?;
+        let host = check::host_of(&request)?;
         let caller = self.flight.as_ref().and_then(|flight| flight.client().caller.clone());
         if let Some(rest) = request.uri().path().strip_prefix(early::STATUS) {
             return self.status(rest, caller.as_deref());
@@ -192,51 +191,4 @@ fn own_grpc(which: OwnAnswer, mut flight: Flight) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::OwnGrpc { message, trailers: Some(trailers), _flight: Some(flight) });
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
-}
-
-/// Refuses what we do not do.
-fn check(request: &Request<Incoming>) -> Result<(), Box<Refusal>> {
-    // With a protocol it is WebSocket's over HTTP/2 (RFC 8441), else it asks for a proxy to anywhere.
-    let connect = request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none();
-    if connect || request.method() == Method::TRACE {
-        let message = format!("{} is not supported", request.method());
-        return Err(Box::new(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)));
-    }
-    let expectation = request.headers().get(header::EXPECT);
-    if expectation.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        let message = "only `100-continue` can be expected";
-        return Err(Box::new(Refusal::new(StatusCode::EXPECTATION_FAILED, "ExpectationFailed", message)));
-    }
-    Ok(())
-}
-
-/// Returns the host that is addressed: an authority in the request's target wins over `Host`, as RFC 9112 wants; over
-/// HTTP/2 the two must agree.
-fn host_of(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Box<Refusal>> {
-    let host = request.headers().get(header::HOST);
-    let Some(authority) = request.uri().authority() else { return valid_host(host.cloned()) };
-    if request.version() == Version::HTTP_2
-        && host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
-    {
-        return Err(Box::new(Refusal::bad_request("HostMismatch", "`host` and `:authority` differ")));
-    }
-    valid_host(HeaderValue::from_str(authority.as_str()).ok())
-}
-
-fn valid_host(host: Option<HeaderValue>) -> Result<Option<HeaderValue>, Box<Refusal>> {
-    let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
-    match host {
-        Some(host) if !host.as_bytes().iter().all(valid) => {
-            Err(Box::new(Refusal::bad_request("BadHost", "the host name has characters that no host name has")))
-        }
-        Some(host) if !address::has_possible_port(as_str(&host)) => {
-            Err(Box::new(Refusal::bad_request("BadHost", "what follows the host name is no port")))
-        }
-        host => Ok(host),
-    }
-}
-
-/// `valid_host` has let only ASCII pass.
-fn as_str(host: &HeaderValue) -> &str {
-    host.to_str().unwrap_or_default()
 }
