@@ -60,6 +60,7 @@ mod payload_log;
 mod payload_object;
 mod payload_post;
 mod peek;
+mod peek_form;
 mod peek_grpc;
 mod place;
 mod quiet;

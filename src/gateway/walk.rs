@@ -21,7 +21,7 @@ use super::guard;
 use super::headers::Said;
 use super::hold;
 use super::index::{own_answer, own_message};
-use super::name_ahead::read_name;
+use super::name_ahead::{Limits, Search, read_name};
 use super::refusal::{Refusal, json_response};
 use super::route::{Head, OwnAnswer, Question, Route};
 use super::service_extras;
@@ -86,9 +86,10 @@ impl Walk<'_> {
         }
         let (desk, route) = match found {
             (_, Route::Ask(question)) => {
-                let model = match named_by_header(&request).filter(|_| question == Question::JsonModel) {
+                let named = if question == Question::JsonModel { named_by_header(request.headers())? } else { None };
+                let model = match named {
                     Some(model) => model.to_owned(),
-                    None => Box::pin(self.ask(question, request.body_mut(), &mut front)).await?,
+                    None => Box::pin(self.ask(question, &mut request, &mut front)).await?,
                 };
                 self.worker.with_desks(|desks| look(desks, desks.index.by_model(&model, request.uri().path())))
             }
@@ -163,21 +164,30 @@ impl Walk<'_> {
     }
 
     /// Reads ahead until the model's name is found.
-    async fn ask(&self, question: Question, body: &mut Incoming, front: &mut Front) -> Result<String, Box<Refusal>> {
+    async fn ask(
+        &self,
+        question: Question,
+        request: &mut Request<Incoming>,
+        front: &mut Front,
+    ) -> Result<String, Box<Refusal>> {
         let config = &self.worker.config;
-        let search = read_name(question, body, front, config.peek_limit);
-        tokio::time::timeout(config.stall_timeout, search).await.unwrap_or_else(|_| {
-            let message = "the request's first bytes did not come in time";
-            Err(Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing()))
-        })
+        let search = Search::new(question, request.headers())?;
+        let limits = Limits { bytes: config.peek_limit, pace: config.pace() };
+        read_name(search, request.body_mut(), front, limits).await
     }
 }
 
 /// Names the model for KServe's gateways, which do not look into bodies (§7.3).
 const MODEL_HEADER: &str = "x-gateway-model-name";
 
-fn named_by_header<B>(request: &Request<B>) -> Option<&str> {
-    request.headers().get(MODEL_HEADER).map(as_str).filter(|model| !model.is_empty())
+fn named_by_header(headers: &HeaderMap) -> Result<Option<&str>, Box<Refusal>> {
+    let mut named = headers.get_all(MODEL_HEADER).iter().map(as_str).filter(|model| !model.is_empty());
+    let model = named.next();
+    if named.any(|other| Some(other) != model) {
+        let message = "the header X-Gateway-Model-Name names two models; send it once";
+        return Err(Box::new(Refusal::bad_request("DuplicateModel", message)));
+    }
+    Ok(model)
 }
 
 pub(super) fn no_flight() -> Box<Refusal> {
