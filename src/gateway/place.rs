@@ -103,11 +103,11 @@ impl Exchange<'_> {
             // A tagged revision is reached although its share of the traffic may be nothing.
             (Some(RouteState::Open(backends)), Some(tag)) => match tag.within(route, backends) {
                 none if none.is_empty() && tag.is_canary() => {
-                    let message = format!("no replica of this canary of {} answers", self.key());
+                    let message = format!("no replica of this canary of {} answers; try again later", self.key());
                     Err(Box::new(Refusal::unavailable("CanaryNotReady", message, RETRY_SOON)))
                 }
                 none if none.is_empty() => {
-                    let message = format!("{} has one revision only", self.key());
+                    let message = format!("{} has one revision only; call it without the tag", self.key());
                     Err(Box::new(Refusal::new(StatusCode::NOT_FOUND, "NoSuchRevision", message)))
                 }
                 tagged => Ok(Cow::Owned(tagged)),
@@ -192,9 +192,15 @@ impl Drop for Gauge<'_> {
 
 pub(super) fn no_place(none: NoPlace, key: &ComponentKey) -> Refusal {
     let (reason, message) = match none {
-        NoPlace::Nobody => ("NoBackend", format!("{key} has no replica that takes traffic")),
-        NoPlace::QueueFull => ("Overloaded", format!("{key} is at its concurrency limit and its queue is full")),
-        NoPlace::TooLong => ("Overloaded", format!("{key} was at its concurrency limit for too long")),
+        NoPlace::Nobody => ("NoBackend", format!("{key} has no replica that takes traffic; try again later")),
+        NoPlace::QueueFull => (
+            "Overloaded",
+            format!("{key} is at its concurrency limit and its queue is full (`maxWaiting`); send fewer at once"),
+        ),
+        NoPlace::TooLong => (
+            "Overloaded",
+            format!("{key} was at its concurrency limit for too long (`queueTimeout`); send fewer at once"),
+        ),
     };
     Refusal::unavailable(reason, message, RETRY_SOON)
 }

@@ -25,7 +25,7 @@ use super::name_ahead::{Limits, Search, read_name};
 use super::refusal::{Refusal, json_response};
 use super::route::{Head, OwnAnswer, Question, Route};
 use super::service_extras;
-use super::worker::{Front, Worker, own};
+use super::worker::{BUG, Front, Worker, own};
 
 /// One request on its way.
 pub(super) struct Walk<'a> {
@@ -191,7 +191,7 @@ fn named_by_header(headers: &HeaderMap) -> Result<Option<&str>, Box<Refusal>> {
 }
 
 pub(super) fn no_flight() -> Box<Refusal> {
-    Box::new(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Bug", "an error of kserve-local's own"))
+    Box::new(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Bug", BUG))
 }
 
 fn own_grpc(which: OwnAnswer, mut flight: Flight) -> Response<AnswerBody> {
