@@ -3,6 +3,7 @@
 //! Lines are written by a thread of their own. When it cannot keep up they are dropped and counted, never waited for.
 //! **Invariant:** no query string, no header value but the request's id, nothing of a body.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::ServiceKey;
 use crate::plan::routes::ReplicaName;
 
+use super::guard;
 use super::metrics::Metrics;
 
 /// What is written for each request.
@@ -131,8 +133,8 @@ fn write_lines(lines: &Receiver<String>, to: Box<dyn Write + Send>) {
 #[derive(Debug)]
 pub(crate) struct Entry {
     log: AccessLog,
-    method: Method,
-    path: String,
+    /// Method and path; none when what was sent could not be read.
+    asked: Option<(Method, String)>,
     version: Version,
     host: Option<HeaderValue>,
     /// The request's id, the client's or ours.
@@ -160,12 +162,9 @@ impl Entry {
     pub(crate) fn new<B>(log: &AccessLog, request: &Request<B>) -> Box<Self> {
         Box::new(Self {
             log: log.clone(),
-            method: request.method().clone(),
-            path: request.uri().path().to_owned(),
+            asked: (!guard::is_stand_in(request)).then(|| (request.method().clone(), request.uri().path().to_owned())),
             version: request.version(),
-            host: request.headers().get(http::header::HOST).cloned().or_else(|| {
-                request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
-            }),
+            host: host_of(request),
             id: request.headers().get("x-request-id").cloned(),
             service: None,
             replica: None,
@@ -186,8 +185,9 @@ impl Entry {
     }
 
     fn text(&self, now: jiff::Timestamp, end: End<'_>) -> String {
-        let mut line = format!("{now:.3} {} \"{} ", end.client, self.method);
-        for c in self.path.chars() {
+        let (method, path) = self.asked();
+        let mut line = format!("{now:.3} {} \"{method} ", end.client);
+        for c in path.chars() {
             match c {
                 '"' | '\\' => line.extend(['\\', c]),
                 c if c.is_control() => line.extend(c.escape_default()),
@@ -205,17 +205,22 @@ impl Entry {
             self.version,
             self.sent,
             self.replica.as_deref().unwrap_or("-"),
-            text_of(self.id.as_ref()).unwrap_or("-"),
+            text_of(self.id.as_ref()).map_or(Cow::Borrowed("-"), one_word),
         );
         line
     }
 
+    fn asked(&self) -> (&str, &str) {
+        self.asked.as_ref().map_or(("-", "-"), |(method, path)| (method.as_str(), path))
+    }
+
     fn json(&self, now: jiff::Timestamp, end: End<'_>) -> String {
+        let asked = self.asked.as_ref();
         let line = serde_json::json!({
             "time": format!("{now:.3}"),
             "client": end.client,
-            "method": self.method.as_str(),
-            "path": self.path,
+            "method": asked.map(|(method, _)| method.as_str()),
+            "path": asked.map(|(_, path)| path),
             "protocol": format!("{:?}", self.version),
             "host": text_of(self.host.as_ref()),
             "status": end.status,
@@ -229,6 +234,21 @@ impl Entry {
         });
         format!("{line}\n")
     }
+}
+
+/// The host as the client wrote it; none of what could not be read.
+fn host_of<B>(request: &Request<B>) -> Option<HeaderValue> {
+    if guard::is_stand_in(request) {
+        return None;
+    }
+    let authority = || request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+    request.headers().get(http::header::HOST).cloned().or_else(authority)
+}
+
+/// What clients choose must not look like more columns.
+fn one_word(id: &str) -> Cow<'_, str> {
+    let is_word = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
+    if is_word { id.into() } else { format!("{id:?}").into() }
 }
 
 fn text_of(value: Option<&HeaderValue>) -> Option<&str> {
@@ -292,6 +312,16 @@ mod tests {
         assert_eq!(object["path"], "/v1/models/a\"b:predict");
         assert_eq!((&object["status"], &object["inferenceService"]), (&serde_json::Value::Null, &"iris".into()));
         assert!(!line.contains("secret") && line.ends_with("}\n"));
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_no_request_and_an_id_is_one_word() {
+        let (mut refused, written) = entry(AccessLogFormat::Text);
+        refused.asked = None;
+        refused.id = Some(HeaderValue::from_static("a\" 200 0"));
+        refused.end(END);
+        let line = written.recv().unwrap();
+        assert!(line.contains("\"- - HTTP/1.1\"") && line.ends_with(" \"a\\\" 200 0\"\n"), "{line}");
     }
 
     #[test]

@@ -38,11 +38,15 @@ pub(crate) fn place<'a>(host: Option<&'a str>, domains: &[String]) -> Place<'a> 
     }
 }
 
-/// Whether what follows the name is no port, an empty one, which RFC 9110 allows, or a number a port can have.
-pub(crate) fn has_possible_port(host: &str) -> bool {
-    let after_name = match host.split_once(']') {
-        Some((_, rest)) => rest,
-        None => host.find(':').map_or("", |colon| &host[colon..]),
+/// Whether what is in brackets is an IPv6 address, and what follows the name no port, an empty one, which RFC 9110 allows,
+/// or a number a port can have.
+pub(crate) fn is_possible(host: &str) -> bool {
+    let after_name = match host.strip_prefix('[') {
+        Some(bracketed) => match bracketed.split_once(']') {
+            Some((address, rest)) if address.parse::<std::net::Ipv6Addr>().is_ok() => rest,
+            _ => return false,
+        },
+        None => host.find([':', '[', ']']).map_or("", |end| &host[end..]),
     };
     let Some(port) = after_name.strip_prefix(':') else { return after_name.is_empty() };
     port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
@@ -93,13 +97,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_a_number_that_ports_can_have_or_nothing() {
+    fn a_host_has_a_port_that_ports_can_have_or_none_and_an_address_in_its_brackets() {
         for host in ["a.b", "a.b:", "a.b:80", "a.b:65535", "[::1]", "[::1]:", "[::1]:8080", "", ":80"] {
-            assert!(has_possible_port(host), "{host}");
+            assert!(is_possible(host), "{host}");
         }
         for host in ["a.b:abc", "a.b:65536", "a.b:99999", "a.b:-1", "a.b:80:80", "::1", "[::1]8080", "[::1]:x", "a:8_0"]
+            .into_iter()
+            .chain(["[", "[::1", "[zzz]", "[127.0.0.1]", "[]", "a]b", "a[b"])
         {
-            assert!(!has_possible_port(host), "{host}");
+            assert!(!is_possible(host), "{host}");
         }
     }
 

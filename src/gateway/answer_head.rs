@@ -41,6 +41,9 @@ pub(crate) enum Nonsense {
     /// A length that is no number, several that differ, or a transfer coding in HTTP/1.0.
     #[error("the backend's answer does not say how long it is")]
     Length,
+    /// Nobody asked for that.
+    #[error("the backend's answer has a transfer coding other than `chunked`")]
+    Coding,
     /// Broken chunks.
     #[error("the chunks of the backend's answer are malformed")]
     Chunk,
@@ -90,6 +93,10 @@ fn read_lines<'a>(
     }
     let is_11 = seen.version == Some(1);
     let ending = ending(status, headers, is_11, to_head)?;
+    if status == StatusCode::NO_CONTENT {
+        // It has none (RFC 9110, section 8.6), and HTTP/2 clients take any other for a broken answer.
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let keeps = keeps(headers, is_11) && ending != Ending::Close && status != StatusCode::SWITCHING_PROTOCOLS;
     Ok(Some(AnswerHead { response, ending, keeps, len }))
 }
@@ -98,13 +105,8 @@ fn ending(status: StatusCode, headers: &HeaderMap, is_11: bool, to_head: bool) -
     if to_head || status.is_informational() || matches!(status.as_u16(), 204 | 304) {
         return Ok(Ending::Length(0));
     }
-    if let Some(coding) = headers.get_all(header::TRANSFER_ENCODING).iter().next_back() {
-        let last = coding.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-        return match last.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-            _ if !is_11 => Err(Nonsense::Length),
-            true => Ok(Ending::Chunked),
-            false => Ok(Ending::Close),
-        };
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        return if is_11 { coded_ending(headers) } else { Err(Nonsense::Length) };
     }
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
@@ -117,6 +119,20 @@ fn ending(status: StatusCode, headers: &HeaderMap, is_11: bool, to_head: bool) -
         }
     }
     Ok(length.map_or(Ending::Close, Ending::Length))
+}
+
+/// A coding ends here, as the field that names it does: any other than chunks would reach the client as content.
+fn coded_ending(headers: &HeaderMap) -> Result<Ending, Nonsense> {
+    let lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let mut ending = Ending::Close;
+    for coding in codings.filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity")) {
+        if ending == Ending::Chunked || !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(Nonsense::Coding);
+        }
+        ending = Ending::Chunked;
+    }
+    Ok(ending)
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -160,8 +176,8 @@ mod tests {
             ),
             ("1.0 200 OK\r\nContent-Length: 5\r\n", Ending::Length(5), false),
             ("1.0 200 OK\r\nContent-Length: 5\r\nConnection: Keep-Alive\r\n", Ending::Length(5), true),
-            ("1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 5\r\n", Ending::Chunked, true),
-            ("1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", Ending::Close, false),
+            ("1.1 200 OK\r\nTransfer-Encoding: identity, Chunked\r\nContent-Length: 5\r\n", Ending::Chunked, true),
+            ("1.1 200 OK\r\nTransfer-Encoding: identity\r\n", Ending::Close, false),
             ("1.1 200 OK\r\n", Ending::Close, false),
             ("1.0 200 OK\r\nConnection: keep-alive\r\n", Ending::Close, false),
             ("1.1 204 No Content\r\nContent-Length: 5\r\n", nothing, true),
@@ -175,6 +191,8 @@ mod tests {
         let to_head = read_head(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 256, true).unwrap().unwrap();
         assert_eq!((to_head.ending, to_head.keeps), (nothing, true));
         assert_eq!(to_head.response.headers()["content-length"], "5");
+        let nothing = read("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n").unwrap().unwrap();
+        assert!(nothing.response.headers().is_empty());
     }
 
     #[test]
@@ -187,6 +205,9 @@ mod tests {
             ("Content-Length: 5, 6\r\n", Nonsense::Length),
             ("Content-Length: -5\r\n", Nonsense::Length),
             ("Content-Length: \r\n", Nonsense::Length),
+            ("Transfer-Encoding: gzip, chunked\r\n", Nonsense::Coding),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", Nonsense::Coding),
+            ("Transfer-Encoding: chunked, chunked\r\n", Nonsense::Coding),
             ("Content-Length: 99999999999999999999\r\n", Nonsense::Length),
             ("a b: c\r\n", Nonsense::Head(httparse::Error::HeaderName)),
             (" folded\r\n", Nonsense::Head(httparse::Error::HeaderName)),

@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http_body::SizeHint;
 
-use super::headers::Said;
+use super::headers::{Said, may_be_trailer};
 
 /// Where a request's body ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,6 +21,9 @@ impl Extent {
     pub(crate) fn decide(headers: &mut HeaderMap, body: &SizeHint, ended: bool) -> Self {
         headers.remove(header::TRANSFER_ENCODING);
         if ended {
+            if stated(headers) != Some(0) {
+                headers.remove(header::CONTENT_LENGTH);
+            }
             return Self::Length(0);
         }
         if let Some(length) = stated(headers) {
@@ -47,24 +50,8 @@ fn stated(headers: &HeaderMap) -> Option<u64> {
 fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
     let names = lines.flat_map(|line| line.split(',')).filter_map(|name| name.trim().parse().ok());
-    names.filter(|name| !NO_TRAILERS.contains(name)).collect()
+    names.filter(may_be_trailer).collect()
 }
-
-/// Fields that change how a message is framed, routed or understood.
-const NO_TRAILERS: [HeaderName; 12] = [
-    header::AUTHORIZATION,
-    header::CACHE_CONTROL,
-    header::CONTENT_ENCODING,
-    header::CONTENT_LENGTH,
-    header::CONTENT_RANGE,
-    header::CONTENT_TYPE,
-    header::HOST,
-    header::MAX_FORWARDS,
-    header::SET_COOKIE,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-];
 
 /// Writes a request's head: the client's lines, then ours.
 pub(crate) fn write_head(into: &mut Vec<u8>, head: &Parts, said: &Said) {
@@ -119,6 +106,7 @@ mod tests {
             ("as stated", vec![("content-length", "3")], None, Extent::Length(3), "content-length: 3\r\n"),
             ("as known", vec![], Some(3), Extent::Length(3), "content-length: 3\r\n"),
             ("none", vec![("content-length", "0")], Some(0), Extent::Length(0), "content-length: 0\r\n"),
+            ("none, twice", vec![("content-length", "0"), ("content-length", "3")], Some(0), Extent::Length(0), ""),
             ("unknown", vec![], None, Extent::Chunked(vec![]), "transfer-encoding: chunked\r\n"),
             (
                 "stated twice",
@@ -141,7 +129,8 @@ mod tests {
 
     #[test]
     fn only_trailers_that_are_announced_and_harmless_may_follow() {
-        let (extent, _) = decided(&[("trailer", "X-Sum, Content-Length"), ("trailer", "bad name,x-time")], None);
+        let (extent, _) =
+            decided(&[("trailer", "X-Sum, Content-Length, X-Forwarded-For"), ("trailer", "bad name,x-time")], None);
         let names = ["x-sum", "x-time"].map(HeaderName::from_static);
         assert_eq!(extent, Extent::Chunked(names.into()));
     }

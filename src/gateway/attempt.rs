@@ -20,7 +20,7 @@ use super::multiplex::Unanswered;
 use super::patience::Limits;
 use super::place::no_place;
 use super::refusal::Refusal;
-use super::talk::{self, AskError};
+use super::talk::{self, AskError, TalkError};
 use super::upstream::{ConnectError, Sender};
 use super::worker::RETRY_SOON;
 
@@ -46,7 +46,11 @@ impl Exchange<'_> {
         match (self.grpc, backend.grpc_address, backend.protocol) {
             (true, Some(address), _) => Ok(Endpoint { address, protocol: UpstreamProtocol::H2c }),
             (true, None, UpstreamProtocol::Http1) => {
-                let message = format!("InferenceService `{}` has no gRPC port", self.target.service.key);
+                let key = &self.target.service.key;
+                let message = format!(
+                    "InferenceService `{key}` has no gRPC port; call it over HTTP, or name a port of its container `h2c` or \
+                     `grpc`"
+                );
                 Err(Box::new(Refusal::new(StatusCode::NOT_IMPLEMENTED, "NoGrpcPort", message)))
             }
             (_, _, protocol) => Ok(Endpoint { address: backend.address, protocol }),
@@ -79,8 +83,9 @@ impl Exchange<'_> {
                 uri.authority = Authority::try_from(host.as_bytes()).ok();
             }
         }
-        *request.uri_mut() = Uri::from_parts(uri)
-            .map_err(|_| Box::new(Refusal::bad_request("BadPath", "the path cannot be forwarded")))?;
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|_| {
+            Box::new(Refusal::bad_request("BadPath", "the path cannot be forwarded; percent-encode what no path has"))
+        })?;
         Ok(())
     }
 
@@ -151,6 +156,7 @@ impl Exchange<'_> {
         match error {
             AskError::TooLate => self.too_late(limits.answer),
             AskError::Body(body) => self.unreadable(body),
+            AskError::Backend(TalkError::Nonsense(_)) => self.broke(error, "answered with what is no HTTP/1.1"),
             AskError::Backend(_) => self.cut(error),
         }
     }
@@ -159,24 +165,36 @@ impl Exchange<'_> {
         self.count(UpstreamError::Broken);
         tracing::debug!(service = %self.target.service.key, error = %chain(error), "request was not sent");
         if let BodyError::TooSlow = error {
-            let message = "the request's body came too slowly";
+            let message = "the request's body came too slowly (`stallTimeout`, `minUploadRate`)";
             return Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing());
         }
-        Box::new(Refusal::broken_body("the request's body could not be read"))
+        Box::new(Refusal::broken_body("the request's body could not be read; send it whole"))
     }
 
     fn cut(&self, error: &dyn std::error::Error) -> Box<Refusal> {
+        self.broke(error, "ended the connection before it answered")
+    }
+
+    fn broke(&self, error: &dyn std::error::Error, what: &str) -> Box<Refusal> {
         self.count(UpstreamError::Broken);
         tracing::debug!(service = %self.target.service.key, error = %chain(error), "backend did not answer");
-        let message = format!("{} ended the connection before it answered", self.key());
+        let message = format!("{} {what}; {}", self.key(), self.see_logs());
         Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "BackendBroke", message))
     }
 
     fn too_late(&self, limit: Option<Duration>) -> Box<Refusal> {
         self.count(UpstreamError::Timeout);
         let seconds = limit.map_or(0.0, |limit| limit.as_secs_f64());
-        let message = format!("{} did not begin to answer within {seconds} s", self.key());
+        let message = format!(
+            "{} did not begin to answer within {seconds} s; raise the component's `timeout` if it needs longer",
+            self.key()
+        );
         Box::new(Refusal::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message))
+    }
+
+    pub(super) fn see_logs(&self) -> String {
+        let key = &self.target.service.key;
+        format!("its output may say why: `kserve-local logs {} -n {}`", key.name, key.namespace)
     }
 
     fn count(&self, error: UpstreamError) {

@@ -30,6 +30,10 @@ pub(crate) struct Client {
     begun: AtomicUsize,
     /// Whether an answer on it could not be finished.
     broken: AtomicBool,
+    /// Whether somebody wants to know when it has left although nothing more is read from it.
+    watched: AtomicBool,
+    /// Whether it was seen to have left, while it was watched.
+    left: AtomicBool,
     /// Its socket, while nobody reads from it.
     resting: Mutex<Option<TcpStream>>,
     place: Option<Place>,
@@ -46,16 +50,17 @@ impl Client {
         metrics.connections.fetch_add(1, Ordering::Relaxed);
         let ip = HeaderValue::try_from(peer.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let (in_flight, begun, broken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        let place = Some(place);
-        Arc::new(Self { peer, ip, caller, in_flight, begun, broken, resting: Mutex::default(), place, metrics })
+        let (watched, left) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (place, resting) = (Some(place), Mutex::default());
+        Arc::new(Self { peer, ip, caller, in_flight, begun, broken, watched, left, resting, place, metrics })
     }
 
     /// Returns someone who asks on this client's behalf: what breaks for them does not break the client's connection.
     pub(crate) fn on_behalf(&self) -> Arc<Self> {
         let (in_flight, begun, broken) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
         let (peer, ip, caller, metrics) = (self.peer, self.ip.clone(), self.caller.clone(), Arc::clone(&self.metrics));
-        let resting = Mutex::default();
-        Arc::new(Self { peer, ip, caller, in_flight, begun, broken, resting, place: None, metrics })
+        let (watched, left, resting) = (AtomicBool::new(false), AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { peer, ip, caller, in_flight, begun, broken, watched, left, resting, place: None, metrics })
     }
 
     /// Puts the socket aside until the client says something.
@@ -67,6 +72,26 @@ impl Client {
     /// Returns the socket that was put aside.
     pub(crate) fn wake(&self) -> Option<TcpStream> {
         self.resting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Asks to be told when it leaves, or no longer.
+    pub(crate) fn watch(&self, watched: bool) {
+        self.watched.store(watched, Ordering::Release);
+    }
+
+    /// Returns whether somebody wants to know when it leaves.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// It has left.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+    }
+
+    /// Returns whether it was seen to have left.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// An answer on it could not be finished.

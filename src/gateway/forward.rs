@@ -126,7 +126,9 @@ impl Exchange<'_> {
         } else {
             PathAndQuery::try_from(rest)
         };
-        path.map_err(|_| Box::new(Refusal::bad_request("BadPath", "the path cannot be forwarded")))
+        path.map_err(|_| {
+            Box::new(Refusal::bad_request("BadPath", "the path cannot be forwarded; percent-encode what no path has"))
+        })
     }
 
     fn prepare(&mut self, request: Request<Incoming>, front: Front, upgrade: Option<&Upgrade>) -> Request<RequestBody> {

@@ -283,13 +283,7 @@ fn request_line(line: &[u8], limits: HeadLimits) -> Result<(bool, bool), Fault> 
     if target.len() > limits.target {
         return Err(Fault::UriTooLong);
     }
-    let clean = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
-    if !is_token(method)
-        || method.len() > 32
-        || method == REFUSED_METHOD
-        || target.is_empty()
-        || !target.iter().all(clean)
-    {
+    if !is_token(method) || method.len() > 32 || method == REFUSED_METHOD || !is_target(method, target) {
         return Err(Fault::RequestLine);
     }
     match version {
@@ -297,6 +291,28 @@ fn request_line(line: &[u8], limits: HeadLimits) -> Result<(bool, bool), Fault> 
         b"HTTP/1.0" => Ok((method == b"CONNECT", false)),
         version if version.starts_with(b"HTTP/") => Err(Fault::Version),
         _ => Err(Fault::RequestLine),
+    }
+}
+
+/// Whether a target has one of the forms of RFC 9112, section 3.2, in characters that hyper takes, too: its own answer to
+/// others would say nothing.
+fn is_target(method: &[u8], target: &[u8]) -> bool {
+    let clean = |byte: &u8| byte.is_ascii_graphic() && !b"#<>".contains(byte);
+    if !target.iter().all(clean) {
+        return false;
+    }
+    match target {
+        [b'/', ..] => {
+            let path = memchr::memchr(b'?', target).unwrap_or(target.len());
+            !target[..path].contains(&b'`') && !target[path..].contains(&b'"')
+        }
+        b"*" => method == b"OPTIONS",
+        // Of a proxy to anywhere; it is told that we are none.
+        _ if method == b"CONNECT" => http::uri::Authority::try_from(target).is_ok(),
+        _ => http::Uri::try_from(target).is_ok_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.authority().is_some_and(|host| host.as_str() != "")
+        }),
     }
 }
 

@@ -17,6 +17,9 @@ fn well_framed_requests_pass_as_they_are() {
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n\x01\x02\n\nanything",
         "GET http://a/b?c HTTP/1.1\r\nHost: a\r\nX: t\tab \r\n\r\n",
+        "GET HTTPS://a?c HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET //a/\"{}|\\^[]?`{}|\\^[]?/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
     ] {
         assert_eq!(scan(text), Scan::All, "{text:?}");
     }
@@ -55,6 +58,16 @@ fn ambiguous_or_broken_heads_are_faults() {
         ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
         ("GET /\u{e9} HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
         ("GET /\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET iris-default.localhost:80 HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET iris HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET ftp://a/b HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET http:///b HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET http://[a/b HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET ?b HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET /a<b HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET /a`b HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
+        ("GET /a?\"b HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
         ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
         ("KSERVE-LOCAL-REFUSED /0 HTTP/1.1\r\nHost: a\r\n\r\n", Fault::RequestLine),
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", Fault::Version),

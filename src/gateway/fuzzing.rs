@@ -13,6 +13,7 @@ use super::answer_frames::Frames;
 use super::answer_head::read_head;
 use super::framing::{Framing, HeadLimits, Scan};
 use super::peek::{Found, JsonModel};
+use super::peek_form::FormModel;
 use super::peek_grpc::{GrpcModel, GrpcName};
 use super::route::{Head, Route, RouteIndex};
 
@@ -44,11 +45,16 @@ pub fn peek(input: &[u8]) {
     let piece = usize::from(piece).max(1);
     let (mut whole, mut cut) = (JsonModel::default(), JsonModel::default());
     assert_eq!(first(body, body.len().max(1), |part| whole.feed(part)), first(body, piece, |part| cut.feed(part)));
+    if let (Some(mut whole), Some(mut cut)) = (FormModel::of_type(FORM), FormModel::of_type(FORM)) {
+        assert_eq!(first(body, body.len().max(1), |part| whole.feed(part)), first(body, piece, |part| cut.feed(part)));
+    }
     for shape in [GrpcName::Field(1), GrpcName::Field(2), GrpcName::Nested] {
         let (mut whole, mut cut) = (GrpcModel::new(shape), GrpcModel::new(shape));
         assert_eq!(first(body, body.len().max(1), |part| whole.feed(part)), first(body, piece, |part| cut.feed(part)));
     }
 }
+
+const FORM: &str = "multipart/form-data; boundary=b";
 
 /// Returns what is found in a body that comes in pieces.
 fn first(body: &[u8], piece: usize, feed: impl FnMut(&[u8]) -> Found) -> Found {

@@ -13,8 +13,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use futures::FutureExt;
 use http::{Request, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
@@ -121,6 +122,12 @@ impl Guard {
 
     fn socket(&mut self) -> Pin<&mut TcpStream> {
         Pin::new(self.socket.as_mut().expect("only dropping takes the socket"))
+    }
+
+    /// Whether the client has ended its side, what it has sent before that unread.
+    fn is_left(&self) -> bool {
+        let ready = self.socket.as_ref().and_then(|socket| socket.ready(Interest::READABLE).now_or_never());
+        ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed()))
     }
 
     fn look_at_pending(&mut self) {
@@ -336,6 +343,10 @@ impl AsyncWrite for Guard {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper comes here whenever a request of the connection has been looked after.
+        if self.client.is_watched() && self.is_left() {
+            self.client.leave();
+        }
         self.socket().poll_flush(cx)
     }
 
@@ -371,40 +382,59 @@ fn stand_in(fault: Fault) -> Vec<u8> {
     format!("{method} /{number} HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n").into_bytes()
 }
 
+/// Whether a request stands in for one that could not be read.
+pub(crate) fn is_stand_in<B>(request: &Request<B>) -> bool {
+    request.method().as_str().as_bytes() == REFUSED_METHOD
+}
+
 /// Returns the refusal that a stand-in request asks for.
 pub(crate) fn refusal_of<B>(request: &Request<B>) -> Option<Refusal> {
-    if request.method().as_str().as_bytes() != REFUSED_METHOD {
+    if !is_stand_in(request) {
         return None;
     }
     let number: Option<usize> = request.uri().path().get(1..).and_then(|number| number.parse().ok());
     let fault = number.and_then(|number| Fault::ALL.get(number)).copied().unwrap_or(Fault::RequestLine);
     let (status, reason, message) = match fault {
-        Fault::RequestLine => (StatusCode::BAD_REQUEST, "BadRequestLine", "the request line is malformed"),
+        Fault::RequestLine => {
+            let message =
+                "the request line is malformed; send `METHOD /path HTTP/1.1`, other characters percent-encoded";
+            (StatusCode::BAD_REQUEST, "BadRequestLine", message)
+        }
         Fault::Version => {
             (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "BadVersion", "only HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken here")
         }
-        Fault::UriTooLong => (StatusCode::URI_TOO_LONG, "UriTooLong", "the request's target is too long"),
-        Fault::HeadTooLarge => (
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "HeadersTooLarge",
-            "the request's headers are too large or too many",
+        Fault::UriTooLong => return Some(Refusal::uri_too_long().closing()),
+        Fault::HeadTooLarge => return Some(Refusal::headers_too_large().closing()),
+        Fault::Line => (
+            StatusCode::BAD_REQUEST,
+            "BadLine",
+            "a header line is folded or does not end with CR LF; send each on one line",
         ),
-        Fault::Line => (StatusCode::BAD_REQUEST, "BadLine", "a header line is folded or does not end with CR LF"),
-        Fault::Header => (StatusCode::BAD_REQUEST, "BadHeader", "a header's name or value is malformed"),
+        Fault::Header => (
+            StatusCode::BAD_REQUEST,
+            "BadHeader",
+            "a header's name or value is malformed; send `name: value` without control characters",
+        ),
         Fault::ContentLength => {
-            (StatusCode::BAD_REQUEST, "BadContentLength", "Content-Length is repeated or no number")
+            (StatusCode::BAD_REQUEST, "BadContentLength", "Content-Length is repeated or no number; send it once")
         }
-        Fault::TransferEncoding => {
-            (StatusCode::BAD_REQUEST, "BadTransferEncoding", "Transfer-Encoding is not exactly `chunked`, once")
-        }
+        Fault::TransferEncoding => (
+            StatusCode::BAD_REQUEST,
+            "BadTransferEncoding",
+            "Transfer-Encoding is not exactly `chunked`; send that, once",
+        ),
         Fault::Ambiguous => (
             StatusCode::BAD_REQUEST,
             "AmbiguousLength",
-            "a request has either Content-Length or Transfer-Encoding, not both",
+            "a request has both Content-Length and Transfer-Encoding; send one of them",
         ),
-        Fault::Host => (StatusCode::BAD_REQUEST, "BadHost", "a request has exactly one Host"),
-        Fault::Timeout => (StatusCode::REQUEST_TIMEOUT, "RequestTimeout", "the request's head did not come in time"),
-        Fault::Body => (StatusCode::BAD_REQUEST, "BrokenBody", "the body's chunks are malformed"),
+        Fault::Host => (StatusCode::BAD_REQUEST, "BadHost", "a request has no Host, or several; send one"),
+        Fault::Timeout => {
+            (StatusCode::REQUEST_TIMEOUT, "RequestTimeout", "the request's head did not come in time (`headerTimeout`)")
+        }
+        Fault::Body => {
+            (StatusCode::BAD_REQUEST, "BrokenBody", "the body's chunks are malformed; nothing after them was read")
+        }
     };
     Some(Refusal::new(status, reason, message).closing())
 }

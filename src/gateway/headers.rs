@@ -23,11 +23,12 @@ pub(crate) fn strip_request(headers: &mut HeaderMap, trust: bool) {
     strip(headers, |name| is_hop_by_hop(name) || name == "expect" || (!trust && is_ours(name)));
 }
 
-fn strip(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
+fn strip(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool + Copy) {
     // One look at each name is cheaper than a search for each of these.
     let mut found: [Option<HeaderName>; HOP_BY_HOP + EXPECT + OURS] = Default::default();
     let names = headers.keys().filter(|name| goes(name.as_str()));
     found.iter_mut().zip(names).for_each(|(place, name)| *place = Some(name.clone()));
+    let is_full = found.iter().all(Option::is_some);
     let found = || found.iter().map_while(Option::as_ref);
     if found().any(|name| *name == header::CONNECTION) {
         for name in named_by_connection(headers) {
@@ -37,24 +38,61 @@ fn strip(headers: &mut HeaderMap, goes: impl Fn(&str) -> bool) {
     for name in found() {
         headers.remove(name);
     }
+    if is_full {
+        // There may be more: some are written in several ways.
+        strip(headers, goes);
+    }
 }
 
 /// As many as [`is_hop_by_hop`] knows.
 const HOP_BY_HOP: usize = 9;
 const EXPECT: usize = 1;
 /// As many as [`is_ours`] knows.
-const OURS: usize = 6;
+const OURS: usize = 10;
 
+/// Whether a field says where a request came from or whose it is. Servers that make variables of headers (WSGI, CGI) do
+/// not tell `X_Forwarded_For` from `X-Forwarded-For`.
 fn is_ours(name: &str) -> bool {
+    is_ours_as_written(name)
+        || (matches!(name.len(), 9 | 15..=18 | 21) && name.contains('_') && is_ours_as_written(&name.replace('_', "-")))
+}
+
+fn is_ours_as_written(name: &str) -> bool {
     matches!(
         name,
         "forwarded"
             | "x-forwarded-for"
             | "x-forwarded-proto"
             | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-prefix"
+            | "x-forwarded-server"
+            | "x-real-ip"
             | "kserve-isvc-name"
             | "kserve-isvc-namespace"
     )
+}
+
+/// Whether a field may be a trailer: none that changes how a message is framed, routed or understood (RFC 9110, section
+/// 6.5.1), or says what only we may say.
+pub(crate) fn may_be_trailer(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let never = matches!(
+        name,
+        "authorization"
+            | "cache-control"
+            | "content-encoding"
+            | "content-length"
+            | "content-range"
+            | "content-type"
+            | "cookie"
+            | "expect"
+            | "host"
+            | "max-forwards"
+            | "set-cookie"
+            | "trailer"
+    );
+    !never && !is_hop_by_hop(name) && !is_ours(name)
 }
 
 fn is_hop_by_hop(name: &str) -> bool {
@@ -81,6 +119,14 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     names.filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH).collect()
 }
 
+/// Takes away what may be no trailer.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    let never: Vec<HeaderName> = trailers.keys().filter(|name| !may_be_trailer(name)).cloned().collect();
+    for name in never {
+        trailers.remove(name);
+    }
+}
+
 /// Returns whether the client takes trailers.
 pub(crate) fn wants_trailers(headers: &HeaderMap) -> bool {
     has_token(headers, &header::TE, "trailers")
@@ -89,7 +135,8 @@ pub(crate) fn wants_trailers(headers: &HeaderMap) -> bool {
 /// Returns the protocol an HTTP/1.1 client asks to change to. `h2c` is not one: we speak it only with prior knowledge.
 pub(crate) fn wanted_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let upgrade = headers.get(header::UPGRADE)?;
-    let refused = upgrade.as_bytes().is_empty() || upgrade.as_bytes().eq_ignore_ascii_case(b"h2c");
+    let several = headers.get_all(header::UPGRADE).iter().nth(1).is_some();
+    let refused = upgrade.is_empty() || several || has_token(headers, &header::UPGRADE, "h2c");
     (!refused && has_token(headers, &header::CONNECTION, "upgrade")).then(|| upgrade.clone())
 }
 
@@ -269,6 +316,18 @@ mod tests {
         assert_eq!(map["kserve-isvc-namespace"], "default");
         assert_eq!(map["x-request-id"], "mine");
         assert!(!map.contains_key("forwarded"));
+        let mut disguised = headers(&[
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded_for", "6.6.6.6"),
+            ("kserve_isvc_name", "other"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x_real_ip", "6.6.6.6"),
+            ("x-forwarded-port", "1"),
+            ("x-forwarded-prefix", "/other"),
+            ("x_request_id", "mine"),
+        ]);
+        strip_request(&mut disguised, false);
+        assert_eq!(disguised.keys().collect::<Vec<_>>(), ["x_request_id"]);
         set_forwarding(&mut trusted, from, &desk, true);
         assert_eq!(trusted["x-forwarded-for"], "6.6.6.6, 127.0.0.1");
         assert_eq!(trusted["x-forwarded-proto"], "https");
@@ -292,5 +351,8 @@ mod tests {
         assert!(wanted_upgrade(&headers(&[("connection", "keep-alive, upgrade"), ("upgrade", "x")])).is_some());
         assert!(wanted_upgrade(&headers(&[("upgrade", "websocket")])).is_none());
         assert!(wanted_upgrade(&headers(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")])).is_none());
+        assert!(wanted_upgrade(&headers(&[("connection", "upgrade"), ("upgrade", "websocket, H2C")])).is_none());
+        let lines = [("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")];
+        assert!(wanted_upgrade(&headers(&lines)).is_none());
     }
 }

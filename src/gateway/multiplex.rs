@@ -23,6 +23,7 @@ use crate::tasks::Tasks;
 
 use super::body::RequestBody;
 use super::deadline::Deadline;
+use super::headers::strip_trailers;
 use super::patience::{Limits, Patience};
 use super::talk::{AskError, TalkError};
 
@@ -222,7 +223,8 @@ impl Upload {
                 Some(Ok(Err(frame))) => {
                     self.body = None;
                     self.stream.reserve_capacity(0);
-                    let trailers = frame.into_trailers().unwrap_or_default();
+                    let mut trailers = frame.into_trailers().unwrap_or_default();
+                    strip_trailers(&mut trailers);
                     self.stream.send_trailers(trailers).map_err(TalkError::Stream)?;
                 }
                 Some(Err(error)) => {

@@ -29,6 +29,8 @@ pub(crate) struct JsonModel {
     /// The string literal being read, with quotes, when it may matter: a key or the value of `model` at the top level.
     literal: Option<Vec<u8>>,
     key_is_model: bool,
+    /// There was a key that is `model`, or that some servers take for it.
+    named: bool,
     name: Option<String>,
 }
 
@@ -99,11 +101,13 @@ impl JsonModel {
         let text = self.literal.take().and_then(|literal| serde_json::from_slice::<Value>(&literal).ok());
         let text = text.as_ref().and_then(Value::as_str);
         match self.place {
-            // Some servers, those in Go among them, do not mind the case of a key.
-            Place::Key if self.name.is_some() && text.is_some_and(|key| key.eq_ignore_ascii_case("model")) => {
-                return Found::Twice;
-            }
             Place::Key => {
+                // Some servers, those in Go among them, do not mind the case of a key.
+                let names = text.is_some_and(|key| key.eq_ignore_ascii_case("model"));
+                if names && self.named {
+                    return Found::Twice;
+                }
+                self.named |= names;
                 self.key_is_model = text == Some("model");
                 self.place = Place::Colon;
             }
@@ -195,6 +199,8 @@ mod tests {
             r#"{"model":"aa","model":"oa"}"#,
             r#"{"model":"aa","messages":[{"model":1}],"mo\u0064el":null}"#,
             r#"{"model":"aa","Model":"oa"}"#,
+            r#"{"Model":"oa","model":"aa"}"#,
+            r#"{"MODEL":5,"n":1,"model":"aa"}"#,
         ] {
             for piece in [1, 13, 1000] {
                 assert_eq!(json_model(body, piece), Found::Twice, "{body} in pieces of {piece}");

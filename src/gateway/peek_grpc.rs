@@ -45,7 +45,7 @@ pub(crate) struct GrpcModel {
 
 const NO_NAME: &str = "the first message names no model";
 const BROKEN: &str = "the first message is not valid protobuf";
-const COMPRESSED: &str = "the first message is compressed; address the service by its host name";
+const COMPRESSED: &str = "the first message is compressed";
 /// Flags and length before a message.
 const PREFIX: usize = 5;
 

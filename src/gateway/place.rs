@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -13,7 +14,7 @@ use crate::plan::routes::{Backend, ReplicaName, RouteState, ServiceRoute};
 use crate::workload::ComponentKey;
 
 use super::balance::{NoPlace, Patience, Slot};
-use super::flight::Flight;
+use super::flight::{Client, Flight};
 use super::forward::{Exchange, Refused};
 use super::hold;
 use super::refusal::Refusal;
@@ -41,11 +42,21 @@ impl Exchange<'_> {
 
     /// Waits for a replica with room, for as long as the client does.
     pub(super) async fn wait_for_place(&self, request: &mut Request<Incoming>, front: &mut Front) -> Refused<Place> {
+        // Over HTTP/2 a stream ends on its own.
+        let client = self.flight.as_ref().map(Flight::shared_client);
+        let client = client.filter(|_| request.version() <= Version::HTTP_11);
+        let gone = async {
+            let limit = self.worker.config.read_ahead;
+            match read_ahead(request.body_mut(), front, limit).await {
+                Some(broken) => broken,
+                None => until_left(client).await,
+            }
+        };
         tokio::select! {
             biased;
             place = self.place(&[]) => place,
             // What it has read is kept.
-            broken = read_ahead(request.body_mut(), front, self.worker.config.read_ahead) => Err(broken),
+            gone = gone => Err(gone),
         }
     }
 
@@ -92,11 +103,11 @@ impl Exchange<'_> {
             // A tagged revision is reached although its share of the traffic may be nothing.
             (Some(RouteState::Open(backends)), Some(tag)) => match tag.within(route, backends) {
                 none if none.is_empty() && tag.is_canary() => {
-                    let message = format!("no replica of this canary of {} answers", self.key());
+                    let message = format!("no replica of this canary of {} answers; try again later", self.key());
                     Err(Box::new(Refusal::unavailable("CanaryNotReady", message, RETRY_SOON)))
                 }
                 none if none.is_empty() => {
-                    let message = format!("{} has one revision only", self.key());
+                    let message = format!("{} has one revision only; call it without the tag", self.key());
                     Err(Box::new(Refusal::new(StatusCode::NOT_FOUND, "NoSuchRevision", message)))
                 }
                 tagged => Ok(Cow::Owned(tagged)),
@@ -116,22 +127,48 @@ impl Exchange<'_> {
 }
 
 /// Reads a request's body up to a limit while it waits. Only so does hyper notice that an HTTP/1 client has left, and
-/// then drops the request. Ends only when the body cannot be read: what came of it would look whole to a backend.
-async fn read_ahead(body: &mut Incoming, front: &mut Front, limit: usize) -> Box<Refusal> {
+/// then drops the request. Returns what is to be said when the body cannot be read: what came of it would look whole to a
+/// backend.
+async fn read_ahead(body: &mut Incoming, front: &mut Front, limit: usize) -> Option<Box<Refusal>> {
     let mut ahead: usize = front.iter().filter_map(Frame::data_ref).map(Bytes::len).sum();
     while ahead < limit {
         let frame = match body.frame().await {
             None => break,
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                return Box::new(Refusal::broken_body(format!("the body could not be read: {error}")));
+                return Some(Box::new(Refusal::broken_body(format!("the body could not be read: {error}"))));
             }
         };
         ahead += frame.data_ref().map_or(0, Bytes::len);
         front.push_back(frame);
     }
-    std::future::pending().await
+    None
 }
+
+/// hyper reads nothing more when a body is longer than what is read ahead, or when another request is behind it, and so
+/// does not notice that the client has left. Until then, and for ever when there is nobody to watch.
+async fn until_left(client: Option<Arc<Client>>) -> Box<Refusal> {
+    let Some(client) = client else { return std::future::pending().await };
+    let watched = Watched(client);
+    watched.0.watch(true);
+    while !watched.0.has_left() {
+        // Each turn of the connection's task looks at its socket, too.
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Box::new(Refusal::broken_body("the client has left"))
+}
+
+/// A client that is watched until this is dropped.
+struct Watched(Arc<Client>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.watch(false);
+    }
+}
+
+/// How soon it is noticed that a client has left.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Counts a request as waiting while it looks for a place.
 struct Gauge<'a>(Option<&'a Flight>);
@@ -155,9 +192,15 @@ impl Drop for Gauge<'_> {
 
 pub(super) fn no_place(none: NoPlace, key: &ComponentKey) -> Refusal {
     let (reason, message) = match none {
-        NoPlace::Nobody => ("NoBackend", format!("{key} has no replica that takes traffic")),
-        NoPlace::QueueFull => ("Overloaded", format!("{key} is at its concurrency limit and its queue is full")),
-        NoPlace::TooLong => ("Overloaded", format!("{key} was at its concurrency limit for too long")),
+        NoPlace::Nobody => ("NoBackend", format!("{key} has no replica that takes traffic; try again later")),
+        NoPlace::QueueFull => (
+            "Overloaded",
+            format!("{key} is at its concurrency limit and its queue is full (`maxWaiting`); send fewer at once"),
+        ),
+        NoPlace::TooLong => (
+            "Overloaded",
+            format!("{key} was at its concurrency limit for too long (`queueTimeout`); send fewer at once"),
+        ),
     };
     Refusal::unavailable(reason, message, RETRY_SOON)
 }

@@ -79,6 +79,17 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, reason, message)
     }
 
+    pub(crate) fn uri_too_long() -> Self {
+        let message = "the request's target is too long; shorten it, or raise `gateway.maxUriBytes`";
+        Self::new(StatusCode::URI_TOO_LONG, "UriTooLong", message)
+    }
+
+    pub(crate) fn headers_too_large() -> Self {
+        let message = "the request's headers are too large or too many; send less, or raise `gateway.maxHeaderBytes` or \
+                       `gateway.maxHeaderCount`";
+        Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "HeadersTooLarge", message)
+    }
+
     /// What came of a body cannot be told from a whole one; nothing more is read.
     pub(crate) fn broken_body(message: impl Into<String>) -> Self {
         Self::bad_request("BrokenBody", message).closing()
@@ -90,12 +101,13 @@ impl Refusal {
 
     /// Explains a request that goes to nobody, and lists what exists.
     pub(crate) fn miss(miss: &Miss, table: &RouteTable) -> Self {
-        let wanted = &miss.wanted;
+        // A name may be as long as a request's body.
+        let wanted = shortened(&miss.wanted);
         let message = match miss.reason {
-            MissReason::UnknownHost => format!("no InferenceService has the host `{wanted}`"),
-            MissReason::UnknownService => format!("there is no InferenceService `{wanted}`"),
-            MissReason::UnknownModel => format!("no InferenceService serves a model `{wanted}`"),
-            MissReason::UnknownPath if is_of_the_api(wanted) => format!(
+            MissReason::UnknownHost => format!("no InferenceService has the host `{wanted}`; {LISTED}"),
+            MissReason::UnknownService => format!("there is no InferenceService `{wanted}`; {LISTED}"),
+            MissReason::UnknownModel => format!("no InferenceService serves a model `{wanted}`; {LISTED}"),
+            MissReason::UnknownPath if is_of_the_api(&wanted) => format!(
                 "nothing is served at `{wanted}` on this port; metrics and the Kubernetes API have a port of their own, \
                  8090 unless `apiListen` says otherwise"
             ),
@@ -108,7 +120,9 @@ impl Refusal {
                  <name>.<namespace>.svc.cluster.local, and has no public address; take the label away to give it one",
                 meta::VISIBILITY
             ),
-            MissReason::NoComponent => format!("InferenceService `{wanted}` has no component that could answer"),
+            MissReason::NoComponent => format!(
+                "InferenceService `{wanted}` has no component that could answer; `kserve-local describe` says why"
+            ),
             MissReason::AmbiguousHost => {
                 format!("the host `{wanted}` could mean {}; write <name>.<namespace> instead", list(miss))
             }
@@ -167,7 +181,9 @@ impl Refusal {
         let mut response = Response::new(Bytes::new());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(grpc_status(self.status)));
+        // To gRPC a path is a method, and one that nobody has is not implemented.
+        let status = if self.reason == "UnknownPath" { 12 } else { grpc_status(self.status) };
+        headers.insert("grpc-status", HeaderValue::from(status));
         let message = percent_encode(&format!("{}: {}", self.reason, self.message));
         if let Ok(message) = HeaderValue::try_from(message) {
             headers.insert("grpc-message", message);
@@ -238,13 +254,34 @@ fn grpc_status(status: StatusCode) -> u16 {
     }
 }
 
+/// For clients that do not get the list with the refusal.
+const LISTED: &str = "GET / at localhost, without a service's host, lists what there is";
+/// Longest name that is told back, in characters.
+const MAX_WANTED: usize = 200;
+
+fn shortened(wanted: &str) -> Cow<'_, str> {
+    match wanted.char_indices().nth(MAX_WANTED) {
+        Some((end, _)) => format!("{}…", &wanted[..end]).into(),
+        None => wanted.into(),
+    }
+}
+
+/// Longest `grpc-message`: clients take 8 KiB of headers, and say nothing of what is wrong when there is more.
+const MAX_GRPC_MESSAGE: usize = 4 << 10;
+
 /// As the gRPC protocol wants `grpc-message`: everything but printable ASCII, and `%` itself.
 fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if matches!(byte, b' '..=b'~') && byte != b'%' {
-            encoded.push(char::from(byte));
-        } else {
+    for char in text.chars() {
+        if encoded.len() > MAX_GRPC_MESSAGE {
+            encoded.push_str("...");
+            break;
+        }
+        if matches!(char, ' '..='~') && char != '%' {
+            encoded.push(char);
+            continue;
+        }
+        for byte in char.encode_utf8(&mut [0; 4]).bytes() {
             // Writing to a string cannot fail.
             let _ = write!(encoded, "%{byte:02X}");
         }
@@ -300,6 +337,19 @@ mod tests {
         assert_eq!(response.headers()["grpc-status"], "14");
         assert_eq!(response.headers()["grpc-message"], "Asleep: 100 %25 zzz%0A%C3%A9");
         assert!(response.body().is_empty());
+    }
+
+    #[test]
+    fn to_grpc_clients_an_unknown_method_is_not_implemented_and_no_message_is_too_long() {
+        let miss = |reason, wanted: &str| Refusal::miss(&Miss::new(reason, wanted), &RouteTable::default());
+        let status = |refusal: Refusal| refusal.into_response(true).headers()["grpc-status"].clone();
+        assert_eq!(status(miss(MissReason::UnknownPath, "/grpc.health.v1.Health/Watch")), "12");
+        assert_eq!(status(miss(MissReason::UnknownModel, "iris")), "5");
+        let long = miss(MissReason::UnknownModel, &"é".repeat(100_000));
+        assert!(long.message.contains("é…`"), "{}", long.message);
+        let told = Refusal::bad_request("Long", "é".repeat(100_000)).into_response(true);
+        let told = told.headers()["grpc-message"].to_str().unwrap();
+        assert!(told.len() < 5000 && told.ends_with("%C3%A9..."), "{told}");
     }
 
     #[test]

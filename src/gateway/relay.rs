@@ -47,7 +47,7 @@ impl Exchange<'_> {
         }
         if response.status().is_success() && upgrade.is_some_and(|upgrade| upgrade.extended) {
             // Over HTTP/2 this would say that the backend has agreed.
-            let message = format!("{} did not change the protocol", self.key());
+            let message = format!("{} did not change the protocol; call it without an upgrade", self.key());
             return Err(Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "NotUpgraded", message)));
         }
         let mut flight = self.flight.take().ok_or_else(|| self.unasked())?;
@@ -104,7 +104,7 @@ impl Exchange<'_> {
     }
 
     fn unasked(&self) -> Box<Refusal> {
-        let message = format!("{} changed the protocol without being asked", self.key());
+        let message = format!("{} changed the protocol without being asked; {}", self.key(), self.see_logs());
         Box::new(Refusal::new(StatusCode::BAD_GATEWAY, "BackendBroke", message))
     }
 }

@@ -4,15 +4,14 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use hyper::ext::Protocol;
 
 use crate::api::ServiceKey;
 
 use super::access_log::Entry;
-use super::address;
 use super::body::AnswerBody;
+use super::check::{self, as_str};
 use super::desk::Desks;
 use super::early;
 use super::flight::{Client, Flight};
@@ -22,11 +21,11 @@ use super::guard;
 use super::headers::Said;
 use super::hold;
 use super::index::{own_answer, own_message};
-use super::name_ahead::read_name;
+use super::name_ahead::{Limits, Search, read_name};
 use super::refusal::{Refusal, json_response};
 use super::route::{Head, OwnAnswer, Question, Route};
 use super::service_extras;
-use super::worker::{Front, Worker, own};
+use super::worker::{BUG, Front, Worker, own};
 
 /// One request on its way.
 pub(super) struct Walk<'a> {
@@ -60,8 +59,8 @@ impl Walk<'_> {
         if let Some(refusal) = guard::refusal_of(&request) {
             return Err(Box::new(refusal));
         }
-        check(&request)?;
-        let host = host_of(&request)?;
+        check::check(&request, &self.worker.config)?;
+        let host = check::host_of(&request)?;
         let caller = self.flight.as_ref().and_then(|flight| flight.client().caller.clone());
         if let Some(rest) = request.uri().path().strip_prefix(early::STATUS) {
             return self.status(rest, caller.as_deref());
@@ -87,9 +86,10 @@ impl Walk<'_> {
         }
         let (desk, route) = match found {
             (_, Route::Ask(question)) => {
-                let model = match named_by_header(&request).filter(|_| question == Question::JsonModel) {
+                let named = if question == Question::JsonModel { named_by_header(request.headers())? } else { None };
+                let model = match named {
                     Some(model) => model.to_owned(),
-                    None => Box::pin(self.ask(question, request.body_mut(), &mut front)).await?,
+                    None => Box::pin(self.ask(question, &mut request, &mut front)).await?,
                 };
                 self.worker.with_desks(|desks| look(desks, desks.index.by_model(&model, request.uri().path())))
             }
@@ -164,25 +164,34 @@ impl Walk<'_> {
     }
 
     /// Reads ahead until the model's name is found.
-    async fn ask(&self, question: Question, body: &mut Incoming, front: &mut Front) -> Result<String, Box<Refusal>> {
+    async fn ask(
+        &self,
+        question: Question,
+        request: &mut Request<Incoming>,
+        front: &mut Front,
+    ) -> Result<String, Box<Refusal>> {
         let config = &self.worker.config;
-        let search = read_name(question, body, front, config.peek_limit);
-        tokio::time::timeout(config.stall_timeout, search).await.unwrap_or_else(|_| {
-            let message = "the request's first bytes did not come in time";
-            Err(Box::new(Refusal::new(StatusCode::REQUEST_TIMEOUT, "RequestTimeout", message).closing()))
-        })
+        let search = Search::new(question, request.headers())?;
+        let limits = Limits { bytes: config.peek_limit, pace: config.pace() };
+        read_name(search, request.body_mut(), front, limits).await
     }
 }
 
 /// Names the model for KServe's gateways, which do not look into bodies (§7.3).
 const MODEL_HEADER: &str = "x-gateway-model-name";
 
-fn named_by_header<B>(request: &Request<B>) -> Option<&str> {
-    request.headers().get(MODEL_HEADER).map(as_str).filter(|model| !model.is_empty())
+fn named_by_header(headers: &HeaderMap) -> Result<Option<&str>, Box<Refusal>> {
+    let mut named = headers.get_all(MODEL_HEADER).iter().map(as_str).filter(|model| !model.is_empty());
+    let model = named.next();
+    if named.any(|other| Some(other) != model) {
+        let message = "the header X-Gateway-Model-Name names two models; send it once";
+        return Err(Box::new(Refusal::bad_request("DuplicateModel", message)));
+    }
+    Ok(model)
 }
 
 pub(super) fn no_flight() -> Box<Refusal> {
-    Box::new(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Bug", "an error of kserve-local's own"))
+    Box::new(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Bug", BUG))
 }
 
 fn own_grpc(which: OwnAnswer, mut flight: Flight) -> Response<AnswerBody> {
@@ -192,51 +201,4 @@ fn own_grpc(which: OwnAnswer, mut flight: Flight) -> Response<AnswerBody> {
     let mut response = Response::new(AnswerBody::OwnGrpc { message, trailers: Some(trailers), _flight: Some(flight) });
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
-}
-
-/// Refuses what we do not do.
-fn check(request: &Request<Incoming>) -> Result<(), Box<Refusal>> {
-    // With a protocol it is WebSocket's over HTTP/2 (RFC 8441), else it asks for a proxy to anywhere.
-    let connect = request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none();
-    if connect || request.method() == Method::TRACE {
-        let message = format!("{} is not supported", request.method());
-        return Err(Box::new(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)));
-    }
-    let expectation = request.headers().get(header::EXPECT);
-    if expectation.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        let message = "only `100-continue` can be expected";
-        return Err(Box::new(Refusal::new(StatusCode::EXPECTATION_FAILED, "ExpectationFailed", message)));
-    }
-    Ok(())
-}
-
-/// Returns the host that is addressed: an authority in the request's target wins over `Host`, as RFC 9112 wants; over
-/// HTTP/2 the two must agree.
-fn host_of(request: &Request<Incoming>) -> Result<Option<HeaderValue>, Box<Refusal>> {
-    let host = request.headers().get(header::HOST);
-    let Some(authority) = request.uri().authority() else { return valid_host(host.cloned()) };
-    if request.version() == Version::HTTP_2
-        && host.is_some_and(|host| !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
-    {
-        return Err(Box::new(Refusal::bad_request("HostMismatch", "`host` and `:authority` differ")));
-    }
-    valid_host(HeaderValue::from_str(authority.as_str()).ok())
-}
-
-fn valid_host(host: Option<HeaderValue>) -> Result<Option<HeaderValue>, Box<Refusal>> {
-    let valid = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte);
-    match host {
-        Some(host) if !host.as_bytes().iter().all(valid) => {
-            Err(Box::new(Refusal::bad_request("BadHost", "the host name has characters that no host name has")))
-        }
-        Some(host) if !address::has_possible_port(as_str(&host)) => {
-            Err(Box::new(Refusal::bad_request("BadHost", "what follows the host name is no port")))
-        }
-        host => Ok(host),
-    }
-}
-
-/// `valid_host` has let only ASCII pass.
-fn as_str(host: &HeaderValue) -> &str {
-    host.to_str().unwrap_or_default()
 }

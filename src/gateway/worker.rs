@@ -101,7 +101,7 @@ impl Worker {
     fn after_panic(&self, client: Arc<Client>, grpc: bool) -> Response<AnswerBody> {
         self.metrics.panics.fetch_add(1, Ordering::Relaxed);
         tracing::error!("a request ended in a panic; this is a bug");
-        let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Bug", "an error of kserve-local's own");
+        let refusal = Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "Bug", BUG);
         own(refusal.into_response(grpc), Flight::begin(client, Arc::clone(&self.unrouted)))
     }
 
@@ -125,9 +125,13 @@ fn ends_connection(request: &Request<Incoming>) -> bool {
         && (request.headers().contains_key(header::UPGRADE) || request.method() == Method::CONNECT)
 }
 
+/// What is said of an error of ours.
+pub(crate) const BUG: &str = "an error of kserve-local's own; please report it with the daemon's log";
+
 /// Makes an answer of our own.
 pub(crate) fn own(response: Response<Bytes>, mut flight: Flight) -> Response<AnswerBody> {
     flight.answered(response.status());
+    flight.sent(response.body().len() as u64);
     response.map(|body| AnswerBody::Own(Some(body), Some(flight)))
 }
 

@@ -31,6 +31,11 @@ async fn ambiguous_framing_is_refused_and_nothing_of_it_reaches_a_backend() {
         ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nHost: a/b@c\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nHost: [iris-default.localhost]\r\n\r\n".to_owned(), 400),
+        ("GET iris-default.localhost HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 400),
+        ("GET * HTTP/1.1\r\nHost: iris-default.localhost\r\n\r\n".to_owned(), 400),
+        ("GET http:///v1/models/iris HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 400),
+        ("GET /v1/models/iris?\"<> HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 400),
         ("GET  / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 400),
         ("\x16\x03\x01\x02\0\x01\0\x01\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/3.0\r\nHost: a\r\n\r\n".to_owned(), 505),
@@ -52,6 +57,28 @@ async fn ambiguous_framing_is_refused_and_nothing_of_it_reaches_a_backend() {
     }
     assert_eq!(upstream.requests(), 0);
     assert_eq!(house.client().await.ask(format!("{line}\r\n")).await.status, 200, "others do not feel it");
+}
+
+#[tokio::test]
+async fn limits_hold_over_http2_as_well() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let mut client = house.http2().await;
+    let get = |path: &str| http::Request::get(format!("http://localhost/v1/models/iris/{path}"));
+    let many = (0..200).fold(get(""), |request, _| request.header("x", "y"));
+    for (request, status, reason) in [
+        (get(&"a".repeat(20_000)), 414, "UriTooLong"),
+        (many, 431, "HeadersTooLarge"),
+        (get("\u{e9}"), 400, "BadPath"),
+        (get("").header("content-length", "0").header("content-length", "0"), 400, "BadContentLength"),
+    ] {
+        let answer = client.send_request(request.body(full("")).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), status, "{reason}");
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains(reason), "{body:?}");
+    }
+    assert_eq!(upstream.requests(), 0);
 }
 
 #[tokio::test]

@@ -68,6 +68,27 @@ async fn a_body_that_breaks_while_its_request_waits_never_reaches_a_backend() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_behind_a_long_body_or_another_request_waits_no_longer_and_starts_nothing() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = asleep(&tasks, 60_000, GatewayConfig { read_ahead: 1000, ..GatewayConfig::default() }).await;
+    let long = "x".repeat(20_000);
+    let head = "POST /v1/models/iris:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000\r\n\r\n";
+    let (mut whole, mut two, mut stays) = (house.client().await, house.client().await, house.client().await);
+    for client in [&mut whole, &mut stays] {
+        client.send(format!("{head}{long}")).await;
+    }
+    two.send(POST.repeat(2)).await;
+    house.waiters(3).await;
+    drop((whole, two));
+    house.waiters(1).await;
+    house.publish(open(vec![backend(upstream.address)]));
+    let answer = stays.answer().await.unwrap();
+    assert_eq!((answer.status, answer.json()["body"].as_str()), (200, Some(long.as_str())));
+    assert_eq!(upstream.requests(), 1, "nothing is started for a client that has gone");
+}
+
+#[tokio::test]
 async fn connections_to_what_no_route_names_any_more_are_closed_at_once() {
     let tasks = Tasks::new();
     let (heard, answers, closed) =

@@ -349,6 +349,57 @@ async fn a_second_model_that_comes_later_than_the_first_is_seen_before_anything_
     assert_eq!(upstream.requests(), 1);
 }
 
+#[tokio::test]
+async fn a_form_goes_to_the_model_that_one_of_its_fields_names_as_it_came() {
+    let tasks = Tasks::new();
+    let upstream = Upstream::http1(&tasks, mirror).await;
+    let house = House::before(&tasks, &upstream).await;
+    let field = |name: &str, content: &str| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{content}\r\n")
+    };
+    let mut client = house.client().await;
+    for (fields, status, reason) in [
+        (field("file", "RIFF") + &field("model", "iris"), 200, None),
+        (field("model", "rose") + &field("file", "RIFF"), 404, Some("UnknownModel")),
+        (field("file", "RIFF"), 400, Some("NoModelName")),
+        (field("model", "iris") + &field("model", "rose"), 400, Some("DuplicateModel")),
+    ] {
+        let body = fields + "--b--\r\n";
+        let head = "POST /openai/v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\n\
+                    Content-Type: multipart/form-data; boundary=b\r\n";
+        let answer = client.ask(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len())).await;
+        assert_eq!((answer.status, answer.json()["reason"].as_str()), (status, reason), "{answer:?}");
+        match status {
+            200 => assert_eq!(answer.json()["body"], body.as_str()),
+            400 => assert!(answer.body.contains("address the service by its host"), "what to do: {answer:?}"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn answers_of_http1_backends_have_nothing_that_breaks_them_over_http2() {
+    let tasks = Tasks::new();
+    for (wire, status) in [
+        ("HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n", 204),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 5\r\nX-Sum: 1\r\n\r\n", 200),
+    ] {
+        let upstream = Upstream::raw(&tasks, move |mut socket| async move {
+            while !super::endings::hear(&mut socket).await.is_empty() {
+                socket.write_all(wire.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let house = House::before(&tasks, &upstream).await;
+        let answer = house.http2().await.send_request(post("/v1/models/iris:predict", "localhost", "a/b", "")).await;
+        let answer = answer.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.headers().get("content-length")), (status, None));
+        let trailers = answer.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
+        assert!(!trailers.contains_key("content-length"), "{trailers:?}");
+        assert_eq!(trailers.len(), usize::from(status == 200));
+    }
+}
+
 /// Agrees to every upgrade to `echo` and sends bytes back.
 async fn upgrading(mut request: Request<Incoming>) -> Response<AnswerBody> {
     if request.headers().get("upgrade").is_none_or(|protocol| protocol != "echo") {
