@@ -122,6 +122,17 @@ pub(super) struct Want {
     pub(super) fixed: Vec<String>,
     /// Memory that what its service still lacks needs beside it, in bytes.
     pub(super) siblings: u64,
+    /// Whether it failed before, may sleep, and nobody waits for it.
+    pub(super) is_retry: bool,
+    /// Bytes that are free and promised to those who came first.
+    pub(super) promised: u64,
+}
+
+/// What there is too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    Memory,
+    Gpus,
 }
 
 impl Want {
@@ -176,15 +187,18 @@ impl Room {
         gpus::best_fit(&seats, need)
     }
 
-    /// Why it can never fit.
-    fn impossible(&self, want: &Want) -> Option<String> {
-        let need = &want.footprint.gpus;
-        let is_something = want.footprint.memory > 0;
-        if let Some(ceiling) = self.ceiling().filter(|ceiling| is_something && want.together() > *ceiling) {
-            return Some(words::too_big(self, want, ceiling));
+    /// Why it can never fit, and what lacks: a GPU that is not there before memory, which an edit may mend.
+    fn impossible(&self, want: &Want) -> Option<(String, Lack)> {
+        let gpus = self.seats.as_ref().and_then(|seats| {
+            let gpus: Vec<_> = seats.values().map(|seat| seat.gpu.clone()).collect();
+            gpus::impossible(&gpus, &want.footprint.gpus)
+        });
+        if let Some(why) = gpus {
+            return Some((why, Lack::Gpus));
         }
-        let gpus: Vec<_> = self.seats.as_ref()?.values().map(|seat| seat.gpu.clone()).collect();
-        gpus::impossible(&gpus, need)
+        let is_something = want.footprint.memory > 0;
+        let ceiling = self.ceiling().filter(|ceiling| is_something && want.together() > *ceiling)?;
+        Some((words::too_big(self, want, ceiling), Lack::Memory))
     }
 }
 
@@ -197,15 +211,16 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
         return Err(Phase::Creating);
     }
     let want = holders::want(draft, replica);
-    if let Some(why) = draft.room.impossible(&want) {
-        return Err(refuse(draft, &want, why));
+    let ahead = ahead(draft, &want);
+    let want = Want { promised: ahead, ..want };
+    if let Some((why, lack)) = draft.room.impossible(&want) {
+        return Err(refuse(draft, &want, why, lack));
     }
     if want.strategy == Strategy::Replace && has_older(draft, &want) {
         draft.room.replaced.insert(want.component.clone());
         let why = format!("the revision before stops first, as the annotation {ROLLOUT} says");
         return Err(wait(draft, &want, why, false));
     }
-    let ahead = ahead(draft.world, &want);
     if let Some(gpus) = draft.room.fit(&want, ahead, &|_| false) {
         return Ok(grant(draft, want, gpus));
     }
@@ -213,6 +228,10 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
     if draft.room.fit(&want, ahead, &leaving).is_some() {
         let why = words::being_made(&draft.room, &want);
         return Err(wait(draft, &want, why, true));
+    }
+    if want.is_retry {
+        let why = words::retry(&draft.room, &want);
+        return Err(wait(draft, &want, why, false));
     }
     if let Some(phase) = evict(draft, &want, ahead) {
         return Err(phase);
@@ -226,7 +245,7 @@ pub(super) fn would_fit(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
         return true;
     }
     let want = holders::want(draft, replica);
-    !draft.world.machine.pending && draft.room.fit(&want, ahead(draft.world, &want), &|_| false).is_some()
+    !draft.world.machine.pending && draft.room.fit(&want, ahead(draft, &want), &|_| false).is_some()
 }
 
 /// Whether an older revision that had all traffic is still there.
@@ -237,13 +256,14 @@ fn has_older(draft: &Draft<'_>, want: &Want) -> bool {
     older != want.revision && draft.room.holders.values().any(|holder| is_older(&holder))
 }
 
-/// Bytes that are promised to those who came first.
-fn ahead(world: &World, want: &Want) -> u64 {
-    let queue = &world.memory.queue;
+/// Bytes that are promised to those who came first and have not got them yet.
+fn ahead(draft: &Draft<'_>, want: &Want) -> u64 {
+    let queue = &draft.world.memory.queue;
     let own = queue.get(&want.replica).map(|own| own.since);
     let first = |(name, other): &(&ReplicaName, &Queued)| {
         let is_first = own.is_none_or(|own| (other.since, *name) < (own, &want.replica));
-        other.making && is_first && **name != want.replica && other.service != want.component.service
+        let is_other = **name != want.replica && other.service != want.component.service;
+        other.making && is_first && is_other && !draft.room.holders.contains_key(*name)
     };
     queue.iter().filter(first).map(|(_, other)| other.memory).sum()
 }
@@ -331,8 +351,8 @@ fn blocked(draft: &mut Draft<'_>, want: &Want, ahead: u64) -> Phase {
         let why = words::busy(room, want);
         return wait(draft, want, why, false);
     }
-    let why = words::no_room(room, want);
-    refuse(draft, want, why)
+    let (why, lack) = (words::no_room(room, want), words::lack(room, want));
+    refuse(draft, want, why, lack)
 }
 
 /// Puts idle services to sleep when more is held than there is: a model grew, or other programs did.
@@ -377,10 +397,9 @@ fn wait_quietly(draft: &mut Draft<'_>, want: &Want, message: String, making: boo
     Phase::WaitingForRoom { message }
 }
 
-fn refuse(draft: &mut Draft<'_>, want: &Want, message: String) -> Phase {
+fn refuse(draft: &mut Draft<'_>, want: &Want, message: String, lack: Lack) -> Phase {
     explain(draft, want, Verdict::Refused, message.clone(), &[]);
-    let gpu = want.footprint.gpus.count > 0 && message.contains("GPU");
-    Phase::NoRoom { message, gpu }
+    Phase::NoRoom { message, gpu: lack == Lack::Gpus }
 }
 
 fn explain(draft: &mut Draft<'_>, want: &Want, verdict: Verdict, summary: String, evicts: &[ServiceKey]) {
