@@ -106,6 +106,7 @@ fn service(name: &str, http: SocketAddr, grpc: SocketAddr) -> ServiceRoute {
         service_name: format!("{name}-predictor"),
         state,
         tags: std::collections::BTreeMap::new(),
+        closed: BTreeMap::new(),
         timeout: None,
         extras: Extras::default(),
     };

@@ -75,6 +75,7 @@ fn service(name: &str, state: RouteState, extras: Extras) -> (ServiceKey, Arc<Se
         service_name: format!("{name}-predictor"),
         state,
         tags: BTreeMap::new(),
+        closed: BTreeMap::new(),
         timeout: None,
         extras: Extras { predict_path: Some(format!("/v1/models/{name}:predict").into()), ..extras },
     };
@@ -85,7 +86,8 @@ fn service(name: &str, state: RouteState, extras: Extras) -> (ServiceKey, Arc<Se
 /// One service `default/iris` whose predictor is in `state`.
 fn iris(state: RouteState, timeout: Option<Duration>) -> RouteTable {
     let (service_name, extras) = ("iris-predictor".into(), Extras::default());
-    let component = ComponentRoute { service_name, state, tags: BTreeMap::new(), timeout, extras };
+    let (tags, closed) = (BTreeMap::new(), BTreeMap::new());
+    let component = ComponentRoute { service_name, state, tags, closed, timeout, extras };
     let key = ServiceKey::new("default", "iris");
     let components = BTreeMap::from([(ComponentKind::Predictor, component)]);
     let service = ServiceRoute::new(key.clone(), components, vec!["iris".into()]);

@@ -63,6 +63,7 @@ fn text(explanation: &Explanation) -> String {
     let held = explanation.held.iter().map(|line| line.memory).sum::<u64>() + others.memory;
     sum("- held by others", Some(held));
     sum("= free", explanation.limit.map(|limit| limit.saturating_sub(held)));
+    sum("of it promised to those before", Some(explanation.promised).filter(|promised| *promised > 0));
     sum("needed", Some(explanation.needs));
     text.push_str(&sums.take_text());
     if !explanation.held.is_empty() {
@@ -106,6 +107,7 @@ mod tests {
             limit: None,
             held: Vec::new(),
             held_by_others: HeldByOthers::default(),
+            promised: 0,
             evicts: Vec::new(),
             gpus: Vec::new(),
         };

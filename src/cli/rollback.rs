@@ -14,7 +14,7 @@ use super::one_service::{OneService, of_service};
 use super::output::{self, Grid};
 use super::report::{Exit, Problem};
 use super::wanted::NamespaceArgs;
-use crate::api::Kind;
+use crate::api::{ComponentKind, Kind};
 use crate::kubeapi::resource::Resource;
 use crate::plan::said::bytes;
 
@@ -28,7 +28,8 @@ pub struct HistoryArgs {
 
 /// Go back to an earlier revision of a service: its file is written as it was then.
 ///
-/// Without `--to-revision` it is the last one that had all traffic, or the one before when that is the wanted one.
+/// Without `--to-revision` it is the last one that had all traffic, or the one before when that is the wanted one. It gets
+/// all traffic, also when it began as a canary.
 #[derive(Clone, Debug, Args)]
 pub struct RollbackArgs {
     /// Name of the InferenceService
@@ -98,11 +99,22 @@ pub async fn rollback(home: &Utf8Path, args: RollbackArgs) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Returns a spec without the percents of canaries: a revision that began as one is gone back to with all traffic.
+fn whole(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    for component in ComponentKind::ALL {
+        if let Some(fields) = spec.get_mut(component.to_string()).and_then(Value::as_object_mut) {
+            fields.remove("canaryTrafficPercent");
+        }
+    }
+    spec
+}
+
 /// Writes a service as it was; everything but the spec, labels and annotations is as it is now.
 async fn write(client: &Client, namespace: &str, source: &Value) -> Result<()> {
     let name = text(source, "name");
     let mut object = find::get(client, Resource::Object(Kind::InferenceService), namespace, &name).await?;
-    object["spec"] = source["spec"].clone();
+    object["spec"] = whole(&source["spec"]);
     for field in ["labels", "annotations"] {
         match source["metadata"].get(field) {
             Some(written) => object["metadata"][field] = written.clone(),
@@ -155,6 +167,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_began_as_a_canary_is_gone_back_to_with_all_traffic() {
+        let written = json!({
+            "predictor": { "canaryTrafficPercent": 20, "minReplicas": 2 },
+            "transformer": { "canaryTrafficPercent": 0 },
+        });
+        assert_eq!(whole(&written), json!({ "predictor": { "minReplicas": 2 }, "transformer": {} }));
+    }
 
     #[test]
     fn the_one_before_is_the_last_that_had_all_traffic() {

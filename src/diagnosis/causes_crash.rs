@@ -21,6 +21,13 @@ pub(super) const CAUSES: &[Cause] = &[
         step: "raise resources.limits.memory, or leave the limit out: none is invented here",
     },
     Cause {
+        id: "crash-startup",
+        reasons: CRASH,
+        clue: Says(&["was ended because its startup"]),
+        what: "its startup probe failed for as long as it may, and it was restarted",
+        step: "kserve-local logs {isvc}; correct the server, or give it more time to start (failureThreshold of its startupProbe)",
+    },
+    Cause {
         id: "crash-liveness",
         reasons: CRASH,
         clue: Says(&["was ended because its"]),

@@ -29,6 +29,13 @@ pub(super) const CAUSES: &[Cause] = &[
         step: "wait until they are idle, or stop one; kserve-local explain {isvc} shows who holds what",
     },
     Cause {
+        id: "room-retry",
+        reasons: WAITS,
+        clue: Says(&["it failed before and nobody asks for it"]),
+        what: "it failed, and is not tried again at the cost of others while nobody asks for it",
+        step: "kserve-local logs {isvc} says why it failed; the next request makes room for it and tries it again",
+    },
+    Cause {
         id: "room-waits",
         reasons: WAITS,
         clue: Reason,
@@ -73,7 +80,7 @@ pub(super) const CAUSES: &[Cause] = &[
     Cause {
         id: "gpu-too-small",
         reasons: &["InsufficientGPU"],
-        clue: Says(&["no gpu has room", "the biggest of this machine has"]),
+        clue: Says(&["no gpu has room", "the biggest of this machine"]),
         what: "no GPU has enough memory for it",
         step: "kserve-local explain {isvc} shows who holds what; let one of them sleep (minReplicas: 0), or ask for less",
     },

@@ -279,6 +279,10 @@ fn room() -> Vec<(&'static str, String, &'static str)> {
             "room-replaced",
         ),
         ("it needs 2.0 GiB; 1.0 GiB of 4.0 GiB is free; it waits until default/a is idle", "room-busy"),
+        (
+            "it needs 2.0 GiB; 1.0 GiB of 4.0 GiB is free; it failed before and nobody asks for it, so nobody goes to sleep for it",
+            "room-retry",
+        ),
         ("something new", "room-waits"),
     ];
     let refused = [
@@ -408,6 +412,8 @@ fn crashes() -> Vec<(&'static str, String, &'static str)> {
         (139, "crash-native"),
         (143, "crash-terminated"),
     ];
+    let startup =
+        "container `kserve-container` was ended because its startup probe failed 30 times: HTTP 503 from /readyz";
     let liveness = "container `kserve-container` was ended because its liveness check failed (exit code 137)";
     let oom = "container `kserve-container` was killed because it ran out of memory (exit code 137)";
     let likely =
@@ -415,6 +421,7 @@ fn crashes() -> Vec<(&'static str, String, &'static str)> {
     let printed = printed.map(|(last, id)| ("CrashLoopBackOff", ended(1, last), id));
     let codes = codes.map(|(code, id)| ("CrashLoopBackOff", ended(code, ""), id));
     let others = [
+        ("CrashLoopBackOff", startup.to_owned(), "crash-startup"),
         ("CrashLoopBackOff", liveness.to_owned(), "crash-liveness"),
         ("OOMKilled", oom.to_owned(), "out-of-memory"),
         ("OOMKilled", likely.to_owned(), "out-of-memory-likely"),

@@ -59,6 +59,7 @@ mod tests {
                 service_name: format!("iris-{kind}"),
                 state: RouteState::Open(Vec::new()),
                 tags: BTreeMap::new(),
+                closed: BTreeMap::new(),
                 timeout: None,
                 extras: Extras::default(),
             };

@@ -72,7 +72,15 @@ impl Target {
 
     /// Returns what may be done with the request, as `service` has it.
     pub(crate) fn state<'s>(&self, service: &'s ServiceRoute) -> Option<&'s RouteState> {
-        service.state(self.component, self.model.as_deref())
+        let state = service.state(self.component, self.model.as_deref())?;
+        // A canary on its own host is waited for by itself, however well the others answer.
+        let closed = match (&self.tag, state) {
+            (Some(Tag::Canary(name)), RouteState::Open(_)) => {
+                service.components.get(&self.component).and_then(|route| route.closed.get(name.as_ref()))
+            }
+            _ => None,
+        };
+        Some(closed.unwrap_or(state))
     }
 
     /// Returns what the proxy does for the component besides forwarding.

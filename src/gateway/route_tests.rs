@@ -16,6 +16,7 @@ fn service(namespace: &str, name: &str, kinds: &[ComponentKind], models: &[&str]
             service_name: component_service_name(name, *kind, None),
             state: RouteState::Open(Vec::new()),
             tags: BTreeMap::new(),
+            closed: BTreeMap::new(),
             timeout: None,
             extras: Extras::default(),
         };
@@ -260,6 +261,28 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_named_canary_that_does_not_answer_is_closed_on_its_own_host_alone() {
+    let mut iris = service("default", "iris", &[Predictor], &["iris"]).as_ref().clone();
+    let predictor = iris.components.get_mut(&Predictor).unwrap();
+    let name = "iris-green-predictor";
+    predictor.tags.insert(name.to_owned(), Vec::new());
+    let (reason, message) = ("ModelLoading".to_owned(), "it loads".to_owned());
+    let second = std::time::Duration::from_secs(1);
+    let closed = RouteState::NotReady { reason, message, retry_after: second };
+    predictor.closed.insert(name.to_owned(), closed.clone());
+    let index = index(vec![Arc::new(iris)]);
+    let state = |host: &str| {
+        let head = Head { method: &Method::GET, host: Some(host), path: "/v1/models/iris", grpc: false };
+        match index.find(head) {
+            Route::To(target) => target.state(&target.service).cloned(),
+            _ => None,
+        }
+    };
+    assert_eq!(state("iris-green-predictor-default.example.com"), Some(closed));
+    assert_eq!(state("iris-predictor-default.example.com"), Some(RouteState::Open(Vec::new())));
 }
 
 #[test]

@@ -122,6 +122,17 @@ pub(super) struct Want {
     pub(super) fixed: Vec<String>,
     /// Memory that what its service still lacks needs beside it, in bytes.
     pub(super) siblings: u64,
+    /// Whether it failed before, may sleep, and nobody waits for it.
+    pub(super) is_retry: bool,
+    /// Bytes that are free and promised to those who came first.
+    pub(super) promised: u64,
+}
+
+/// What there is too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    Memory,
+    Gpus,
 }
 
 impl Want {
@@ -130,13 +141,6 @@ impl Want {
     pub(super) fn together(&self) -> u64 {
         self.footprint.memory.saturating_add(self.siblings)
     }
-}
-
-/// What there is too little of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lack {
-    Memory,
-    Gpu,
 }
 
 impl Room {
@@ -183,22 +187,18 @@ impl Room {
         gpus::best_fit(&seats, need)
     }
 
-    /// Why it can never fit, and what there is too little of.
+    /// Why it can never fit, and what lacks: a GPU that is not there before memory, which an edit may mend.
     fn impossible(&self, want: &Want) -> Option<(String, Lack)> {
-        let need = &want.footprint.gpus;
-        let is_something = want.footprint.memory > 0;
-        if let Some(ceiling) = self.ceiling().filter(|ceiling| is_something && want.together() > *ceiling) {
-            return Some((words::too_big(self, want, ceiling), Lack::Memory));
+        let gpus = self.seats.as_ref().and_then(|seats| {
+            let gpus: Vec<_> = seats.values().map(|seat| seat.gpu.clone()).collect();
+            gpus::impossible(&gpus, &want.footprint.gpus)
+        });
+        if let Some(why) = gpus {
+            return Some((why, Lack::Gpus));
         }
-        let gpus: Vec<_> = self.seats.as_ref()?.values().map(|seat| seat.gpu.clone()).collect();
-        Some((gpus::impossible(&gpus, need)?, Lack::Gpu))
-    }
-
-    /// What there is too little of for a replica that has no room: its memory, or else its GPUs.
-    pub(super) fn lack(&self, want: &Want) -> Lack {
-        let held = self.held(&|holder| holder.leaving);
-        let has_memory = self.limit().is_none_or(|limit| held.saturating_add(want.together()) <= limit);
-        if has_memory && want.footprint.gpus.count > 0 && self.seats.is_some() { Lack::Gpu } else { Lack::Memory }
+        let is_something = want.footprint.memory > 0;
+        let ceiling = self.ceiling().filter(|ceiling| is_something && want.together() > *ceiling)?;
+        Some((words::too_big(self, want, ceiling), Lack::Memory))
     }
 }
 
@@ -211,6 +211,8 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
         return Err(Phase::Creating);
     }
     let want = holders::want(draft, replica);
+    let ahead = ahead(draft, &want);
+    let want = Want { promised: ahead, ..want };
     if let Some((why, lack)) = draft.room.impossible(&want) {
         return Err(refuse(draft, &want, why, lack));
     }
@@ -219,7 +221,6 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
         let why = format!("the revision before stops first, as the annotation {ROLLOUT} says");
         return Err(wait(draft, &want, why, false));
     }
-    let ahead = ahead(draft.world, &want);
     if let Some(gpus) = draft.room.fit(&want, ahead, &|_| false) {
         return Ok(grant(draft, want, gpus));
     }
@@ -227,6 +228,10 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
     if draft.room.fit(&want, ahead, &leaving).is_some() {
         let why = words::being_made(&draft.room, &want);
         return Err(wait(draft, &want, why, true));
+    }
+    if want.is_retry {
+        let why = words::retry(&draft.room, &want);
+        return Err(wait(draft, &want, why, false));
     }
     if let Some(phase) = evict(draft, &want, ahead) {
         return Err(phase);
@@ -240,7 +245,7 @@ pub(super) fn would_fit(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
         return true;
     }
     let want = holders::want(draft, replica);
-    !draft.world.machine.pending && draft.room.fit(&want, ahead(draft.world, &want), &|_| false).is_some()
+    !draft.world.machine.pending && draft.room.fit(&want, ahead(draft, &want), &|_| false).is_some()
 }
 
 /// Whether a replica has no room only because its containers were made with GPUs that are somebody else's by now.
@@ -250,7 +255,7 @@ pub(super) fn would_fit_elsewhere(draft: &Draft<'_>, replica: &Replica<'_>) -> b
     }
     let want = holders::want(draft, replica);
     let anew = Want { fixed: Vec::new(), ..want.clone() };
-    let fits = |want: &Want| draft.room.fit(want, ahead(draft.world, want), &|_| false).is_some();
+    let fits = |want: &Want| draft.room.fit(want, ahead(draft, want), &|_| false).is_some();
     !want.fixed.is_empty() && !draft.world.machine.pending && !fits(&want) && fits(&anew)
 }
 
@@ -262,13 +267,14 @@ fn has_older(draft: &Draft<'_>, want: &Want) -> bool {
     older != want.revision && draft.room.holders.values().any(|holder| is_older(&holder))
 }
 
-/// Bytes that are promised to those who came first.
-fn ahead(world: &World, want: &Want) -> u64 {
-    let queue = &world.memory.queue;
+/// Bytes that are promised to those who came first and have not got them yet.
+fn ahead(draft: &Draft<'_>, want: &Want) -> u64 {
+    let queue = &draft.world.memory.queue;
     let own = queue.get(&want.replica).map(|own| own.since);
     let first = |(name, other): &(&ReplicaName, &Queued)| {
         let is_first = own.is_none_or(|own| (other.since, *name) < (own, &want.replica));
-        other.making && is_first && **name != want.replica && other.service != want.component.service
+        let is_other = **name != want.replica && other.service != want.component.service;
+        other.making && is_first && is_other && !draft.room.holders.contains_key(*name)
     };
     queue.iter().filter(first).map(|(_, other)| other.memory).sum()
 }
@@ -356,7 +362,7 @@ fn blocked(draft: &mut Draft<'_>, want: &Want, ahead: u64) -> Phase {
         let why = words::busy(room, want);
         return wait(draft, want, why, false);
     }
-    let (why, lack) = (words::no_room(room, want), room.lack(want));
+    let (why, lack) = (words::no_room(room, want), words::lack(room, want));
     refuse(draft, want, why, lack)
 }
 
@@ -404,7 +410,7 @@ fn wait_quietly(draft: &mut Draft<'_>, want: &Want, message: String, making: boo
 
 fn refuse(draft: &mut Draft<'_>, want: &Want, message: String, lack: Lack) -> Phase {
     explain(draft, want, Verdict::Refused, message.clone(), &[]);
-    Phase::NoRoom { message, gpu: lack == Lack::Gpu }
+    Phase::NoRoom { message, gpu: lack == Lack::Gpus }
 }
 
 fn explain(draft: &mut Draft<'_>, want: &Want, verdict: Verdict, summary: String, evicts: &[ServiceKey]) {

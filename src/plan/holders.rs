@@ -141,6 +141,11 @@ fn holders(world: &World) -> BTreeMap<ReplicaName, Holder> {
     holders
 }
 
+/// Whether a container ended by itself and has not run well for long enough since.
+pub(super) fn has_failed(world: &World, fact: &ContainerFact) -> bool {
+    world.memory.containers.get(&fact.name).is_some_and(|known| known.failures > 0)
+}
+
 fn holder(world: &World, facts: &[&ContainerFact]) -> Holder {
     let first = facts[0];
     let Footprint { memory, basis, gpus: need } = of_facts(world, facts);
@@ -218,7 +223,19 @@ pub(super) fn want(draft: &Draft<'_>, replica: &Replica<'_>) -> Want {
     let strategy = own_place.map_or(Strategy::Beside, |(workload, _)| Strategy::of(workload));
     // Nobody needs the other components for a canary: the stable revision has or gets them.
     let siblings = own.map_or(0, |_| siblings(draft, &component));
-    Want { replica: replica.name.clone(), component, revision: replica.revision, footprint, strategy, fixed, siblings }
+    let is_waited_for = world.waiting.iter().any(|(one, count)| one.service == component.service && *count > 0);
+    let is_retry = !is_waited_for && sleeps(world, &component) && facts.iter().any(|fact| has_failed(world, fact));
+    Want {
+        replica: replica.name.clone(),
+        component,
+        revision: replica.revision,
+        footprint,
+        strategy,
+        fixed,
+        siblings,
+        is_retry,
+        promised: 0,
+    }
 }
 
 /// Whether two revisions of a component are wanted at once: neither takes the place of the other.

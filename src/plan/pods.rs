@@ -108,7 +108,7 @@ pub(super) fn pod(world: &World, key: &ComponentKey, unit: &Replica<'_>, phase: 
         revision: unit.revision,
         phase: if running { "Running" } else { "Pending" }.to_owned(),
         status: match phase {
-            Phase::Leaving => said.reason.to_owned(),
+            Phase::Leaving | Phase::Asleep => said.reason.to_owned(),
             phase if running && !phase.is_failure() => "Running".to_owned(),
             _ => said.reason.to_owned(),
         },

@@ -198,9 +198,11 @@ fn row(
     let service = &pod.component.service;
     let replica = [pod.name.as_str(), ".", &service.namespace].concat();
     let holder = draft.room.holders.get(replica.as_str());
-    let idle = rests.get(service) == Some(&Some(Rest::Idle));
+    let rest = rests.get(service).copied().flatten();
+    let idle = rest == Some(Rest::Idle);
     let due = sleep::sleeps_at(world, service).filter(|_| idle && holder.is_some_and(|holder| holder.sleeps));
-    let stage = world.memory.stages.get(&pod.component).map(|(stage, _)| *stage).filter(|_| !pod.ready);
+    let leaves = pod.status == "Terminating";
+    let stage = world.memory.stages.get(&pod.component).map(|(stage, _)| *stage).filter(|_| !pod.ready && !leaves);
     let times = world.memory.revisions.get(&pod.component).map(|history| &history.times);
     let answers_in = stage.and_then(|stage| times?.onward(stage)).map(|left| left.as_secs());
     Row {
@@ -215,7 +217,14 @@ fn row(
         basis: holder.map(|holder| holder.basis.to_string()).unwrap_or_default(),
         used: used.get(replica.as_str()).copied(),
         gpus: holder.map(|holder| holder.gpus.clone()).unwrap_or_default(),
-        standing: holder.map_or("waits", |holder| standing(&draft.room, holder)).to_owned(),
+        standing: match holder {
+            Some(_) if leaves => "leaving",
+            // Its memory is kept, and it sleeps until somebody asks.
+            Some(holder) if rest == Some(Rest::Asleep) && holder.sleeps && !holder.leaving => "asleep",
+            Some(holder) => standing(&draft.room, holder),
+            None => "waits",
+        }
+        .to_owned(),
         until: due.map(|due| wall(draft.now, due)),
         replica,
     }

@@ -61,12 +61,20 @@ pub struct Explanation {
     /// What all others held.
     #[serde(default, skip_serializing_if = "HeldByOthers::is_nothing")]
     pub held_by_others: HeldByOthers,
+    /// Bytes of what is free that were promised to those who came first.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub promised: u64,
     /// Services that are put to sleep for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evicts: Vec<String>,
     /// GPUs it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_nothing(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 /// So many holders are named in a decision. Each service keeps its last decision: with all named, what is kept would grow
@@ -128,6 +136,7 @@ pub(super) fn explanation(
         replica: want.replica.to_string(),
         needs: want.footprint.memory,
         basis: want.footprint.basis.to_string(),
+        promised: want.promised,
         evicts: evicts.iter().map(ToString::to_string).collect(),
         ..surroundings(draft, summary, &want.replica)
     }
@@ -163,6 +172,7 @@ fn surroundings(draft: &Draft<'_>, summary: String, without: &str) -> Explanatio
         limit: room.limit(),
         held,
         held_by_others,
+        promised: 0,
         evicts: Vec::new(),
         gpus: Vec::new(),
     }
@@ -229,11 +239,20 @@ pub(super) fn too_big(room: &Room, want: &Want, ceiling: u64) -> String {
 
 pub(super) fn being_made(room: &Room, want: &Want) -> String {
     let leaving = names(room, |holder| holder.leaving);
-    format!("it {}; {}; {} on the way out", needs(want), free(room), are(&leaving))
+    format!("it {}; {}; {} on the way out", needs(want), free(room, want), are(&leaving))
 }
 
 pub(super) fn replaces(room: &Room, want: &Want) -> String {
-    format!("it {}; {}; the revision before goes first, and comes back if this one fails", needs(want), free(room))
+    format!(
+        "it {}; {}; the revision before goes first, and comes back if this one fails",
+        needs(want),
+        free(room, want)
+    )
+}
+
+pub(super) fn retry(room: &Room, want: &Want) -> String {
+    let what = lacking(room, want);
+    format!("it {}; {what}; it failed before and nobody asks for it, so nobody goes to sleep for it", needs(want))
 }
 
 pub(super) fn residency(room: &Room, want: &Want, services: &[ServiceKey]) -> String {
@@ -241,7 +260,7 @@ pub(super) fn residency(room: &Room, want: &Want, services: &[ServiceKey]) -> St
     format!(
         "it {}; {}; {} only just loaded and stay{} a moment before making room",
         needs(want),
-        free(room),
+        free(room, want),
         joined(&names) + if names.len() == 1 { " has" } else { " have" },
         if names.len() == 1 { "s" } else { "" },
     )
@@ -249,7 +268,7 @@ pub(super) fn residency(room: &Room, want: &Want, services: &[ServiceKey]) -> St
 
 pub(super) fn evicts(room: &Room, want: &Want, services: &[ServiceKey]) -> String {
     let names: Vec<String> = services.iter().map(ToString::to_string).collect();
-    format!("it {}; {}; {} put to sleep to make room", needs(want), free(room), are(&names))
+    format!("it {}; {}; {} put to sleep to make room", needs(want), free(room, want), are(&names))
 }
 
 pub(super) fn evicted(want: &Want) -> String {
@@ -278,9 +297,16 @@ pub(super) fn no_room(room: &Room, want: &Want) -> String {
 }
 
 /// What there is too little of.
+pub(super) fn lack(room: &Room, want: &Want) -> Lack {
+    let fits =
+        room.limit().is_none_or(|limit| room.held(&|holder| holder.leaving).saturating_add(want.together()) <= limit);
+    if fits && room.seats.is_some() && want.footprint.gpus.count > 0 { Lack::Gpus } else { Lack::Memory }
+}
+
+/// The same in numbers.
 fn lacking(room: &Room, want: &Want) -> String {
-    let Some(seats) = room.seats.as_ref().filter(|_| room.lack(want) == Lack::Gpu) else {
-        return free(room);
+    let Some(seats) = room.seats.as_ref().filter(|_| lack(room, want) == Lack::Gpus) else {
+        return free(room, want);
     };
     let mut seats = seats.clone();
     room.holders.values().for_each(|holder| holder.sit(&mut seats));
@@ -311,10 +337,14 @@ fn needs(want: &Want) -> String {
     text
 }
 
-fn free(room: &Room) -> String {
+fn free(room: &Room, want: &Want) -> String {
     let Some(limit) = room.limit() else { return "memory is not counted".to_owned() };
     let held = room.held(&|_| false);
-    format!("{} of {} is free", bytes(limit.saturating_sub(held)), bytes(limit))
+    let mut text = format!("{} of {} is free", bytes(limit.saturating_sub(held)), bytes(limit));
+    if want.promised > 0 {
+        let _ = write!(text, ", {} of it promised to those who came first", bytes(want.promised));
+    }
+    text
 }
 
 /// The services some holders belong to, each once.

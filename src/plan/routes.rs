@@ -111,6 +111,8 @@ pub struct ComponentRoute {
     /// Replicas that answer under a tag of their revision (`latest`, `prev`), whatever its share of traffic; hosts begin
     /// with the tag: `prev-iris-predictor.default.example.com`.
     pub tags: BTreeMap<String, Vec<Backend>>,
+    /// Why nobody answers under a tag although the component is open: of named canaries.
+    pub closed: BTreeMap<String, RouteState>,
     /// Longest time from the request's last byte to the answer's first; none means the gateway's default (§4.3).
     pub timeout: Option<Duration>,
     /// What the proxy does besides forwarding.

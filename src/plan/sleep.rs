@@ -19,7 +19,7 @@ use crate::workload::ComponentKey;
 pub enum Rest {
     /// It sleeps.
     Asleep,
-    /// It is awake and all of it answers: the idle clock runs.
+    /// It is awake and all of it answers: the idle clock runs. Or nothing is known of it yet.
     Idle,
     /// It is awake; the clock stands, because somebody asks or because it does not answer yet.
     Busy,
@@ -54,15 +54,18 @@ pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts
         return Some(Rest::Asleep);
     }
     let Some(last) = activity.last else {
+        // What runs is not known before the engine has said it: until then it is neither taken for asleep nor noted as
+        // asked for, which would wake what slept before the daemon was restarted.
+        if draft.world.listed_at.is_none() {
+            return Some(Rest::Idle);
+        }
         // Nothing was seen since the daemon started: what runs stays for now, what does not run is not missed.
         let is_awake = |fact: &&ContainerFact| {
             let dozing = memory.dozing(&fact.component, &fact.name);
             fact.is_running() && dozing.is_none_or(|dozing| dozing.id != fact.id)
         };
         let runs = || sleepers.iter().any(|part| facts.of(&part.workload.component).iter().any(is_awake));
-        // What runs is not known before the engine has said it.
-        let may_run = draft.world.listed_at.is_none() || runs();
-        return Some(if may_run { Rest::Busy } else { Rest::Asleep });
+        return Some(if runs() { Rest::Busy } else { Rest::Asleep });
     };
     if !parts.iter().all(|part| answers(draft, part, facts.of(&part.workload.component))) {
         return Some(Rest::Busy);

@@ -62,6 +62,7 @@ pub(super) fn close_when_empty(mut route: ServiceRoute, service: &DesiredService
         service_name,
         state,
         tags: BTreeMap::new(),
+        closed: BTreeMap::new(),
         timeout: None,
         extras: Extras::default(),
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::admission::Grant;
 use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
@@ -133,6 +134,14 @@ impl World {
 }
 
 impl World {
+    /// Notes when the engine was asked for the list that has just come. Returns true when it is the first that tells what
+    /// became of room that was granted: who waits for that room need not wait for anything else to change.
+    pub fn note_listed(&mut self, asked_at: Duration) -> bool {
+        let before = self.listed_at.replace(asked_at);
+        let is_told = |grant: &Grant| grant.at < asked_at && before.is_none_or(|before| before <= grant.at);
+        self.memory.granted.values().any(is_told)
+    }
+
     /// Notes that an action has ended, well or not: if it was a start, only a list that is asked for from now on shows
     /// whether the container is there.
     pub fn note_ended(&mut self, action: &Action, now: Now) {

@@ -272,13 +272,13 @@ impl Driver {
         let planned = self.parts.clock.now().tick;
         self.publish(&mut plan, now);
         let wake = plan.wake_at;
-        self.remember(&mut plan, now);
+        let came_free = self.remember(&mut plan, now).then_some(now.tick);
         for action in plan.actions {
             debug!(%action, "doing");
             self.dispatch(action);
         }
         let over = self.claims.let_go(now.tick);
-        let wake = wake.into_iter().chain(over).min();
+        let wake = wake.into_iter().chain(over).chain(came_free).min();
         let pulls = !self.pulls.is_empty();
         let rest = match (self.world.engine == EngineState::Up, pulls) {
             (_, true) => PROGRESS,

@@ -12,7 +12,8 @@ impl<'w> Rollout<'w, '_> {
     pub(super) fn stand(&self, draft: &mut Draft<'w>, revision: u32, workload: &Workload, percent: Option<u32>) {
         let own = self.policy.as_ref().filter(|_| Some(revision) == self.target);
         let policy = own.unwrap_or(&workload.scaling);
-        if !policy.follows_load() {
+        // How many there are is not known before the engine has said it: who would take over none would stop them.
+        if !policy.follows_load() || draft.world.listed_at.is_none() {
             return;
         }
         let there = self.of(Some(revision)).count();

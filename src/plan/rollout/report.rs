@@ -95,6 +95,13 @@ impl<'w> Rollout<'w, '_> {
         tagged.chain(canaries).collect()
     }
 
+    /// Why canaries do not answer on their own hosts: one that loads is waited for, as a service is.
+    fn closed_canaries(&self) -> BTreeMap<String, RouteState> {
+        let closed = self.canaries.iter().filter(|one| one.ready_replicas == 0 && !one.phase.is_ready());
+        let state = |one: &CanaryReport| status::closed(self.key, &one.phase, self.history.times.left(&one.phase));
+        closed.map(|one| (one.service_name.clone(), state(one))).collect()
+    }
+
     /// What the proxy may do. Canaries get nothing before the first deployment has answered: they are to have their share
     /// and no more, and so is whoever is up first when the service is woken. Later, a share of which nothing answers goes to
     /// the others.
@@ -148,6 +155,7 @@ impl<'w> Rollout<'w, '_> {
         let service_name = workload.map_or_else(recorded, |workload| workload.service_name.clone());
         let ready_replicas = u32::try_from(ready.len()).unwrap_or(u32::MAX);
         let tags = self.tags(&shares);
+        let closed = self.closed_canaries();
         let coming = self.coming(&shares).filter(|_| self.wakes);
         // Requests wake what came back, whatever became of the revision that is wanted.
         let state = self.state(backends, if asleep { &Phase::Asleep } else { &phase }, coming.as_ref());
@@ -162,7 +170,7 @@ impl<'w> Rollout<'w, '_> {
             replicas: self.replicas.needed,
             ready_replicas,
             runtime: workload.and_then(|workload| workload.runtime.clone()),
-            route: ComponentRoute { service_name, state, tags, timeout, extras },
+            route: ComponentRoute { service_name, state, tags, closed, timeout, extras },
             is_split: shares.len() > 1,
             shares: if asleep || ready_replicas > 0 { shares } else { Vec::new() },
             model_name: workload.map(|workload| workload.model_name.clone()),

@@ -122,6 +122,53 @@ fn what_can_never_fit_is_refused_at_once_with_the_numbers_and_disturbs_nobody() 
 }
 
 #[test]
+fn what_was_promised_and_given_is_not_made_free_a_second_time() {
+    let mut sim = with_sleepers(3500, &["iris", "mnist", "x", "y", "z"]);
+    assert_eq!(awake(&sim), ["x", "y", "z"]);
+    sim.ask("iris");
+    sim.ask("mnist");
+    sim.run(10.0);
+    assert_eq!(sim.answered, 2);
+    assert_eq!(awake(&sim), ["iris", "mnist", "z"], "two came, two went");
+}
+
+#[test]
+fn room_that_is_free_and_promised_is_told_as_such() {
+    let mut sim = with_sleepers(2500, &["iris", "mnist", "wine", "zinc"]);
+    sim.lease("zinc");
+    sim.ask("iris");
+    sim.run(0.2);
+    sim.ask("mnist");
+    sim.run(0.05);
+    let (_, _, message) = sim.condition("mnist", "PredictorReady");
+    assert!(
+        message.contains("500.0 MiB of 2.4 GiB is free, 1000.0 MiB of it promised to those who came first"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_refusal_names_what_lacks_gpus_before_memory() {
+    let gpus = |mib: u64| {
+        let mut workload = needing("iris", mib, 0);
+        workload.containers[0].resources.gpus.insert("nvidia.com/gpu".to_owned(), 2);
+        workload
+    };
+    let mut sim = with_budget(1500);
+    sim.world.machine = Machine { gpus: Some(Vec::new()), ..sim.world.machine.clone() };
+    sim.apply(service("iris", vec![gpus(2000)]));
+    sim.run(1.0);
+    let (_, reason, message) = sim.condition("iris", "PredictorReady");
+    assert_eq!(reason, "InsufficientGPU");
+    assert!(message.contains("it asks for 2 GPUs and this machine has none"), "{message}");
+    // Where the engine knows its GPUs and we do not, memory is what can be counted.
+    sim.world.machine.gpus = None;
+    sim.apply(service("iris", vec![gpus(2001)]));
+    sim.run(1.0);
+    assert_eq!(sim.condition("iris", "PredictorReady").1, "InsufficientMemory");
+}
+
+#[test]
 fn services_that_may_not_sleep_stay_and_are_named_as_the_reason() {
     let mut sim = with_budget(1500);
     sim.apply(service("iris", vec![needing("iris", 1000, 1)]));

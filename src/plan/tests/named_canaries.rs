@@ -88,6 +88,7 @@ fn a_canary_that_answers_gets_its_share_and_the_status_says_so() {
     assert!(sim.status("iris").is_ready());
     let green: Vec<_> = route(&sim).tags[GREEN].iter().map(|one| one.replica.to_string()).collect();
     assert_eq!(green, ["iris-green-predictor-00002-0.default"], "it has a host of its own");
+    assert!(route(&sim).closed.is_empty());
     let states = sim.status("iris").canary_statuses[0].model_status.clone().unwrap().states.unwrap();
     assert_eq!(states.active_model_state, "Loaded");
 }
@@ -137,6 +138,11 @@ fn a_canary_that_never_answers_gets_nothing_and_disturbs_nobody() {
         assert!(message.starts_with("canary `green` gets no traffic: "), "{message}");
         assert!(sim.status("iris").is_ready(), "{image}");
         assert_eq!(route(&sim).tags[GREEN], []);
+        // Who asks it by its own host waits while it loads, and is told when it fails.
+        let waits = matches!(&route(&sim).closed[GREEN], RouteState::Held(hold) if hold.reason == "ModelLoading");
+        let told =
+            matches!(&route(&sim).closed[GREEN], RouteState::NotReady { reason, .. } if reason == "CrashLoopBackOff");
+        assert_eq!((waits, told), if image == "server:never" { (true, false) } else { (false, true) });
     }
 }
 

@@ -178,3 +178,17 @@ fn replicas_on_their_way_out_are_shown_as_such() {
     let pod = &sim.plan.pods[0];
     assert_eq!((pod.name.as_str(), pod.status.as_str(), pod.ready), ("iris-predictor-00001-0", "Terminating", false));
 }
+
+#[test]
+fn what_leaves_while_the_next_one_loads_is_not_said_to_answer_soon() {
+    let mut sim = Sim::serving();
+    sim.lease("iris");
+    sim.apply(service("iris", vec![predicting("iris", "server:good2")]));
+    sim.run(5.0);
+    sim.apply(service("iris", vec![predicting("iris", "server:slow1")]));
+    sim.run(2.0);
+    let row = |revision: &str| sim.plan.rows.iter().find(|row| row.revision.ends_with(revision)).unwrap();
+    let old = row("00001");
+    assert_eq!((old.phase.as_str(), old.standing.as_str(), old.stage), ("Terminating", "leaving", None));
+    assert!(row("00003").stage.is_some());
+}

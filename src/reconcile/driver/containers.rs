@@ -69,7 +69,9 @@ impl Driver {
         self.world.limits_later = self.parts.executor.engine.limits_later();
         self.world.holds_networks = self.parts.executor.engine.holds_networks();
         renames::follow(&mut self.world, &containers);
-        self.world.listed_at = Some(self.asked_at);
+        if self.world.note_listed(self.asked_at) {
+            urgency = Urgency::Now;
+        }
         self.parts.executor.downloads.sweep(&containers);
         let newer = |name: &str| self.touched.get(name).is_some_and(|serial| *serial > asked);
         let mut listed = HashSet::new();

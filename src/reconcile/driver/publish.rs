@@ -38,9 +38,12 @@ impl Driver {
         self.parts.room.send_replace(Arc::new(view));
     }
 
-    pub(super) fn remember(&mut self, plan: &mut Plan, now: Now) {
+    /// Keeps what a pass decided. Returns whether room came free that was granted: the next pass gives it to who waits.
+    pub(super) fn remember(&mut self, plan: &mut Plan, now: Now) -> bool {
         self.world.memory.note_plan(plan, now);
+        let granted = self.world.memory.granted.len();
         self.world.tidy(now);
+        let came_free = self.world.memory.granted.len() < granted;
         self.grants.save(&self.desk, &self.parts.home, &self.world.memory.granted);
         let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
         self.parts.board.retain(|name| replicas.contains(name));
@@ -50,5 +53,6 @@ impl Driver {
             self.histories = Arc::new(ps::histories(&self.world));
         }
         self.show_room(plan);
+        came_free
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 use crate::engine::memory::{Fault, MemoryEngine, Verb};
 use crate::engine::{ContainerEngine, EngineError};
 use crate::home::Home;
+use crate::plan::admission::Grant;
 use crate::plan::world::{ImageState, ModelState};
 use crate::plan::{Action, ActionKey};
 use crate::reconcile::Clock;
@@ -14,6 +15,7 @@ use crate::reconcile::measure::Meter;
 use crate::reconcile::mounts::Mounts;
 use crate::storage::{Cache, PullConfig, Puller};
 use crate::tasks::Tasks;
+use crate::workload::ComponentKey;
 
 /// A driver that does not run, on an in-memory engine and a folder of its own.
 fn driver(engine: &MemoryEngine, folder: &Utf8Path) -> Driver {
@@ -108,6 +110,49 @@ async fn a_list_that_panics_is_asked_for_again() {
     let fact = driver.facts.recv().await.unwrap();
     driver.take(fact);
     assert!(!driver.listing && matches!(driver.world.engine, EngineState::Down { .. }));
+}
+
+/// Room granted to a replica, so many seconds after the start.
+fn grant(at: u64) -> Grant {
+    let service = crate::api::ServiceKey::new("default", "iris");
+    Grant {
+        component: ComponentKey { service, component: crate::api::ComponentKind::Predictor },
+        revision: 1,
+        memory: 1 << 30,
+        basis: crate::plan::ledger::Basis::Declared,
+        gpus: Vec::new(),
+        need: crate::plan::gpus::GpuNeed::default(),
+        at: Duration::from_secs(at),
+    }
+}
+
+#[tokio::test]
+async fn room_that_comes_free_in_a_pass_is_given_away_in_the_next_one_at_once() {
+    let (engine, folder) = (MemoryEngine::new("test"), tempfile::tempdir().unwrap());
+    let mut driver = driver(&engine, Utf8Path::from_path(folder.path()).unwrap());
+    driver.asked_at = Duration::from_secs(1);
+    driver.take_list(0, Ok(Vec::new()));
+    driver.ask_for_measure();
+    driver.world.desired_known = true;
+    driver.world.memory.granted.insert("iris-predictor-00001-0.default".into(), grant(0));
+    let next = driver.pass();
+    assert!(driver.world.memory.granted.is_empty() && next <= driver.parts.clock.now().tick, "{next:?}");
+    let next = driver.pass();
+    assert!(next > driver.parts.clock.now().tick, "{next:?}");
+}
+
+#[tokio::test]
+async fn a_list_that_tells_what_became_of_granted_room_is_news_although_it_shows_nothing_new() {
+    let (engine, folder) = (MemoryEngine::new("test"), tempfile::tempdir().unwrap());
+    let mut driver = driver(&engine, Utf8Path::from_path(folder.path()).unwrap());
+    let list = |driver: &mut Driver, at: u64| {
+        driver.asked_at = Duration::from_secs(at);
+        driver.take_list(0, Ok(Vec::new()))
+    };
+    assert_eq!((list(&mut driver, 1), list(&mut driver, 2)), (Urgency::Now, Urgency::Never));
+    driver.world.memory.granted.insert("iris-predictor-00001-0.default".into(), grant(3));
+    assert_eq!(list(&mut driver, 3), Urgency::Never, "what was asked before cannot show it");
+    assert_eq!((list(&mut driver, 4), list(&mut driver, 5)), (Urgency::Now, Urgency::Never));
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ impl Sim {
         self.answer_waiting();
     }
 
-    fn save_if(&mut self, change: impl FnOnce(&mut Memory) -> bool) {
+    pub(super) fn save_if(&mut self, change: impl FnOnce(&mut Memory) -> bool) {
         if change(&mut self.world.memory) {
             self.saved.revisions.clone_from(&self.world.memory.revisions);
         }

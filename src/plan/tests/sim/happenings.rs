@@ -102,6 +102,9 @@ impl Sim {
         }
         let early = plan(&self.world, self.now());
         assert!(early.actions.iter().all(|action| !action.needs_engine()), "{:#?}", early.actions);
+        // What is decided before the first list is remembered like everything else.
+        let now = self.now();
+        self.save_if(|memory| memory.note_plan(&early, now));
     }
 
     /// Measures that everything that runs uses this.
