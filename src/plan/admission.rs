@@ -24,13 +24,14 @@ use std::time::Duration;
 
 use super::eviction::{self, Candidate};
 use super::gpus::{self, GpuNeed, Seat};
-use super::holders::{self, Holder};
+use super::holders::Holder;
 use super::ledger::{Basis, Footprint};
 use super::planner::Draft;
 use super::replica::{Phase, Replica};
 use super::rollout::replace::{ROLLOUT, Strategy};
 use super::room_words as words;
 use super::routes::ReplicaName;
+use super::want;
 use super::world::World;
 use crate::api::ServiceKey;
 use crate::workload::ComponentKey;
@@ -196,7 +197,7 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
     if draft.world.machine.pending {
         return Err(Phase::Creating);
     }
-    let want = holders::want(draft, replica);
+    let want = want::want(draft, replica);
     if let Some(why) = draft.room.impossible(&want) {
         return Err(refuse(draft, &want, why));
     }
@@ -225,7 +226,7 @@ pub(super) fn would_fit(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
     if draft.room.holders.contains_key(&replica.name) {
         return true;
     }
-    let want = holders::want(draft, replica);
+    let want = want::want(draft, replica);
     !draft.world.machine.pending && draft.room.fit(&want, ahead(draft.world, &want), &|_| false).is_some()
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
+use super::presence::{self, Presence};
 use super::record::ReplicaRecord;
 use super::refresh::SourceNote;
 use super::trained::TrainedModel;
@@ -99,7 +99,7 @@ impl World {
             return false;
         }
         let mut granted = std::mem::take(&mut self.memory.granted);
-        let presence = holders::Presence::of(self);
+        let presence = Presence::of(self);
         granted.retain(|replica, grant| {
             // What was ordered before a restart has landed: from now on its container tells the rest.
             if presence.is_there(replica) {
@@ -142,7 +142,7 @@ impl World {
         }
         let Self { memory, instance, .. } = self;
         for (replica, grant) in &mut memory.granted {
-            if holders::is_of(instance, replica, &name) {
+            if presence::is_of(instance, replica, &name) {
                 grant.at = grant.at.max(now.tick);
             }
         }

@@ -1,6 +1,6 @@
 //! The driver: select, observe, plan, publish, dispatch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,10 +19,9 @@ use super::pulls::Pulls;
 use super::refresh::Versions;
 use super::resources::ResourceMeter;
 use super::revisions::{Book, Ledger};
-use crate::api::{ServiceKey, StorageUri};
+use crate::api::StorageUri;
 use crate::plan::ledger::Machine;
 use crate::plan::memory::Memory;
-use crate::plan::ps::HistoryLine;
 use crate::plan::world::EngineState;
 use crate::plan::{Memo, World, plan_anew};
 use crate::tasks::caught;
@@ -90,10 +89,6 @@ pub struct Driver {
     claimed: Desk,
     /// Turns at looking at folders of the user's.
     looks: Arc<Semaphore>,
-    /// Whether what is wanted changed since revisions were listed.
-    names_changed: bool,
-    /// Revisions of every service, as last shown.
-    histories: Arc<BTreeMap<ServiceKey, Vec<HistoryLine>>>,
 }
 
 /// How soon a pass must follow.
@@ -151,8 +146,6 @@ impl Driver {
             desk,
             claimed,
             looks: Arc::new(Semaphore::new(look_up::LOOKS_AT_ONCE)),
-            names_changed: true,
-            histories: Arc::default(),
         }
     }
 
@@ -181,6 +174,8 @@ impl Driver {
                 }
                 // A fact stays in its queue until it is taken.
                 Some(fact) = self.facts.recv() => self.take_facts(fact),
+                // So does a question.
+                Some(question) = self.parts.questions.recv() => self.answer(question),
                 // A hint that is lost costs time, not truth: the list is asked for regularly.
                 hint = changes.next() => {
                     self.list_again = true;
@@ -272,7 +267,7 @@ impl Driver {
         let planned = self.parts.clock.now().tick;
         self.publish(&mut plan, now);
         let wake = plan.wake_at;
-        self.remember(&mut plan, now);
+        self.remember(&plan, now);
         for action in plan.actions {
             debug!(%action, "doing");
             self.dispatch(action);

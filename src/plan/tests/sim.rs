@@ -12,6 +12,7 @@ use super::sample;
 use crate::api::{ComponentKind, InferenceServiceStatus};
 use crate::plan::action::{ContainerPosition, CreateOrder, ProbeKind, ProbeOrder};
 use crate::plan::ledger::{Amount, Used};
+use crate::plan::ps::{self, RoomView};
 use crate::plan::record::ReplicaRecord;
 use crate::plan::routes::{Backend, RouteState};
 use crate::plan::scale::{Load, MEASURE_EVERY};
@@ -252,6 +253,11 @@ impl Sim {
         Some(*self.runs.get(&fact.name)? + after)
     }
 
+    /// Who holds what now.
+    pub(super) fn room(&mut self) -> RoomView {
+        ps::room(&self.world, self.now(), &mut self.memo)
+    }
+
     /// One pass of the driver, orders included.
     pub(super) fn pass(&mut self) {
         self.passes += 1;
@@ -260,6 +266,9 @@ impl Sim {
         let now = self.now();
         let next = plan_anew(&self.world, now, &mut self.memo);
         assert_eq!(next, plan(&self.world, now), "a plan is a function of the world, whatever is kept of those before");
+        if self.passes.is_multiple_of(16) {
+            assert_eq!(self.room(), ps::room(&self.world, now, &mut Memo::forgetful()), "and so is who holds what");
+        }
         if next.actions.is_empty() {
             assert!(next.wake_at.is_none_or(|at| at > now.tick), "awake without work at {now:?}: {:?}", next.wake_at);
         }

@@ -2,6 +2,7 @@ use camino::Utf8Path;
 use tokio::sync::{Notify, watch};
 
 use super::*;
+use crate::api::{ComponentKind, ServiceKey};
 use crate::engine::memory::{Fault, MemoryEngine, Verb};
 use crate::engine::{ContainerEngine, EngineError};
 use crate::home::Home;
@@ -12,8 +13,10 @@ use crate::reconcile::downloads::Downloads;
 use crate::reconcile::execute::Executor;
 use crate::reconcile::measure::Meter;
 use crate::reconcile::mounts::Mounts;
+use crate::reconcile::questions::Questions;
 use crate::storage::{Cache, PullConfig, Puller};
 use crate::tasks::Tasks;
+use crate::workload::{ComponentKey, Fingerprint};
 
 /// A driver that does not run, on an in-memory engine and a folder of its own.
 fn driver(engine: &MemoryEngine, folder: &Utf8Path) -> Driver {
@@ -36,7 +39,7 @@ fn driver(engine: &MemoryEngine, folder: &Utf8Path) -> Driver {
         board: crate::traffic::TrafficBoard::default(),
         routes: Arc::default(),
         pods: watch::channel(Arc::default()).0,
-        room: watch::channel(Arc::default()).0,
+        questions: Questions::channel().1,
         pulls: watch::channel(Vec::new()).0,
         passes: Arc::default(),
         events: crate::telemetry::EventLog::default(),
@@ -131,4 +134,23 @@ async fn folders_of_the_users_that_hang_keep_no_other_model_waiting() {
     driver.take(fact);
     assert!(matches!(driver.world.models.get(&own), Some(ModelState::Present { .. })));
     assert!(driver.world.in_flight.is_empty());
+}
+
+#[tokio::test]
+async fn what_people_ask_is_answered_from_the_world_as_it_is() {
+    let (engine, folder) = (MemoryEngine::new("test"), tempfile::tempdir().unwrap());
+    let mut driver = driver(&engine, Utf8Path::from_path(folder.path()).unwrap());
+    let key = ServiceKey::new("default", "iris");
+    let component = ComponentKey { service: key.clone(), component: ComponentKind::Predictor };
+    let now = driver.parts.clock.now();
+    driver.world.memory.want(&component, &Fingerprint("aa".to_owned()), now);
+    let (questions, mut asked) = Questions::channel();
+    let answers = async { driver.answer(asked.recv().await.unwrap()) };
+    let (past, urgency) = tokio::join!(questions.past(key), answers);
+    assert_eq!(past.unwrap().revisions.iter().map(|line| line.revision).collect::<Vec<_>>(), [1]);
+    assert_eq!(urgency, Urgency::Never, "the world is as it was");
+    let answers = async { driver.answer(asked.recv().await.unwrap()) };
+    assert_eq!(tokio::join!(questions.room(), answers).0.unwrap().rows, []);
+    drop(asked);
+    assert!(questions.room().await.is_none(), "a loop that has ended answers nobody");
 }
