@@ -14,7 +14,7 @@
 pub mod action;
 pub mod admission;
 pub mod backoff;
-mod checks;
+pub mod checks;
 pub mod doze;
 pub mod eviction;
 mod facts;

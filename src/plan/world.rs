@@ -98,16 +98,7 @@ impl World {
         if !self.desired_known || self.engine != EngineState::Up {
             return false;
         }
-        let mut granted = std::mem::take(&mut self.memory.granted);
-        let presence = Presence::of(self);
-        granted.retain(|replica, grant| {
-            // What was ordered before a restart has landed: from now on its container tells the rest.
-            if presence.is_there(replica) {
-                grant.at = grant.at.min(now.tick);
-            }
-            presence.is_pending(replica, grant)
-        });
-        self.memory.granted = granted;
+        self.tidy_grants(now);
         let Self { containers, services, in_flight, memory, used, .. } = self;
         used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::holds_memory));
         if memory.explanations.keys().any(|key| !services.contains_key(key)) {
@@ -133,6 +124,22 @@ impl World {
 }
 
 impl World {
+    /// Forgets room that was granted to what is not there and not on its way. Returns true when there was any.
+    pub fn tidy_grants(&mut self, now: Now) -> bool {
+        let mut granted = std::mem::take(&mut self.memory.granted);
+        let before = granted.len();
+        let presence = Presence::of(self);
+        granted.retain(|replica, grant| {
+            // What was ordered before a restart has landed: from now on its container tells the rest.
+            if presence.is_there(replica) {
+                grant.at = grant.at.min(now.tick);
+            }
+            presence.is_pending(replica, grant)
+        });
+        self.memory.granted = granted;
+        self.memory.granted.len() != before
+    }
+
     /// Notes that an action has ended, well or not: if it was a start, only a list that is asked for from now on shows
     /// whether the container is there.
     pub fn note_ended(&mut self, action: &Action, now: Now) {

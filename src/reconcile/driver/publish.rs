@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Driver, Urgency};
+use super::{Driver, HEARTBEAT, Urgency};
 use crate::plan::pods::say_the_same;
 use crate::plan::{Now, Plan, ps};
 use crate::reconcile::questions::{Past, Question};
@@ -41,12 +41,20 @@ impl Driver {
         Urgency::Never
     }
 
-    pub(super) fn remember(&mut self, plan: &Plan, now: Now) {
-        self.world.memory.note_plan(plan, now);
+    /// Forgets what is remembered of what is gone.
+    fn tidy(&mut self, now: Now) {
         self.world.tidy(now);
-        self.grants.save(&self.desk, &self.parts.home, &self.world.memory.granted);
         let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
         self.parts.board.retain(|name| replicas.contains(name));
+    }
+
+    pub(super) fn remember(&mut self, plan: &Plan, now: Now) {
+        self.world.memory.note_plan(plan, now);
+        if std::mem::take(&mut self.untidy) || now.tick >= self.tidied + HEARTBEAT {
+            self.tidied = now.tick;
+            self.tidy(now);
+        }
+        self.grants.save(&self.desk, &self.parts.home, &self.world.memory.granted);
         self.book.save(&self.desk, &self.parts.home, &self.world.memory);
     }
 }
