@@ -36,6 +36,7 @@ use crate::reconcile::execute::{Executor, chain};
 use crate::reconcile::images::EngineImages;
 use crate::reconcile::measure::Meter;
 use crate::reconcile::mounts::Mounts;
+use crate::reconcile::questions::Questions;
 use crate::reconcile::{Clock, Driver, DriverConfig, DriverParts, revisions};
 use crate::source::{Loader, Published, watch as folder_watch};
 use crate::storage::{Cache, PullConfig, Puller, ReachPolicy};
@@ -168,7 +169,7 @@ impl Daemon {
         let routes = Arc::new(ArcSwap::default());
         let served_routes = Arc::clone(&routes);
         let (pods, pods_seen) = watch::channel(Arc::default());
-        let (holders, room_seen) = watch::channel(Arc::default());
+        let (questions, asked) = Questions::channel();
         let (pulls, pulls_seen) = watch::channel(Vec::new());
         let passes = Arc::new(crate::telemetry::metrics::PassMeter::default());
         // A manifest cannot make the daemon ask itself (promise D13).
@@ -206,7 +207,7 @@ impl Daemon {
                 board: board.clone(),
                 routes,
                 pods,
-                room: holders,
+                questions: asked,
                 pulls,
                 passes: Arc::clone(&passes),
                 events: events.clone(),
@@ -266,7 +267,7 @@ impl Daemon {
             events,
             loader,
             pods: pods_seen,
-            room: room_seen,
+            questions,
             engine: Arc::clone(&engine),
             token,
             home: home.clone(),

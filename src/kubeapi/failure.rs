@@ -103,6 +103,11 @@ impl Failure {
         Self::new(StatusCode::REQUEST_TIMEOUT, "Timeout", "the request body did not arrive in time")
     }
 
+    /// 503: the daemon is ending.
+    pub fn ending() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "the daemon is ending")
+    }
+
     /// 410 on a watch from a version that is too old.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)

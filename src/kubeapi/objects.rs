@@ -371,7 +371,7 @@ mod tests {
             events,
             loader,
             pods: tokio::sync::watch::channel(Arc::default()).1,
-            room: tokio::sync::watch::channel(Arc::default()).1,
+            questions: crate::reconcile::questions::Questions::channel().0,
             engine: Arc::new(crate::engine::memory::MemoryEngine::new("t")),
             token: "".into(),
             home: home.clone(),

@@ -31,7 +31,7 @@ use super::{access, discovery, extras, objects, room};
 use crate::engine::ContainerEngine;
 use crate::home::Home;
 use crate::plan::pods::PodView;
-use crate::plan::ps::RoomView;
+use crate::reconcile::questions::Questions;
 use crate::source::Loader;
 use crate::store::Store;
 use crate::tasks::Tasks;
@@ -56,8 +56,8 @@ pub struct ApiState {
     pub loader: Loader,
     /// What runs, as last published by the driver.
     pub pods: watch::Receiver<Arc<Vec<Arc<PodView>>>>,
-    /// Who holds what, as last published by the driver.
-    pub room: watch::Receiver<Arc<RoomView>>,
+    /// Asks the driver who holds what, and what became of a service.
+    pub questions: Questions,
     /// For logs.
     pub engine: Arc<dyn ContainerEngine>,
     /// Where the API keeps who wrote which field.

@@ -24,13 +24,14 @@ use std::time::Duration;
 
 use super::eviction::{self, Candidate};
 use super::gpus::{self, GpuNeed, Seat};
-use super::holders::{self, Holder};
+use super::holders::Holder;
 use super::ledger::{Basis, Footprint};
 use super::planner::Draft;
 use super::replica::{Phase, Replica};
 use super::rollout::replace::{ROLLOUT, Strategy};
 use super::room_words as words;
 use super::routes::ReplicaName;
+use super::want;
 use super::world::World;
 use crate::api::ServiceKey;
 use crate::workload::ComponentKey;
@@ -210,7 +211,7 @@ pub(super) fn admit(draft: &mut Draft<'_>, replica: &Replica<'_>) -> Result<Vec<
     if draft.world.machine.pending {
         return Err(Phase::Creating);
     }
-    let want = holders::want(draft, replica);
+    let want = want::want(draft, replica);
     let ahead = ahead(draft, &want);
     let want = Want { promised: ahead, ..want };
     if let Some((why, lack)) = draft.room.impossible(&want) {
@@ -244,7 +245,7 @@ pub(super) fn would_fit(draft: &Draft<'_>, replica: &Replica<'_>) -> bool {
     if draft.room.holders.contains_key(&replica.name) {
         return true;
     }
-    let want = holders::want(draft, replica);
+    let want = want::want(draft, replica);
     !draft.world.machine.pending && draft.room.fit(&want, ahead(draft, &want), &|_| false).is_some()
 }
 
@@ -253,7 +254,7 @@ pub(super) fn would_fit_elsewhere(draft: &Draft<'_>, replica: &Replica<'_>) -> b
     if draft.room.holders.contains_key(&replica.name) {
         return false;
     }
-    let want = holders::want(draft, replica);
+    let want = want::want(draft, replica);
     let anew = Want { fixed: Vec::new(), ..want.clone() };
     let fits = |want: &Want| draft.room.fit(want, ahead(draft, want), &|_| false).is_some();
     !want.fixed.is_empty() && !draft.world.machine.pending && !fits(&want) && fits(&anew)

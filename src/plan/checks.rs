@@ -109,10 +109,7 @@ fn check(
         // It has said what it is for.
         return Ok(());
     }
-    let eager = matches!(kind, ProbeKind::Readiness | ProbeKind::Model)
-        && !matches!(what, ProbeWhat::Check(Check::Exec { .. }))
-        && !known.passing
-        && known.successes == 0;
+    let eager = is_eager(&known, kind, &what);
     let started = run.unwrap_or(draft.now.tick);
     let ran_before = memory.map_or(Duration::ZERO, |memory| memory.ran_before);
     let first = started + probe.initial_delay.saturating_sub(ran_before);
@@ -132,6 +129,14 @@ fn check(
     if known.passing { Ok(()) } else { Err(known.message) }
 }
 
+/// Whether somebody may wait for it to pass for the first time.
+fn is_eager(known: &ProbeMemory, kind: ProbeKind, what: &ProbeWhat) -> bool {
+    matches!(kind, ProbeKind::Readiness | ProbeKind::Model)
+        && !matches!(what, ProbeWhat::Check(Check::Exec { .. }))
+        && !known.passing
+        && known.successes == 0
+}
+
 /// Checks that pass are bundled: their times are rounded up to this, so that hundreds of services wake the loop a few
 /// times a second and not hundreds of times.
 const BUNDLE: Duration = Duration::from_millis(250);
@@ -146,6 +151,12 @@ fn next_check(memory: &ProbeMemory, first: Duration, probe: &Probe, eager: bool)
         false if memory.passing => round_up(regular, BUNDLE),
         false => regular,
     }
+}
+
+/// Says when a check that was just made is due again; none when what is known is not of the run it was made of.
+pub fn due_again(known: &ProbeMemory, order: &ProbeOrder) -> Option<Duration> {
+    let eager = is_eager(known, order.kind, &order.what);
+    (known.begun == Some(order.at)).then(|| next_check(known, order.at, &order.probe, eager))
 }
 
 fn round_up(time: Duration, step: Duration) -> Duration {

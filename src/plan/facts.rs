@@ -3,9 +3,12 @@
 //! **Invariant:** a question about one service costs no walk over all of them, so that a pass grows as what there is grows.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use super::memory::Revisions;
 use super::preload;
-use super::world::{ContainerFact, World};
+use super::sleep::Rest;
+use super::world::{ContainerFact, DesiredService, World};
 use crate::api::ServiceKey;
 use crate::workload::ComponentKey;
 
@@ -13,9 +16,29 @@ use crate::workload::ComponentKey;
 #[derive(Debug, Default)]
 pub(super) struct Facts<'w> {
     containers: Vec<&'w ContainerFact>,
+    histories: Vec<(&'w ComponentKey, &'w Revisions)>,
     waited_for: HashSet<&'w ServiceKey>,
     queued: HashSet<&'w ServiceKey>,
     next_preload: Option<&'w ServiceKey>,
+}
+
+/// One service that is wanted, and what there is of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Own<'f, 'w> {
+    pub(super) service: &'w Arc<DesiredService>,
+    /// How it stands, when it may sleep.
+    pub(super) rest: Option<Rest>,
+    /// Its containers, component by component, sandboxes apart.
+    pub(super) containers: &'f [&'w ContainerFact],
+    histories: &'f [(&'w ComponentKey, &'w Revisions)],
+}
+
+impl<'w> Own<'_, 'w> {
+    /// Returns the revisions of one of its components.
+    pub(super) fn history(&self, component: &ComponentKey) -> Option<&'w Revisions> {
+        let mut own = self.histories.iter().filter(|(key, _)| key.component == component.component);
+        own.next().map(|(_, history)| *history)
+    }
 }
 
 impl<'w> Facts<'w> {
@@ -25,6 +48,7 @@ impl<'w> Facts<'w> {
         let waiting = world.waiting.iter().filter(|(_, count)| **count > 0);
         Self {
             containers,
+            histories: world.memory.revisions.iter().collect(),
             waited_for: waiting.map(|(component, _)| &component.service).collect(),
             queued: world.memory.queue.values().map(|queued| &queued.service).collect(),
             next_preload: preload::next(world),
@@ -41,9 +65,22 @@ impl<'w> Facts<'w> {
         self.among(|fact| fact.component.service.cmp(service))
     }
 
-    /// Returns the containers of each component that has any.
-    pub(super) fn by_component(&self) -> impl Iterator<Item = &[&'w ContainerFact]> {
-        self.containers.chunk_by(|one, other| one.component == other.component)
+    /// Returns every service that is wanted with what there is of it, and the containers of each that is not: one walk
+    /// over all, which are in the same order, instead of a search for each.
+    pub(super) fn by_service<'f>(&'f self, world: &'w World) -> (Vec<Own<'f, 'w>>, Vec<&'f [&'w ContainerFact]>) {
+        let containers = self.containers.chunk_by(|one, other| one.component.service == other.component.service);
+        let histories = self.histories.chunk_by(|one, other| one.0.service == other.0.service);
+        let (mut containers, mut histories) = (containers.peekable(), histories.peekable());
+        let (mut wanted, mut others) = (Vec::with_capacity(world.services.len()), Vec::new());
+        for (key, service) in &world.services {
+            others.extend(std::iter::from_fn(|| containers.next_if(|all| all[0].component.service < *key)));
+            while histories.next_if(|all| all[0].0.service < *key).is_some() {}
+            let containers = containers.next_if(|all| all[0].component.service == *key).unwrap_or_default();
+            let histories = histories.next_if(|all| all[0].0.service == *key).unwrap_or_default();
+            wanted.push(Own { service, rest: None, containers, histories });
+        }
+        others.extend(containers);
+        (wanted, others)
     }
 
     /// Whether a request waits for a component of a service.

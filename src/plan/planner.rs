@@ -7,21 +7,20 @@ use std::time::Duration;
 use super::action::{Action, ActionKey};
 use super::admission::{Eviction, Explanation, Grant, Queued, Room};
 use super::doze;
-use super::facts::Facts;
+use super::facts::{Facts, Own};
 use super::holders;
 use super::memo::Memo;
 use super::memory::{GivenUp, LoadClock};
 use super::pods::PodView;
 use super::progress::Mark;
-use super::ps::{self, MachineLine, Row};
 use super::rollout::ComponentReport;
 use super::routes::{ReplicaName, RouteTable, ServiceRoute};
 use super::sandbox::{self, Sandboxes};
 use super::scale::Standing;
-use super::sleep::{self, Rest};
+use super::sleep::Rest;
 use super::stages::StageNote;
 use super::world::{ContainerFact, DesiredService, EngineState, Now, World};
-use super::{admission, graphs, kept, llm, preload, prepare, refresh, retire, rollout, status, trained};
+use super::{admission, graphs, kept, llm, preload, prepare, refresh, retire, rollout, sleep, status, trained};
 use crate::api::{ComponentKind, InferenceServiceStatus, Kind, LocalModelCacheStatus, ObjectKey, ServiceKey, meta};
 use crate::workload::ComponentKey;
 
@@ -40,13 +39,13 @@ pub struct Plan {
     pub kept: Vec<(ObjectKey, LocalModelCacheStatus)>,
     /// What runs, for people.
     pub pods: Vec<Arc<PodView>>,
-    /// Revisions that have all traffic from now on.
+    /// Revisions that have all traffic from now on and had not before.
     pub rolled_out: Vec<(ComponentKey, u32)>,
-    /// Revisions of which every replica answers.
+    /// Revisions of which every replica answers, where that was not known or ends a start.
     pub proven: Vec<(ComponentKey, u32)>,
     /// Components whose newest revision had all traffic and is taken back.
     pub taken_back: Vec<ComponentKey>,
-    /// Percent of traffic that is asked for the wanted revision.
+    /// Percent of traffic that is asked for the wanted revision, where that is not what was asked before.
     pub asked: Vec<(ComponentKey, u32)>,
     /// Replicas on their way out.
     pub draining: Vec<ReplicaName>,
@@ -62,7 +61,7 @@ pub struct Plan {
     pub standings: Vec<Standing>,
     /// Components that are being started, and what that means for the clock of their load time.
     pub loads: Vec<(ComponentKey, LoadClock)>,
-    /// Where components that start are in that.
+    /// Where components that start, or have just done so, are in that.
     pub stages: Vec<(ComponentKey, StageNote)>,
     /// How far revisions that have not answered yet have come.
     pub progress: Vec<(ComponentKey, Mark)>,
@@ -78,10 +77,6 @@ pub struct Plan {
     pub evicted: Vec<Eviction>,
     /// Servers of several models that have all of them, or are to be started anew, by the name of their container.
     pub repositories: Vec<(String, trained::Note)>,
-    /// What there is.
-    pub machine: MachineLine,
-    /// Who holds what, for people.
-    pub rows: Vec<Row>,
     /// What was decided about room, and why.
     pub explanations: Vec<(ServiceKey, Explanation)>,
     /// When to plan again although nothing happened, in ticks.
@@ -104,6 +99,8 @@ pub(super) struct Draft<'w> {
     pub(super) sandboxes: Sandboxes<'w>,
     pub(super) room: Room,
     ordered: HashSet<ActionKey>,
+    /// Names of containers something is being done to.
+    busy: HashSet<&'w str>,
     starts: usize,
     /// Orders that were wanted, given or not.
     pub(super) asked: usize,
@@ -132,7 +129,7 @@ impl Draft<'_> {
 
     /// Whether something is being done to a container. Nothing it is seen to be doing can be built on until that ends.
     pub(super) fn is_busy(&self, name: &str) -> bool {
-        self.world.in_flight.contains(&ActionKey::Container(name.to_owned()))
+        self.busy.contains(name)
     }
 
     /// Whether `at` has come; otherwise the plan wakes then.
@@ -157,75 +154,78 @@ pub fn plan(world: &World, now: Now) -> Plan {
 
 /// Decides the same, and plans anew only the services of which something changed since the memo's last pass.
 pub fn plan_anew(world: &World, now: Now, memo: &mut Memo) -> Plan {
-    let starts = starts_under_way(world);
+    decide(world, now, memo).plan
+}
+
+/// Makes the plan, and keeps what it was made with.
+pub(super) fn decide<'w>(world: &'w World, now: Now, memo: &mut Memo) -> Draft<'w> {
+    let busy = busy(world);
+    let starts = starts_under_way(world, &busy);
     let sandboxes = Sandboxes::new(world);
     let (plan, room, ordered) = (Plan::default(), Room::default(), HashSet::new());
-    let mut draft = Draft { world, now, plan, room, sandboxes, ordered, starts, asked: 0 };
+    let mut draft = Draft { world, now, plan, room, sandboxes, ordered, busy, starts, asked: 0 };
     draft.plan.routes.domains.clone_from(&world.config.domains);
     let facts = Facts::new(world);
     if !world.desired_known {
         // Nothing is known of what is wanted: what runs is left alone, and nothing is served that may have been deleted.
-        return draft.plan;
+        return draft;
     }
-    let rests: BTreeMap<&ServiceKey, Option<Rest>> =
-        world.services.iter().map(|(key, service)| (key, rest(&mut draft, service, &facts))).collect();
-    draft.room = holders::room(world, now, &facts, &rests);
+    let (mut services, others) = facts.by_service(world);
+    services.iter_mut().for_each(|own| own.rest = rest(&mut draft, own, &facts));
+    draft.room = holders::room(world, now, &facts, &services, &others);
     admission::relieve(&mut draft);
     // Room granted by an earlier daemon is looked at again when its orders must have landed.
     for grant in world.memory.granted.values().filter(|grant| grant.at > now.tick) {
         draft.wake(grant.at + Duration::from_millis(1));
     }
     memo.begin(world);
-    for (service, rest) in world.services.values().zip(rests.values()) {
-        memo.plan(&mut draft, service, *rest, &facts);
+    for own in &services {
+        memo.plan(&mut draft, own);
     }
     memo.end();
     trained::fetch(&mut draft);
     llm::add_shadowed(&mut draft.plan, world);
     trained::show(&mut draft.plan, world, &facts);
     graphs::add(&mut draft.plan, world);
-    for facts in facts.by_component() {
-        if !world.services.contains_key(&facts[0].component.service) {
-            retire_all(&mut draft, facts, "its InferenceService was deleted");
-        }
+    for facts in others.iter().flat_map(|all| all.chunk_by(|one, other| one.component == other.component)) {
+        retire_all(&mut draft, facts, "its InferenceService was deleted");
     }
     prepare::fetch_kept(&mut draft);
     draft.plan.kept = kept::statuses(world);
     refresh::order(&mut draft);
     sandbox::collect(&mut draft);
-    (draft.plan.machine, draft.plan.rows) = ps::view(&draft, &rests);
-    draft.plan
+    draft
+}
+
+fn busy(world: &World) -> HashSet<&str> {
+    let names = world.in_flight.iter().filter_map(|key| match key {
+        ActionKey::Container(name) => Some(name.as_str()),
+        _ => None,
+    });
+    names.collect()
 }
 
 /// Counts the containers being made or started. What runs and is worked on is being stopped, and that may take long.
-fn starts_under_way(world: &World) -> usize {
-    let starting = |key: &&ActionKey| match key {
-        ActionKey::Container(name) => world.containers.get(name).is_none_or(|fact| !fact.is_running()),
-        _ => false,
-    };
-    world.in_flight.iter().filter(starting).count()
+fn starts_under_way(world: &World, busy: &HashSet<&str>) -> usize {
+    let runs = |name: &str| world.containers.get(name).is_some_and(ContainerFact::is_running);
+    busy.iter().filter(|name| !runs(name)).count()
 }
 
 fn is_stopped(service: &DesiredService) -> bool {
     service.meta.annotation(meta::STOP).is_some_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts: &Facts<'w>) -> Option<Rest> {
-    let rest = if is_stopped(service) { None } else { sleep::rest(draft, service, facts) };
-    draft.plan.rests.extend(rest.map(|rest| (service.key.clone(), rest)));
+fn rest<'w>(draft: &mut Draft<'w>, own: &Own<'_, 'w>, facts: &Facts<'w>) -> Option<Rest> {
+    let rest = if is_stopped(own.service) { None } else { sleep::rest(draft, own, facts) };
+    draft.plan.rests.extend(rest.map(|rest| (own.service.key.clone(), rest)));
     rest
 }
 
 /// Plans one service. Returns whether all of it is as it should be.
-pub(super) fn plan_service<'w>(
-    draft: &mut Draft<'w>,
-    service: &'w Arc<DesiredService>,
-    rest: Option<Rest>,
-    facts: &Facts<'w>,
-) -> bool {
+pub(super) fn plan_service<'w>(draft: &mut Draft<'w>, own: &Own<'_, 'w>) -> bool {
+    let Own { service, rest, containers: there, .. } = *own;
     let stopped = is_stopped(service);
     let mut reports = Vec::new();
-    let there = facts.of_service(&service.key);
     let parts = service.resolution.as_deref().unwrap_or_default();
     for kind in ComponentKind::ALL {
         let wanted = parts.iter().find(|part| part.workload.component.component == kind);

@@ -1,15 +1,15 @@
-//! Who holds what, how long, and why: the view behind `ps`, `explain` and `history`.
+//! Who holds what, how long, and why: the view behind `ps` and `history`, for whoever asks. No pass makes it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Serialize, Serializer};
 
-use super::admission::Explanation;
+use super::memo::Memo;
 use super::memory::Revisions;
-use super::planner::Draft;
+use super::planner::{Draft, decide};
 use super::room_words::standing;
 use super::sleep::{self, Rest};
 use super::stages::Stage;
@@ -17,17 +17,13 @@ use super::world::{Now, World};
 use crate::api::{ComponentKind, ServiceKey};
 use crate::workload::{ComponentKey, names};
 
-/// The machine and everything on it, as of the last pass.
+/// The machine and everything on it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RoomView {
     /// What there is.
     pub machine: MachineLine,
     /// One line for each replica, and for each service that sleeps.
     pub rows: Vec<Row>,
-    /// The last decision about the room of each service.
-    pub explanations: Arc<BTreeMap<ServiceKey, Arc<Explanation>>>,
-    /// Revisions of each service, newest first.
-    pub histories: Arc<BTreeMap<ServiceKey, Vec<HistoryLine>>>,
 }
 
 /// What there is, in bytes.
@@ -135,12 +131,17 @@ fn written<S: Serializer>(source: &Option<Arc<serde_json::Value>>, serializer: S
     source.as_deref().serialize(serializer)
 }
 
-/// Puts the lines of a pass together.
-pub(super) fn view(draft: &Draft<'_>, rests: &BTreeMap<&ServiceKey, Option<Rest>>) -> (MachineLine, Vec<Row>) {
+/// Says who holds what: what a pass would find now.
+pub fn room(world: &World, now: Now, memo: &mut Memo) -> RoomView {
+    let draft = decide(world, now, memo);
+    RoomView { machine: machine(&draft), rows: rows(&draft) }
+}
+
+fn machine(draft: &Draft<'_>) -> MachineLine {
     let room = &draft.room;
     let mut seats = room.seats.clone().unwrap_or_default();
     room.holders.values().for_each(|holder| holder.sit(&mut seats));
-    let machine = MachineLine {
+    MachineLine {
         total: room.total,
         reserve: room.reserve,
         budget: room.budget,
@@ -157,16 +158,16 @@ pub(super) fn view(draft: &Draft<'_>, rests: &BTreeMap<&ServiceKey, Option<Rest>
                 others: seat.others,
             })
             .collect(),
-    };
-    (machine, rows(draft, rests))
+    }
 }
 
-fn rows(draft: &Draft<'_>, rests: &BTreeMap<&ServiceKey, Option<Rest>>) -> Vec<Row> {
+fn rows(draft: &Draft<'_>) -> Vec<Row> {
     let used = used(draft.world);
+    let rests = draft.plan.rests.iter().map(|(service, rest)| (service, *rest)).collect();
     let pods = &draft.plan.pods;
-    let mut rows: Vec<Row> = pods.iter().map(|pod| row(draft, pod, rests, &used)).collect();
+    let mut rows: Vec<Row> = pods.iter().map(|pod| row(draft, pod, &rests, &used)).collect();
     let there: HashSet<&ComponentKey> = pods.iter().map(|pod| &pod.component).collect();
-    for (service, _) in rests.iter().filter(|(_, rest)| **rest == Some(Rest::Asleep)) {
+    for (service, _) in draft.plan.rests.iter().filter(|(_, rest)| *rest == Rest::Asleep) {
         rows.extend(sleepers(draft, service, &there));
     }
     rows.sort_by(|one, other| place(one).cmp(&place(other)));
@@ -191,14 +192,14 @@ fn used(world: &World) -> HashMap<&str, u64> {
 fn row(
     draft: &Draft<'_>,
     pod: &super::pods::PodView,
-    rests: &BTreeMap<&ServiceKey, Option<Rest>>,
+    rests: &HashMap<&ServiceKey, Rest>,
     used: &HashMap<&str, u64>,
 ) -> Row {
     let world = draft.world;
     let service = &pod.component.service;
     let replica = [pod.name.as_str(), ".", &service.namespace].concat();
     let holder = draft.room.holders.get(replica.as_str());
-    let rest = rests.get(service).copied().flatten();
+    let rest = rests.get(service).copied();
     let idle = rest == Some(Rest::Idle);
     let due = sleep::sleeps_at(world, service).filter(|_| idle && holder.is_some_and(|holder| holder.sleeps));
     let leaves = pod.status == "Terminating";
@@ -263,16 +264,14 @@ fn wall(now: Now, due: Duration) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
-/// Lists the revisions of every service, newest first.
-pub fn histories(world: &World) -> BTreeMap<ServiceKey, Vec<HistoryLine>> {
-    let mut all: BTreeMap<ServiceKey, Vec<HistoryLine>> = BTreeMap::new();
-    for (component, revisions) in &world.memory.revisions {
-        let lines = revisions.known.keys().rev().map(|number| line(world, component, revisions, *number));
-        let of_service = all.entry(component.service.clone()).or_default();
-        of_service.reserve_exact(revisions.known.len());
-        of_service.extend(lines);
-    }
-    all
+/// Lists the revisions of a service, component by component, newest first.
+pub fn history(world: &World, service: &ServiceKey) -> Vec<HistoryLine> {
+    let components = ComponentKind::ALL.map(|component| ComponentKey { service: service.clone(), component });
+    let known = components.iter().filter_map(|component| Some((component, world.memory.revisions.get(component)?)));
+    let lines = known.flat_map(|(component, revisions)| {
+        revisions.known.keys().rev().map(move |number| line(world, component, revisions, *number))
+    });
+    lines.collect()
 }
 
 fn line(world: &World, component: &ComponentKey, revisions: &Revisions, number: u32) -> HistoryLine {

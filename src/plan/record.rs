@@ -11,7 +11,7 @@ use crate::workload::{ContainerSpec, EntryPoint, Hook, Probes, Readiness, Reposi
 pub const RECORD_LABEL: &str = "kserve-local/record";
 
 /// What must be known of a replica as long as it runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaRecord {
     /// Where requests go.
     pub entry: EntryPoint,
@@ -44,7 +44,7 @@ pub struct ReplicaRecord {
 }
 
 /// What must be known of one container.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRecord {
     /// Name within the replica.
     pub name: String,

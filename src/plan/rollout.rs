@@ -100,7 +100,8 @@ pub(super) fn advance<'w>(
     if let (Some(workload), Some(revision)) = (rollout.workload(), rollout.target) {
         rollout.stand(draft, revision, workload, rollout.stable_percent());
     }
-    if settled && let Some(revision) = rollout.target {
+    let is_known = |revision| rollout.history.rolled_out == Some(revision) && !rollout.history.inferred;
+    if let Some(revision) = rollout.target.filter(|revision| settled && !is_known(*revision)) {
         draft.plan.rolled_out.push((key.clone(), revision));
     }
     let shares = serving.map(|serving| split::all(serving, rollout.workload())).unwrap_or_default();
@@ -183,16 +184,20 @@ impl<'w, 'k> Rollout<'w, 'k> {
         Some((split::split(self.history, workload)?, workload))
     }
 
-    /// Leaves word of what was found out about the wanted revision.
+    /// Leaves word of what was found out about the wanted revision, where that is news.
     fn note(&self, draft: &mut Draft<'w>, settled: bool) {
-        let plan = &mut draft.plan;
+        let (plan, memory) = (&mut draft.plan, &draft.world.memory);
         plan.loads.extend(self.load_clock().map(|clock| (self.key.clone(), clock)));
-        let first = self.of(self.target).map(|(_, _, phase)| phase).next();
-        plan.stages.extend(first.map(|phase| (self.key.clone(), StageNote::of(phase))));
-        if let Some(workload) = self.workload() {
-            plan.asked.push((self.key.clone(), workload.canary_percent.unwrap_or(100)));
-        }
-        plan.proven.extend(self.target.filter(|_| settled).map(|revision| (self.key.clone(), revision)));
+        let first = self.of(self.target).map(|(_, _, phase)| StageNote::of(phase)).next();
+        let runs = memory.stages.contains_key(self.key);
+        let stage = first.filter(|note| runs || matches!(note, StageNote::In(_)));
+        plan.stages.extend(stage.map(|note| (self.key.clone(), note)));
+        let percent = self.workload().map(|workload| workload.canary_percent.unwrap_or(100));
+        let asked = percent.filter(|percent| self.history.asked != Some((self.history.target, *percent)));
+        plan.asked.extend(asked.map(|percent| (self.key.clone(), percent)));
+        let is_news = |revision: &u32| !self.history.was_noted_proven(*revision) || memory.begun.contains_key(self.key);
+        let proven = self.target.filter(|_| settled).filter(is_news);
+        plan.proven.extend(proven.map(|revision| (self.key.clone(), revision)));
     }
 
     /// Moves the clock of a revision that has never answered on. Returns its deadline when it has passed.

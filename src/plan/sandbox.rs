@@ -144,6 +144,9 @@ pub(super) fn places(wanted: &ResolvedWorkload, revision: u32) -> impl Iterator<
 
 /// Ends the sandboxes nobody needs: those of replicas that are gone, and of all but some of those that sleep.
 pub(super) fn collect(draft: &mut Draft<'_>) {
+    if draft.sandboxes.there.is_empty() {
+        return;
+    }
     let config = draft.world.config.sandboxes;
     let mut resting = std::mem::take(&mut draft.sandboxes.resting);
     resting.sort_by(|one, other| other.cmp(one));

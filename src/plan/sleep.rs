@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::checks::{self, Answered};
 use super::doze;
-use super::facts::Facts;
+use super::facts::{Facts, Own};
 use super::planner::Draft;
 use super::split;
 use super::world::{ContainerFact, DesiredService, ResolvedWorkload, World};
@@ -26,7 +26,8 @@ pub enum Rest {
 }
 
 /// Says how a service that may sleep stands; none when no component of it may.
-pub(super) fn rest<'w>(draft: &mut Draft<'w>, service: &'w DesiredService, facts: &Facts<'w>) -> Option<Rest> {
+pub(super) fn rest<'w>(draft: &mut Draft<'w>, own: &Own<'_, 'w>, facts: &Facts<'w>) -> Option<Rest> {
+    let service = own.service;
     let parts = service.resolution.as_deref().unwrap_or_default();
     let sleepers: Vec<&ResolvedWorkload> = parts.iter().filter(|part| part.workload.scaling.sleeps()).collect();
     if sleepers.is_empty() {

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::admission::Grant;
-use super::holders;
 use super::ledger::{Machine, MemoryConfig, Used};
 use super::memory::Memory;
+use super::presence::{self, Presence};
 use super::record::ReplicaRecord;
 use super::refresh::SourceNote;
 use super::trained::TrainedModel;
@@ -99,16 +99,7 @@ impl World {
         if !self.desired_known || self.engine != EngineState::Up {
             return false;
         }
-        let mut granted = std::mem::take(&mut self.memory.granted);
-        let presence = holders::Presence::of(self);
-        granted.retain(|replica, grant| {
-            // What was ordered before a restart has landed: from now on its container tells the rest.
-            if presence.is_there(replica) {
-                grant.at = grant.at.min(now.tick);
-            }
-            presence.is_pending(replica, grant)
-        });
-        self.memory.granted = granted;
+        self.tidy_grants(now);
         let Self { containers, services, in_flight, memory, used, .. } = self;
         used.retain(|name, _| containers.get(name).is_some_and(ContainerFact::holds_memory));
         if memory.explanations.keys().any(|key| !services.contains_key(key)) {
@@ -142,6 +133,22 @@ impl World {
         self.memory.granted.values().any(is_told)
     }
 
+    /// Forgets room that was granted to what is not there and not on its way. Returns true when there was any.
+    pub fn tidy_grants(&mut self, now: Now) -> bool {
+        let mut granted = std::mem::take(&mut self.memory.granted);
+        let before = granted.len();
+        let presence = Presence::of(self);
+        granted.retain(|replica, grant| {
+            // What was ordered before a restart has landed: from now on its container tells the rest.
+            if presence.is_there(replica) {
+                grant.at = grant.at.min(now.tick);
+            }
+            presence.is_pending(replica, grant)
+        });
+        self.memory.granted = granted;
+        self.memory.granted.len() != before
+    }
+
     /// Notes that an action has ended, well or not: if it was a start, only a list that is asked for from now on shows
     /// whether the container is there.
     pub fn note_ended(&mut self, action: &Action, now: Now) {
@@ -151,7 +158,7 @@ impl World {
         }
         let Self { memory, instance, .. } = self;
         for (replica, grant) in &mut memory.granted {
-            if holders::is_of(instance, replica, &name) {
+            if presence::is_of(instance, replica, &name) {
                 grant.at = grant.at.max(now.tick);
             }
         }

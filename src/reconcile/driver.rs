@@ -1,6 +1,6 @@
 //! The driver: select, observe, plan, publish, dispatch.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,9 @@ use super::pulls::Pulls;
 use super::refresh::Versions;
 use super::resources::ResourceMeter;
 use super::revisions::{Book, Ledger};
-use crate::api::{ServiceKey, StorageUri};
+use crate::api::StorageUri;
 use crate::plan::ledger::Machine;
 use crate::plan::memory::Memory;
-use crate::plan::ps::HistoryLine;
-use crate::plan::world::EngineState;
 use crate::plan::{Memo, World, plan_anew};
 use crate::tasks::caught;
 
@@ -51,6 +49,9 @@ const SOME_TIME: Duration = Duration::from_secs(1);
 const SOON: Duration = Duration::from_millis(5);
 /// Statuses show the progress of pulls this often.
 const PROGRESS: Duration = Duration::from_millis(500);
+
+/// A pass is made this often although nothing happened and no time has come.
+const HEARTBEAT: Duration = Duration::from_secs(60);
 
 /// Longest wait at the end for what is still being written.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -83,17 +84,20 @@ pub struct Driver {
     /// Writes revisions down.
     book: Book,
     rounds: Rounds,
+    /// When the machine is measured next.
+    measure_at: Duration,
+    /// When the first of the checks is due that passed since the last pass.
+    check_at: Option<Duration>,
     grants: Grants,
+    /// Whether something may have gone since what is gone was forgotten, and when that was.
+    untidy: bool,
+    tidied: Duration,
     /// Writes what the next daemon reads.
     desk: Desk,
     /// Writes what is claimed of the cache.
     claimed: Desk,
     /// Turns at looking at folders of the user's.
     looks: Arc<Semaphore>,
-    /// Whether what is wanted changed since revisions were listed.
-    names_changed: bool,
-    /// Revisions of every service, as last shown.
-    histories: Arc<BTreeMap<ServiceKey, Vec<HistoryLine>>>,
 }
 
 /// How soon a pass must follow.
@@ -147,12 +151,14 @@ impl Driver {
             claims,
             book: Book::of(revisions),
             rounds: Rounds::default(),
+            measure_at: Duration::ZERO,
+            check_at: None,
             grants: Grants::default(),
+            untidy: true,
+            tidied: Duration::ZERO,
             desk,
             claimed,
             looks: Arc::new(Semaphore::new(look_up::LOOKS_AT_ONCE)),
-            names_changed: true,
-            histories: Arc::default(),
         }
     }
 
@@ -168,9 +174,11 @@ impl Driver {
         loop {
             self.ask_for_list();
             self.ask_for_measure();
-            let timer = tokio::time::Instant::from_std(self.parts.clock.at(wake));
+            let at = |tick| tokio::time::Instant::from_std(self.parts.clock.at(tick));
+            let timer = at(self.check_at.map_or(wake, |check| check.min(wake)));
             let tick = self.parts.clock.now().tick;
-            let measure = self.load.due(&self.world, tick).map(|at| self.parts.clock.at(at).into());
+            let chores = at(self.measure_at.min(self.list_at()).min(tick + HEARTBEAT));
+            let measure = self.load.due(&self.world, tick).map(at);
             let urgency = tokio::select! {
                 // The loop ends; effects under way are ended by their own tokens.
                 () = cancel.cancelled() => break,
@@ -181,6 +189,8 @@ impl Driver {
                 }
                 // A fact stays in its queue until it is taken.
                 Some(fact) = self.facts.recv() => self.take_facts(fact),
+                // So does a question.
+                Some(question) = self.parts.questions.recv() => self.answer(question),
                 // A hint that is lost costs time, not truth: the list is asked for regularly.
                 hint = changes.next() => {
                     self.list_again = true;
@@ -202,6 +212,8 @@ impl Driver {
                 }
                 // A timer that loses its race is made again.
                 () = tokio::time::sleep_until(timer) => Urgency::Now,
+                // The same. They are asked for at the beginning of a turn; what comes of it says whether a pass is needed.
+                () = tokio::time::sleep_until(chores) => Urgency::Never,
                 // The same.
                 () = until(measure) => self.measure_load(),
             };
@@ -253,7 +265,13 @@ impl Driver {
 
     /// Measures the machine, once at a time.
     fn ask_for_measure(&mut self) {
-        let Some(containers) = self.rounds.begin(&self.world, self.parts.clock.now().tick) else { return };
+        let tick = self.parts.clock.now().tick;
+        if tick < self.measure_at {
+            return;
+        }
+        let begun = self.rounds.begin(&self.world, tick);
+        self.measure_at = self.rounds.next(&self.world);
+        let Some(containers) = begun else { return };
         let (meter, sender) = (self.parts.meter.clone(), self.sender.clone());
         self.parts.tasks.spawn_droppable("measure", async move {
             let measured = caught(meter.measure(containers)).await.ok();
@@ -272,23 +290,20 @@ impl Driver {
         let planned = self.parts.clock.now().tick;
         self.publish(&mut plan, now);
         let wake = plan.wake_at;
-        let came_free = self.remember(&mut plan, now).then_some(now.tick);
+        self.check_at = None;
+        let came_free = self.remember(&plan, now).then_some(now.tick);
         for action in plan.actions {
             debug!(%action, "doing");
             self.dispatch(action);
         }
         let over = self.claims.let_go(now.tick);
         let wake = wake.into_iter().chain(over).chain(came_free).min();
-        let pulls = !self.pulls.is_empty();
-        let rest = match (self.world.engine == EngineState::Up, pulls) {
-            (_, true) => PROGRESS,
-            (true, false) => RELIST,
-            (false, false) => RELIST_DOWN,
-        };
-        let measure = self.rounds.next(&self.world);
+        let rest = if self.pulls.is_empty() { HEARTBEAT } else { PROGRESS };
+        // What was planned may make the next round due sooner or later.
+        self.measure_at = self.rounds.next(&self.world);
         let ended = self.parts.clock.now().tick;
         self.parts.passes.count(planned.saturating_sub(began), ended.saturating_sub(now.tick));
-        wake.unwrap_or(Duration::MAX).min(now.tick + rest).min(measure)
+        wake.unwrap_or(Duration::MAX).min(now.tick + rest)
     }
 }
 

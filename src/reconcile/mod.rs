@@ -23,6 +23,7 @@ pub mod mounts;
 mod notice;
 pub mod observe;
 mod pulls;
+pub mod questions;
 mod refresh;
 mod renames;
 mod repository;

@@ -78,6 +78,18 @@ pub fn fact(container: &Container) -> Option<ContainerFact> {
     })
 }
 
+/// Whether a list tells of a container what is known: its labels are not read again, since those of a container never
+/// change.
+pub(super) fn says_the_same(container: &Container, known: &ContainerFact) -> bool {
+    let state = match (state(container), &known.state) {
+        // A list tells less than a look.
+        (FactState::Running { started_at: None }, FactState::Running { .. }) => true,
+        (now, before) => now == *before,
+    };
+    let same = (&container.id.0, &container.name, &container.image) == (&known.id, &known.name, &known.image);
+    state && same && container.created_at == known.created_at && reach(&container.reach) == known.reach
+}
+
 /// Notes what a list tells of a container besides what it does: how long one has run that was there before us, and that
 /// one which ended while the engine was away did so with the engine.
 pub(super) fn find(world: &mut World, container: &Container, fact: &ContainerFact, was_away: bool, now: Now) {
@@ -120,6 +132,8 @@ fn reach(reach: &Reach) -> FactReach {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use jiff::Timestamp;
+
     use super::*;
     use crate::engine::{ContainerId, Exit};
 
@@ -183,5 +197,21 @@ pub(super) mod tests {
         world.containers.insert("new".to_owned(), found.clone());
         find(&mut world, &up(120), &found, false, Now::at(31.0));
         assert_eq!(world.memory.containers["new"].ran_before, Duration::from_secs(90));
+    }
+    #[test]
+    fn a_container_of_which_a_list_says_nothing_new_is_not_read_again() {
+        let at = Some(Timestamp::UNIX_EPOCH);
+        let seen = Container { started_at: at, ..listed(ContainerState::Running) };
+        let known = fact(&seen).unwrap();
+        let other = |change: fn(&mut Container)| {
+            let mut other = seen.clone();
+            change(&mut other);
+            says_the_same(&other, &known)
+        };
+        assert!(other(|_| {}));
+        assert!(other(|one| one.started_at = None), "a list tells less than a look");
+        assert!(!other(|one| one.state = ContainerState::Paused));
+        assert!(!other(|one| one.id = ContainerId("2".to_owned())), "another one of its name has labels of its own");
+        assert!(!other(|one| one.reach = Reach::Address([127, 0, 0, 1].into())));
     }
 }

@@ -134,8 +134,8 @@ struct State {
     snapshot: Snapshot,
     history: History,
     ledger: Ledger,
-    /// The status that was last set of an object, and the object as it was from then on.
-    set: HashMap<ObjectKey, (Arc<InferenceServiceStatus>, Arc<Stored>)>,
+    /// The status that was last set of each object that is the same since.
+    set: HashMap<ObjectKey, Arc<InferenceServiceStatus>>,
 }
 
 impl Store {
@@ -181,6 +181,7 @@ impl Store {
             let previous = state.snapshot.objects.get(&key).cloned();
             let (mut stored, kind) = state.admit(object, origin, previous, now);
             if let Some(kind) = kind {
+                state.set.remove(&key);
                 let change = state.record(kind, Arc::unwrap_or_clone(stored));
                 stored = Arc::clone(&change.stored);
                 changes.push(change);
@@ -228,7 +229,9 @@ impl Store {
         for (key, status) in statuses {
             if !state.has_been_set(&key, &status) {
                 changed.extend(state.set_status(&key, (*status).clone(), now));
-                state.note_set(key, status);
+                if state.snapshot.objects.contains_key(&key) {
+                    state.set.insert(key, status);
+                }
             }
         }
         if !changed.is_empty() {
@@ -306,16 +309,7 @@ impl State {
 
     /// Whether this very status was the last that was set of an object, and the object is the same since.
     fn has_been_set(&self, key: &ObjectKey, status: &Arc<InferenceServiceStatus>) -> bool {
-        let same = |(said, stored): &(Arc<InferenceServiceStatus>, Arc<Stored>)| {
-            Arc::ptr_eq(said, status) && self.snapshot.objects.get(key).is_some_and(|now| Arc::ptr_eq(now, stored))
-        };
-        self.set.get(key).is_some_and(same)
-    }
-
-    fn note_set(&mut self, key: ObjectKey, status: Arc<InferenceServiceStatus>) {
-        if let Some(stored) = self.snapshot.objects.get(&key) {
-            self.set.insert(key, (status, Arc::clone(stored)));
-        }
+        self.set.get(key).is_some_and(|said| Arc::ptr_eq(said, status))
     }
 
     /// Sets one status. Returns the object as it was and as it is when that changed.

@@ -187,7 +187,9 @@ async fn a_canary_that_never_answers_gets_no_request_and_its_removal_changes_not
     let object = daemon.object("iris").expect("the service");
     assert_eq!(condition(&object, "Ready").expect("Ready")["status"], "True");
     assert_eq!(object["status"]["canaryStatuses"][0]["ready"], false);
-    let refused = client().get(daemon.url("/stub/env")).header("host", GREEN_HOST).send().await.expect("an answer");
+    // Its own host waits for it, as anybody does for what loads; who only asks how it is does not.
+    let refused =
+        client().get(daemon.url("/v2/health/ready")).header("host", GREEN_HOST).send().await.expect("an answer");
     assert_eq!(refused.status(), 503);
     daemon.drop_file("iris.json", &service(&daemon, "first", None, None));
     wait_for(&daemon, None);

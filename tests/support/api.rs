@@ -13,6 +13,7 @@ use kserve_local::home::Home;
 use kserve_local::kubeapi::{self, ApiState};
 use kserve_local::plan::Now;
 use kserve_local::plan::pods::{ContainerView, ContainerViewState, PodView};
+use kserve_local::reconcile::questions::Questions;
 use kserve_local::source::Loader;
 use kserve_local::store::{Ledger, Store};
 use kserve_local::tasks::Tasks;
@@ -63,7 +64,7 @@ impl Api {
             events: events.clone(),
             loader: loader.clone(),
             pods: pods_seen,
-            room: watch::channel(Arc::default()).1,
+            questions: Questions::channel().0,
             engine: Arc::new(engine.clone()),
             token: TOKEN.into(),
             home: home.clone(),

@@ -233,6 +233,11 @@ impl Revisions {
         self.rolled_out == Some(revision) || self.known.get(&revision).is_some_and(|note| note.proven)
     }
 
+    /// Whether it is written down that every replica of a revision answered once, or nothing can be written of it any more.
+    pub(in crate::plan) fn was_noted_proven(&self, revision: u32) -> bool {
+        self.known.get(&revision).is_none_or(|note| note.proven)
+    }
+
     /// The revision that serves when nothing is amiss: the wanted one, or the one that came back for it.
     pub fn current(&self) -> u32 {
         let is_given_up = self.given_up.as_ref().is_some_and(|given_up| given_up.revision == self.target);

@@ -104,9 +104,9 @@ impl<'w> Rollout<'w, '_> {
             (Ok(_), None) => {}
         }
         let answering = self.ready(revision);
-        if let Some(revision) = revision.filter(|_| answering >= replicas) {
-            draft.plan.proven.push((self.key.clone(), revision));
-        }
+        let is_news = |revision: &u32| answering >= replicas && !self.history.was_noted_proven(*revision);
+        let proven = revision.filter(is_news);
+        draft.plan.proven.extend(proven.map(|revision| (self.key.clone(), revision)));
         let is_proven = revision.is_some_and(|revision| answering >= replicas || self.history.is_proven(revision));
         let serving = if answering > 0 && is_proven { revision } else { self.earlier(draft).or(revision) };
         for containers in std::mem::replace(&mut self.units, others).values() {

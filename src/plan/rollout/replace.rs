@@ -13,9 +13,9 @@
 
 use std::time::Duration;
 
-use super::super::holders;
 use super::super::memory::GivenUp;
 use super::super::planner::Draft;
+use super::super::presence;
 use super::super::progress;
 use super::super::replica::Phase;
 use super::super::said::said;
@@ -111,7 +111,7 @@ impl<'w> Rollout<'w, '_> {
     fn is_refused_once(&self, draft: &Draft<'w>) -> bool {
         let (instance, refusals) = (&draft.world.instance, &draft.world.memory.refusals);
         let own = self.of(self.target).flat_map(|(_, unit, _)| {
-            refusals.iter().filter(|(container, _)| holders::is_of(instance, &unit.name, container))
+            refusals.iter().filter(|(container, _)| presence::is_of(instance, &unit.name, container))
         });
         let mut own = own.map(|(_, refusal)| !refusal.permanent && refusal.failures < 2).peekable();
         own.peek().is_some() && own.all(|once| once)

@@ -48,7 +48,8 @@ fn a_paused_service_is_asleep_keeps_its_container_and_wakes_in_milliseconds() {
     assert_eq!(sim.condition("iris", "PredictorReady").1, "Asleep");
     assert_eq!(sim.plan.pods[0].status, "Asleep");
     sim.assert_still(3600.0);
-    let row = &sim.plan.rows[0];
+    let rows = sim.room().rows;
+    let row = &rows[0];
     assert_eq!((row.standing.as_str(), row.memory > 0, row.until), ("asleep", true, None), "it keeps its memory");
     sim.ask("iris");
     sim.run(0.1);
@@ -138,7 +139,8 @@ fn a_server_is_told_to_rest_and_to_wake() {
     let checks = sim.checks.len();
     sim.assert_still(3600.0);
     assert_eq!(sim.checks.len(), checks, "nobody disturbs it");
-    let (pod, row) = (&sim.plan.pods[0], &sim.plan.rows[0]);
+    let rows = sim.room().rows;
+    let (pod, row) = (&sim.plan.pods[0], &rows[0]);
     assert_eq!((pod.status.as_str(), row.phase.as_str(), row.standing.as_str()), ("Asleep", "Asleep", "asleep"));
     sim.restart_daemon(Orders::Dropped, Ledger::Kept);
     sim.assert_quiet(20.0);

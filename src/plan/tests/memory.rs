@@ -405,7 +405,8 @@ fn what_an_unknown_revision_holds_is_on_its_label() {
     sim.apply(service("iris", vec![broken]));
     sim.restart_daemon(Orders::Dropped, Ledger::Lost);
     sim.run(5.0);
-    let row = sim.plan.rows.iter().find(|row| row.revision.ends_with("00001")).unwrap();
+    let rows = sim.room().rows;
+    let row = rows.iter().find(|row| row.revision.ends_with("00001")).unwrap();
     assert_eq!(row.memory, 600 * MIB);
 }
 

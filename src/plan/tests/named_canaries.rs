@@ -394,8 +394,8 @@ fn going_back_leaves_the_canary_and_canaries_are_no_revisions_to_go_back_to() {
     let history = &sim.world.memory.revisions[&predictor("iris")];
     assert_eq!((history.target, history.rolled_out, history.canaries["green"]), (1, Some(1), 2));
     shares(&sim, &[(GREEN, 20), ("iris-predictor", 80)]);
-    let lines = crate::plan::ps::histories(&sim.world);
-    let green = lines[&key("iris")].iter().find(|line| line.revision == 2).unwrap();
+    let lines = crate::plan::ps::history(&sim.world, &key("iris"));
+    let green = lines.iter().find(|line| line.revision == 2).unwrap();
     assert_eq!((green.name.as_str(), green.standing.as_slice()), ("iris-green-predictor-00002", &["canary"][..]));
 }
 

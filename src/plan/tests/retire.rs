@@ -187,7 +187,8 @@ fn what_leaves_while_the_next_one_loads_is_not_said_to_answer_soon() {
     sim.run(5.0);
     sim.apply(service("iris", vec![predicting("iris", "server:slow1")]));
     sim.run(2.0);
-    let row = |revision: &str| sim.plan.rows.iter().find(|row| row.revision.ends_with(revision)).unwrap();
+    let rows = sim.room().rows;
+    let row = |revision: &str| rows.iter().find(|row| row.revision.ends_with(revision)).unwrap();
     let old = row("00001");
     assert_eq!((old.phase.as_str(), old.standing.as_str(), old.stage), ("Terminating", "leaving", None));
     assert!(row("00003").stage.is_some());

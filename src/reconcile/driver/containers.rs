@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
@@ -17,15 +18,21 @@ use crate::reconcile::{observe, renames};
 use crate::tasks::caught;
 
 impl Driver {
+    /// When the engine is to be asked for its containers.
+    pub(super) fn list_at(&self) -> Duration {
+        match self.world.engine {
+            _ if self.listing => Duration::MAX,
+            EngineState::Down { .. } => self.last_list + RELIST_DOWN,
+            _ if self.list_again => Duration::ZERO,
+            EngineState::Unknown => self.last_list + RELIST_DOWN,
+            EngineState::Up => self.last_list + RELIST,
+        }
+    }
+
     /// Asks the engine for its containers, once at a time.
     pub(super) fn ask_for_list(&mut self) {
         let tick = self.parts.clock.now().tick;
-        let rest = if self.world.engine == EngineState::Up { RELIST } else { RELIST_DOWN };
-        let due = match self.world.engine {
-            EngineState::Down { .. } => tick >= self.last_list + RELIST_DOWN,
-            _ => self.list_again || tick >= self.last_list + rest,
-        };
-        if self.listing || !due {
+        if tick < self.list_at() {
             return;
         }
         self.listing = true;
@@ -65,6 +72,8 @@ impl Driver {
             self.world.memory.refusals.clear();
         }
         let mut urgency = if self.world.engine == EngineState::Up { Urgency::Never } else { Urgency::Now };
+        // Nothing was forgotten while it did not answer.
+        self.untidy |= self.world.engine != EngineState::Up;
         self.world.engine = EngineState::Up;
         self.world.limits_later = self.parts.executor.engine.limits_later();
         self.world.holds_networks = self.parts.executor.engine.holds_networks();
@@ -77,9 +86,13 @@ impl Driver {
         let mut listed = HashSet::new();
         let mut fresh = Vec::new();
         for container in &containers {
-            listed.insert(container.name.clone());
+            listed.insert(container.name.as_str());
             if newer(&container.name) {
                 self.list_again = true;
+                continue;
+            }
+            if self.world.containers.get(&container.name).is_some_and(|known| observe::says_the_same(container, known))
+            {
                 continue;
             }
             match observe::fact(container) {
@@ -91,19 +104,27 @@ impl Driver {
                 None => debug!(container = container.name, "a container of ours has labels of another version"),
             }
         }
-        let gone: Vec<String> =
-            self.world.containers.keys().filter(|name| !listed.contains(*name) && !newer(name)).cloned().collect();
+        let gone: Vec<String> = self
+            .world
+            .containers
+            .keys()
+            .filter(|name| !listed.contains(name.as_str()) && !newer(name))
+            .cloned()
+            .collect();
         self.touched.retain(|_, serial| *serial > asked);
         for name in gone {
             if let Some(fact) = self.world.containers.remove(&name) {
                 self.world.note_vanished(&fact, now);
             }
+            self.untidy = true;
             urgency = Urgency::Now;
         }
         for fact in fresh {
             urgency = urgency.max(self.take_fact(fact));
         }
-        urgency
+        // Room that was granted for what this list does not show is given to those who wait.
+        let is_freed = self.world.desired_known && self.world.tidy_grants(now);
+        if is_freed { Urgency::Now } else { urgency }
     }
 
     /// Takes over what is known of one container now.
@@ -129,6 +150,7 @@ impl Driver {
             _ => {}
         }
         self.world.containers.insert(fact.name.clone(), fact);
+        self.untidy = true;
         Urgency::Now
     }
 
@@ -160,6 +182,7 @@ impl Driver {
         let ActionKey::Container(name) = key else { return Urgency::Never };
         self.serial += 1;
         self.touched.insert(name.clone(), self.serial);
+        self.untidy = true;
         match result {
             Ok(Some(container)) => {
                 if let Action::Rouse(order) = action {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::{Driver, Urgency};
+use super::{Driver, SOON, Urgency};
 use crate::api::StorageUri;
 use crate::engine::{Container, ContainerId, EngineError, Usage};
 use crate::plan::action::{ProbeKind, ProbeOrder};
+use crate::plan::checks;
 use crate::plan::trained::{Held, RepositoryOrder};
 use crate::plan::world::{ImageState, ModelState};
 use crate::plan::{Action, ActionKey};
@@ -60,11 +61,13 @@ impl Driver {
             Fact::LookedFor(found) => self.take_looks(found),
             Fact::Measured(None) => {
                 self.rounds.miss();
+                self.measure_at = self.rounds.next(&self.world);
                 Urgency::Never
             }
             Fact::Measured(Some(measured)) => {
                 let now = self.parts.clock.now();
                 let is_news = self.rounds.end(&mut self.world, measured, &self.parts.events, now);
+                self.measure_at = self.rounds.next(&self.world);
                 if is_news { Urgency::Now } else { Urgency::Never }
             }
             Fact::Used(usage) => {
@@ -187,19 +190,23 @@ impl Driver {
 
     pub(super) fn take_probe(&mut self, order: &ProbeOrder, outcome: Outcome) -> Urgency {
         self.world.in_flight.remove(&ActionKey::Probe(order.name.clone(), order.kind));
-        let failed = outcome != Outcome::Success;
         let (memory, now) = (&mut self.world.memory, self.parts.clock.now());
+        let words_before = memory.probe(&order.name, order.kind).map(|known| known.message.clone());
         let changed = match outcome {
             Outcome::Success => memory.note_check(order, Ok(()), now),
             Outcome::Failure(words) => memory.note_check(order, Err(words), now),
             Outcome::Unknown(words) => memory.note_unasked(order, words, now),
         };
-        match (changed, failed) {
-            (true, _) => Urgency::Now,
-            // Still loading: the next look is due in milliseconds, and so are those at others.
-            (false, true) => Urgency::Soon,
-            (false, false) => Urgency::Gather,
+        if changed {
+            return Urgency::Now;
         }
+        let known = memory.probe(&order.name, order.kind);
+        let same = known.filter(|known| words_before.unwrap_or_default() == known.message);
+        let Some(due) = same.and_then(|known| checks::due_again(known, order)) else { return Urgency::Soon };
+        // It says what it said before, and all that follows is the next one: with others, which may be due as soon.
+        let due = due.max(now.tick + SOON);
+        self.check_at = Some(self.check_at.map_or(due, |sooner| sooner.min(due)));
+        Urgency::Never
     }
 
     /// A backend refused a connection: every readiness check is due. Not more often than makes sense: whoever calls a

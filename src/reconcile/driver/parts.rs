@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::home::Home;
 use crate::plan::pods::PodView;
-use crate::plan::ps::RoomView;
 use crate::plan::routes::RouteTable;
 use crate::plan::world::PlanConfig;
 use crate::reconcile::Clock;
 use crate::reconcile::execute::Executor;
 use crate::reconcile::measure::Meter;
+use crate::reconcile::questions::Question;
 use crate::storage::Cache;
 use crate::store::Store;
 use crate::tasks::Tasks;
@@ -46,8 +46,8 @@ pub struct DriverParts {
     pub routes: Arc<ArcSwap<RouteTable>>,
     /// What runs, for people.
     pub pods: watch::Sender<Arc<Vec<Arc<PodView>>>>,
-    /// Who holds what, for people.
-    pub room: watch::Sender<Arc<RoomView>>,
+    /// What people ask.
+    pub questions: mpsc::Receiver<Question>,
     /// What is being fetched, for metrics.
     pub pulls: watch::Sender<Vec<PullSample>>,
     /// Counts passes, for metrics.

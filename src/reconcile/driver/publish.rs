@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::Driver;
+use super::{Driver, HEARTBEAT, Urgency};
 use crate::plan::pods::say_the_same;
-use crate::plan::ps::{self, RoomView};
-use crate::plan::{Now, Plan};
+use crate::plan::{Now, Plan, ps};
+use crate::reconcile::questions::{Past, Question};
 use crate::reconcile::{pulls, said};
 
 impl Driver {
@@ -27,32 +27,38 @@ impl Driver {
         });
     }
 
-    /// Shows who holds what, and why.
-    fn show_room(&self, plan: &mut Plan) {
-        let view = RoomView {
-            machine: std::mem::take(&mut plan.machine),
-            rows: std::mem::take(&mut plan.rows),
-            explanations: Arc::clone(&self.world.memory.explanations),
-            histories: Arc::clone(&self.histories),
-        };
-        self.parts.room.send_replace(Arc::new(view));
+    /// Answers a question of a person's. Whoever has gone meanwhile does not hear it.
+    pub(super) fn answer(&mut self, question: Question) -> Urgency {
+        match question {
+            Question::Room(answer) => {
+                drop(answer.send(ps::room(&self.world, self.parts.clock.now(), &mut self.memo)));
+            }
+            Question::Past(service, answer) => {
+                let decision = self.world.memory.explanations.get(&service).cloned();
+                drop(answer.send(Past { decision, revisions: ps::history(&self.world, &service) }));
+            }
+        }
+        Urgency::Never
+    }
+
+    /// Forgets what is remembered of what is gone.
+    fn tidy(&mut self, now: Now) {
+        self.world.tidy(now);
+        let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
+        self.parts.board.retain(|name| replicas.contains(name));
     }
 
     /// Keeps what a pass decided. Returns whether room came free that was granted: the next pass gives it to who waits.
-    pub(super) fn remember(&mut self, plan: &mut Plan, now: Now) -> bool {
+    pub(super) fn remember(&mut self, plan: &Plan, now: Now) -> bool {
         self.world.memory.note_plan(plan, now);
         let granted = self.world.memory.granted.len();
-        self.world.tidy(now);
+        if std::mem::take(&mut self.untidy) || now.tick >= self.tidied + HEARTBEAT {
+            self.tidied = now.tick;
+            self.tidy(now);
+        }
         let came_free = self.world.memory.granted.len() < granted;
         self.grants.save(&self.desk, &self.parts.home, &self.world.memory.granted);
-        let replicas: HashSet<&str> = self.world.containers.values().map(|fact| fact.replica.as_ref()).collect();
-        self.parts.board.retain(|name| replicas.contains(name));
-        let changed = self.book.save(&self.desk, &self.parts.home, &self.world.memory);
-        // Revisions are named after what is wanted.
-        if !changed.is_empty() || std::mem::take(&mut self.names_changed) {
-            self.histories = Arc::new(ps::histories(&self.world));
-        }
-        self.show_room(plan);
+        self.book.save(&self.desk, &self.parts.home, &self.world.memory);
         came_free
     }
 }

@@ -2,20 +2,24 @@ use camino::Utf8Path;
 use tokio::sync::{Notify, watch};
 
 use super::*;
+use crate::api::{ComponentKind, ServiceKey};
 use crate::engine::memory::{Fault, MemoryEngine, Verb};
 use crate::engine::{ContainerEngine, EngineError};
 use crate::home::Home;
+use crate::plan::action::{ProbeKind, ProbeOrder, ProbeWhat};
 use crate::plan::admission::Grant;
-use crate::plan::world::{ImageState, ModelState};
+use crate::plan::world::{EngineState, FactReach, ImageState, ModelState};
 use crate::plan::{Action, ActionKey};
+use crate::probe::Outcome;
 use crate::reconcile::Clock;
 use crate::reconcile::downloads::Downloads;
 use crate::reconcile::execute::Executor;
 use crate::reconcile::measure::Meter;
 use crate::reconcile::mounts::Mounts;
+use crate::reconcile::questions::Questions;
 use crate::storage::{Cache, PullConfig, Puller};
 use crate::tasks::Tasks;
-use crate::workload::ComponentKey;
+use crate::workload::{Check, ComponentKey, Fingerprint, Probe};
 
 /// A driver that does not run, on an in-memory engine and a folder of its own.
 fn driver(engine: &MemoryEngine, folder: &Utf8Path) -> Driver {
@@ -38,7 +42,7 @@ fn driver(engine: &MemoryEngine, folder: &Utf8Path) -> Driver {
         board: crate::traffic::TrafficBoard::default(),
         routes: Arc::default(),
         pods: watch::channel(Arc::default()).0,
-        room: watch::channel(Arc::default()).0,
+        questions: Questions::channel().1,
         pulls: watch::channel(Vec::new()).0,
         passes: Arc::default(),
         events: crate::telemetry::EventLog::default(),
@@ -176,4 +180,64 @@ async fn folders_of_the_users_that_hang_keep_no_other_model_waiting() {
     driver.take(fact);
     assert!(matches!(driver.world.models.get(&own), Some(ModelState::Present { .. })));
     assert!(driver.world.in_flight.is_empty());
+}
+
+#[tokio::test]
+async fn what_people_ask_is_answered_from_the_world_as_it_is() {
+    let (engine, folder) = (MemoryEngine::new("test"), tempfile::tempdir().unwrap());
+    let mut driver = driver(&engine, Utf8Path::from_path(folder.path()).unwrap());
+    let key = ServiceKey::new("default", "iris");
+    let component = ComponentKey { service: key.clone(), component: ComponentKind::Predictor };
+    let now = driver.parts.clock.now();
+    driver.world.memory.want(&component, &Fingerprint("aa".to_owned()), now);
+    let (questions, mut asked) = Questions::channel();
+    let answers = async { driver.answer(asked.recv().await.unwrap()) };
+    let (past, urgency) = tokio::join!(questions.past(key), answers);
+    assert_eq!(past.unwrap().revisions.iter().map(|line| line.revision).collect::<Vec<_>>(), [1]);
+    assert_eq!(urgency, Urgency::Never, "the world is as it was");
+    let answers = async { driver.answer(asked.recv().await.unwrap()) };
+    assert_eq!(tokio::join!(questions.room(), answers).0.unwrap().rows, []);
+    drop(asked);
+    assert!(questions.room().await.is_none(), "a loop that has ended answers nobody");
+}
+
+/// Has a driver take up what came of checks of one container, and returns how soon a pass must follow each.
+fn urgencies(driver: &mut Driver, outcomes: &[Outcome]) -> Vec<Urgency> {
+    let now = driver.parts.clock.now();
+    driver.world.memory.note_running("a", now);
+    let probe = Probe {
+        check: Check::Tcp { port: 1 },
+        initial_delay: Duration::ZERO,
+        period: Duration::from_secs(10),
+        timeout: Duration::from_secs(1),
+        success_threshold: 1,
+        failure_threshold: 3,
+        termination_grace: None,
+    };
+    let order = ProbeOrder {
+        id: "1".to_owned(),
+        name: "a".to_owned(),
+        kind: ProbeKind::Readiness,
+        what: ProbeWhat::Check(probe.check.clone()),
+        reach: FactReach::None,
+        timeout: probe.timeout,
+        probe,
+        run: driver.world.memory.containers["a"].started,
+        at: now.tick,
+    };
+    outcomes.iter().map(|outcome| driver.take_probe(&order, outcome.clone())).collect()
+}
+
+#[tokio::test]
+async fn a_check_that_says_what_it_said_before_causes_no_pass_before_the_next_one_is_due() {
+    let (engine, folder) = (MemoryEngine::new("test"), tempfile::tempdir().unwrap());
+    let mut driver = driver(&engine, Utf8Path::from_path(folder.path()).unwrap());
+    let (well, ill) = (Outcome::Success, Outcome::Failure("refused".to_owned()));
+    let loading = urgencies(&mut driver, &[ill.clone(), ill.clone()]);
+    assert_eq!(loading, [Urgency::Soon, Urgency::Never], "its words are news once");
+    let soon = driver.check_at.take().unwrap();
+    assert!(soon < Duration::from_secs(1), "it is looked at again in a moment: {soon:?}");
+    let serving = urgencies(&mut driver, &[well.clone(), well, ill.clone(), ill]);
+    assert_eq!(serving, [Urgency::Now, Urgency::Never, Urgency::Soon, Urgency::Never]);
+    assert!(driver.check_at.unwrap() >= Duration::from_secs(10));
 }

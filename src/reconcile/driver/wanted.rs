@@ -33,7 +33,7 @@ impl Driver {
         self.world.shadowed = Resolver::shadowed(snapshot);
         self.take_trained(snapshot);
         self.world.desired_known = true;
-        self.names_changed = true;
+        self.untidy = true;
         for key in &anew {
             self.forgive(key);
             self.warn_about(key, now);

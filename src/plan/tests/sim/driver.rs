@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::super::sample;
 use super::{Pending, Sim};
 use crate::api::ComponentKind;
+use crate::plan::ps;
 use crate::plan::trained::RepositoryWork;
 use crate::plan::world::{ContainerFact, EngineState, FactState, ImageState, ModelState, PullNote};
-use crate::plan::{Action, ActionKey, Memory, plan, plan_anew};
+use crate::plan::{Action, ActionKey, Memo, Memory, plan, plan_anew};
 use crate::workload::ComponentKey;
 
 impl Sim {
@@ -19,6 +20,9 @@ impl Sim {
         let now = self.now();
         let next = plan_anew(&self.world, now, &mut self.memo);
         assert_eq!(next, plan(&self.world, now), "a plan is a function of the world, whatever is kept of those before");
+        if self.passes.is_multiple_of(16) {
+            assert_eq!(self.room(), ps::room(&self.world, now, &mut Memo::forgetful()), "and so is who holds what");
+        }
         if next.actions.is_empty() {
             assert!(next.wake_at.is_none_or(|at| at > now.tick), "awake without work at {now:?}: {:?}", next.wake_at);
         }

@@ -3,9 +3,15 @@
 use super::super::sample;
 use super::Sim;
 use crate::api::{ComponentKind, InferenceServiceStatus};
+use crate::plan::ps::{self, RoomView};
 use crate::plan::routes::{Backend, RouteState};
 
 impl Sim {
+    /// Who holds what now.
+    pub(in super::super) fn room(&mut self) -> RoomView {
+        ps::room(&self.world, self.now(), &mut self.memo)
+    }
+
     /// Returns the replicas requests to a service's predictor go to.
     pub(in super::super) fn backends(&self, service: &str) -> Vec<String> {
         let route = self.plan.routes.services.get(&sample::key(service));
